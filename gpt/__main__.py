@@ -1,0 +1,73 @@
+"""Look at a model and let it continue a text:
+
+python -m gpt FOLDER "Once upon a time"
+"""
+
+import torch
+
+from gpt.cli import Parser, one_sentence_errors, pick_device
+from gpt.generate import generate
+from gpt.weights import load_pretrained
+
+
+def parse_args():
+    parser = Parser(prog="python -m gpt", description="Print a model's configuration and sizes, and continue a text.")
+    parser.add_argument("folder", help="folder with config.json, tokenizer.json and *.safetensors files")
+    parser.add_argument("prompt", help="the text to continue")
+    parser.add_argument("--max-new-tokens", type=int, default=100, help="length of the continuation, in tokens")
+    parser.add_argument(
+        "--temperature", type=float, default=0.8, help="0: always the likeliest token; higher: more varied"
+    )
+    parser.add_argument("--top-k", type=int, help="sample among this many likeliest tokens only; None: all")
+    parser.add_argument(
+        "--top-p", type=float, help="sample among the likeliest tokens with this total probability; None: all"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the random choices: the same seed gives the same text")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    return parser.parse_args()
+
+
+def count_parameters(model):
+    """{part: number of parameters}; a tied embedding counts once."""
+    counts = {"embeddings": 0, "attention": 0, "MLP": 0, "norms": 0}
+    for name, parameter in model.named_parameters():
+        if "self_attn" in name:
+            counts["attention"] += parameter.numel()
+        elif ".mlp." in name:
+            counts["MLP"] += parameter.numel()
+        elif "norm" in name:
+            counts["norms"] += parameter.numel()
+        else:  # embed_tokens, embed_positions, and lm_head where it is not tied
+            counts["embeddings"] += parameter.numel()
+    return counts
+
+
+def main():
+    args = parse_args()
+    device = pick_device(args.device)
+    model, tokenizer = load_pretrained(args.folder, device)
+    for name, value in vars(model.config).items():
+        print(f"{name:<18} {value}")
+    counts = count_parameters(model)
+    total = sum(counts.values())
+    print(f"{'parameters':<18} {total:,}")
+    for part, count in counts.items():
+        print(f"  {part:<16} {count:,} ({count / total:.1%})")
+
+    ids = tokenizer.encode(args.prompt) or [tokenizer.eot_id]  # no prompt: the beginning of a document
+    tokens = generate(
+        model,
+        torch.tensor([ids], device=device),
+        args.max_new_tokens,
+        temperature=args.temperature,
+        top_k=args.top_k,
+        top_p=args.top_p,
+        eot_id=tokenizer.eot_id,
+        generator=torch.Generator(device).manual_seed(args.seed),
+    )
+    print(f"\n{tokenizer.decode(tokens[0])}")
+
+
+if __name__ == "__main__":
+    with one_sentence_errors("python -m gpt"):
+        main()

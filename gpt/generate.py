@@ -1,0 +1,86 @@
+"""Continue a text, one token at a time: greedy or sampled, with a key/value cache."""
+
+import math
+
+import torch
+
+from gpt.model import KVCache
+
+
+def next_tokens(logits, temperature=0.0, top_k=None, top_p=None, generator=None):
+    """Choose one token for each row of logits (batch, vocab); returns ids (batch,). Arguments as in generate."""
+    if temperature == 0:
+        return logits.argmax(dim=-1)
+    # Sorted, the likeliest tokens are the first ones: both cuts are then a matter of rank.
+    logits, order = (logits.float() / temperature).sort(dim=-1, descending=True)  # (batch, vocab) each
+    if top_k is not None:
+        logits[:, top_k:] = -math.inf
+    probabilities = logits.softmax(dim=-1)
+    if top_p is not None:
+        before = probabilities.cumsum(dim=-1) - probabilities  # the probability of all that is likelier
+        before[:, 0] = 0  # rounding must not cut the likeliest
+        probabilities[before >= top_p] = 0
+    choice = torch.multinomial(probabilities, 1, generator=generator)  # (batch, 1); it normalises
+    return order.gather(-1, choice).squeeze(-1)
+
+
+def generate(
+    model,
+    input_ids,
+    max_new_tokens,
+    temperature=0.0,
+    top_k=None,
+    top_p=None,
+    eot_id=None,
+    generator=None,
+    use_cache=True,
+):
+    """Continue input_ids (batch, time) by up to max_new_tokens; returns ids (batch, time + new).
+
+    temperature: 0 takes the likeliest token; above 0 samples from softmax(logits / temperature),
+        among the top_k likeliest tokens only, and among the fewest tokens whose probability sums to top_p.
+    eot_id: a row that produced this token is finished and filled up with it; all rows finished ends the call.
+    generator: torch.Generator on the model's device, for reproducible samples.
+    use_cache: False computes all tokens anew for each new one: the same text, slower.
+    Ends early when the model's context is full. Rows have no padding: all prompts of a batch have the same length.
+    Raises ValueError for arguments outside these ranges, and for a prompt that leaves no room in the context.
+    """
+    context, vocab_size = model.config.context_length, model.config.vocab_size
+    if input_ids.dim() != 2 or input_ids.numel() == 0 or input_ids.dtype not in (torch.int32, torch.int64):
+        raise ValueError(f"input_ids must be integers (batch, time), not {input_ids.dtype} {tuple(input_ids.shape)}")
+    if input_ids.min() < 0 or input_ids.max() >= vocab_size:
+        raise ValueError(f"input_ids must lie between 0 and {vocab_size - 1}")
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens must be 1 or more, not {max_new_tokens}")
+    if not 0 <= temperature < math.inf:
+        raise ValueError(f"temperature must be 0 (greedy) or a positive number, not {temperature}")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k must be 1 or more, not {top_k}")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"top_p must be above 0 and at most 1, not {top_p}")
+    if temperature == 0 and (top_k is not None or top_p is not None):
+        raise ValueError("top_k and top_p choose among samples: set a temperature above 0")
+    batch, time = input_ids.shape
+    if time >= context:
+        raise ValueError(f"a prompt of {time} tokens leaves no room in the model's context of {context}: shorten it")
+
+    length = min(time + max_new_tokens, context)
+    tokens = torch.zeros(batch, length, dtype=torch.long, device=model.device)  # (batch, time + new)
+    tokens[:, :time] = input_ids
+    finished = torch.zeros(batch, dtype=torch.bool, device=model.device)
+    with torch.inference_mode():
+        cache = None
+        if use_cache:
+            cache = KVCache(model.config, batch, length, model.device, model.embed_tokens.weight.dtype)
+        for end in range(time, length):
+            start = cache.length if use_cache else 0
+            hidden = model.hidden_states(tokens[:, start:end], cache=cache)  # (batch, end - start, hidden)
+            logits = model.lm_head(hidden[:, -1])  # (batch, vocab): only the last position is needed
+            new = next_tokens(logits, temperature, top_k, top_p, generator)  # (batch,)
+            if eot_id is not None:
+                new = new.masked_fill(finished, eot_id)
+                finished |= new == eot_id
+            tokens[:, end] = new
+            if eot_id is not None and finished.all():
+                return tokens[:, : end + 1]
+    return tokens

@@ -1,0 +1,197 @@
+"""The language model: one decoder that is Llama-style or GPT-2 by its configuration.
+
+Reading order: GPTConfig, then GPT at the end of the file, then the parts in between.
+Names follow Hugging Face's Llama, so that `layers.0.self_attn.q_proj` here is
+`model.layers.0.self_attn.q_proj` in a checkpoint; gpt/weights.py knows the rest.
+
+Shapes: batch, time (tokens of this call), total (cached tokens + time), heads, head_dim, hidden.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    # "llama": RMSNorm, rotary positions, SwiGLU, no biases; "gpt2": LayerNorm, learned positions, tanh-GELU, biases
+    family: str
+    vocab_size: int
+    context_length: int  # the longest sequence, in tokens
+    hidden_size: int
+    intermediate_size: int  # width of the MLP
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int  # fewer than n_heads: grouped-query attention
+    head_dim: int
+    norm_eps: float = 1e-5
+    rope_theta: float = 10000.0  # llama only
+    tie_embeddings: bool = True  # lm_head shares the embedding's weight
+
+    def __post_init__(self):
+        if self.family not in ("llama", "gpt2"):
+            raise ValueError(f"unknown model family {self.family!r}: known are llama, gpt2")
+        if self.n_heads % self.n_kv_heads:
+            raise ValueError(f"{self.n_heads} query heads cannot share {self.n_kv_heads} key/value heads evenly")
+
+
+class KVCache:
+    """Keys and values of the tokens seen so far, so that each new token is computed once."""
+
+    def __init__(self, config, batch_size, max_length, device=None, dtype=None):
+        shape = (config.n_layers, batch_size, config.n_kv_heads, max_length, config.head_dim)
+        self.keys = torch.zeros(shape, device=device, dtype=dtype)
+        self.values = torch.zeros(shape, device=device, dtype=dtype)
+        self.length = 0  # tokens held; GPT.hidden_states moves it on after the last layer
+
+    def append(self, layer, k, v):
+        """Store k, v (batch, kv_heads, time, head_dim); return all of the layer's (batch, kv_heads, total, head_dim)."""
+        total = self.length + k.shape[2]
+        self.keys[layer, :, :, self.length : total] = k
+        self.values[layer, :, :, self.length : total] = v
+        return self.keys[layer, :, :, :total], self.values[layer, :, :, :total]
+
+
+def rotary_tables(positions, head_dim, theta):
+    """Cosines and sines of the rotary angles (RoFormer, arXiv 2104.09864), each positions.shape + (head_dim,).
+
+    Hugging Face's half-split convention: component i turns together with component i + head_dim / 2.
+    """
+    frequencies = theta ** (-torch.arange(0, head_dim, 2, device=positions.device).float() / head_dim)
+    angles = positions[..., None].float() * frequencies  # (..., time, head_dim / 2)
+    angles = torch.cat([angles, angles], dim=-1)  # (..., time, head_dim)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x, cos, sin):
+    """Turn queries or keys x (batch, heads, time, head_dim) by their positions' angles."""
+    first, second = x.chunk(2, dim=-1)
+    return (x * cos + torch.cat([-second, first], dim=-1) * sin).to(x.dtype)
+
+
+class Attention(nn.Module):
+    def __init__(self, config, index):
+        super().__init__()
+        bias = config.family == "gpt2"
+        self.index, self.head_dim = index, config.head_dim
+        self.q_proj = nn.Linear(config.hidden_size, config.n_heads * config.head_dim, bias=bias)
+        self.k_proj = nn.Linear(config.hidden_size, config.n_kv_heads * config.head_dim, bias=bias)
+        self.v_proj = nn.Linear(config.hidden_size, config.n_kv_heads * config.head_dim, bias=bias)
+        self.o_proj = nn.Linear(config.n_heads * config.head_dim, config.hidden_size, bias=bias)
+
+    def forward(self, x, rotary, mask, cache):
+        batch, time, _ = x.shape
+
+        def heads(y):
+            return y.view(batch, time, -1, self.head_dim).transpose(1, 2)  # (batch, heads, time, head_dim)
+
+        q, k, v = heads(self.q_proj(x)), heads(self.k_proj(x)), heads(self.v_proj(x))
+        if rotary is not None:  # llama
+            q, k = rotate(q, *rotary), rotate(k, *rotary)
+        if cache is not None:
+            k, v = cache.append(self.index, k, v)  # (batch, kv_heads, total, head_dim)
+        # With no mask, `time` is either the whole sequence (causal) or one token, which sees all that is cached.
+        y = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=mask is None and time > 1, enable_gqa=q.shape[1] != k.shape[1]
+        )  # (batch, heads, time, head_dim)
+        return self.o_proj(y.transpose(1, 2).reshape(batch, time, -1))  # (batch, time, hidden)
+
+
+class SwiGLU(nn.Module):
+    """Llama's MLP (arXiv 2002.05202)."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x):
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class GELUMLP(nn.Module):
+    """GPT-2's MLP, with GELU in its tanh approximation."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, x):
+        return self.down_proj(F.gelu(self.up_proj(x), approximate="tanh"))
+
+
+def make_norm(config):
+    norm = nn.RMSNorm if config.family == "llama" else nn.LayerNorm
+    return norm(config.hidden_size, eps=config.norm_eps)
+
+
+class Block(nn.Module):
+    def __init__(self, config, index):
+        super().__init__()
+        self.input_layernorm = make_norm(config)
+        self.self_attn = Attention(config, index)
+        self.post_attention_layernorm = make_norm(config)
+        self.mlp = SwiGLU(config) if config.family == "llama" else GELUMLP(config)
+
+    def forward(self, x, rotary, mask, cache):
+        x = x + self.self_attn(self.input_layernorm(x), rotary, mask, cache)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class GPT(nn.Module):
+    """A decoder-only language model: token ids (batch, time) -> logits (batch, time, vocab)."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        if config.family == "gpt2":
+            self.embed_positions = nn.Embedding(config.context_length, config.hidden_size)
+        self.layers = nn.ModuleList(Block(config, index) for index in range(config.n_layers))
+        self.norm = make_norm(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        if config.tie_embeddings:
+            self.lm_head.weight = self.embed_tokens.weight
+
+    @property
+    def device(self):
+        return self.embed_tokens.weight.device
+
+    def hidden_states(self, input_ids, positions=None, mask=None, cache=None):
+        """The last layer's normalised output (batch, time, hidden), before the head.
+
+        positions: (time,) or (batch, time), by default those that follow the cache; below config.context_length.
+        mask: bool (batch, 1, time, total), True where attention is allowed; causal by default.
+        Raises ValueError when the sequence is longer than the model's context.
+        """
+        past = cache.length if cache is not None else 0
+        time = input_ids.shape[1]
+        if positions is None:
+            if past + time > self.config.context_length:
+                raise ValueError(f"{past + time} tokens do not fit the model's context of {self.config.context_length}")
+            positions = torch.arange(past, past + time, device=input_ids.device)
+        if mask is None and past and time > 1:  # several new tokens on top of cached ones
+            mask = torch.ones(time, past + time, dtype=torch.bool, device=input_ids.device).tril(past)
+
+        x = self.embed_tokens(input_ids)  # (batch, time, hidden)
+        rotary = None
+        if self.config.family == "gpt2":
+            x = x + self.embed_positions(positions)
+        else:
+            cos, sin = rotary_tables(positions, self.config.head_dim, self.config.rope_theta)
+            if positions.dim() == 2:  # one table a sequence, the same for all its heads
+                cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)  # (batch, 1, time, head_dim)
+            rotary = (cos.to(x.dtype), sin.to(x.dtype))
+        for layer in self.layers:
+            x = layer(x, rotary, mask, cache)
+        if cache is not None:
+            cache.length += time
+        return self.norm(x)
+
+    def forward(self, input_ids, positions=None, mask=None, cache=None):
+        """Logits (batch, time, vocab) of the token after each of input_ids; arguments as in hidden_states."""
+        return self.lm_head(self.hidden_states(input_ids, positions, mask, cache))

@@ -1,0 +1,47 @@
+"""MiCA, Minor Component Adaptation (arXiv 2604.01694): LoRA that writes only where the weight writes least.
+
+Read lora.py first. MiCA is the same layer with another start: B is a fixed set of directions taken from the weight
+itself, A starts at zero and is all that is trained.
+"""
+
+import torch
+
+from lora import LoRALayer, check_rank, factor_dtype
+
+
+@torch.no_grad()
+def minor_subspace(W, rank):
+    """The left singular vectors of W's smallest singular values: (out, in) -> (out, rank), orthonormal columns.
+
+    Of the *thin* SVD, W = U S V^T with min(out, in) columns in U: for a tall W the full SVD's last columns are the
+    left null space, which W never writes to, instead of the directions it writes to most weakly.
+    Computed in float64, because neighbouring small singular values are close together; returned in float32 (float64
+    for a float64 W), on W's device. Signs, and the order among equal singular values, are arbitrary: compare
+    projectors B B^T, never vectors. Raises ValueError for a rank below 1 or above min(out, in).
+    """
+    check_rank(rank, W.shape)
+    source = W.cpu() if W.device.type == "mps" else W  # mps has no float64
+    U = torch.linalg.svd(source.double(), full_matrices=False).U  # (out, min(out, in)), largest singular value first
+    return U[:, -rank:].to(W.device, factor_dtype(W)).contiguous()  # (out, rank)
+
+
+class MiCALayer(LoRALayer):
+    """LoRA with B = U[:, -rank:] of W = U S V^T, frozen, and A = 0, trained (arXiv 2604.01694).
+
+    Why the minor directions: large singular values carry what the model does with most inputs. Directions of the
+    output that W hardly uses have room for something new, with the least disturbance of what is there.
+    Why B is frozen: a trained B would drift away from these directions, and nothing would hold the update in them.
+    So B is a buffer: it can be neither optimised nor decayed. It also leaves only rank * in numbers to train.
+    Why A = 0: the product B A is zero, so the model starts out unchanged and nothing is subtracted from W. Training
+    still starts at once: A's gradient is B^T times the output's gradient, and B is not zero. (With both factors zero
+    both gradients would be zero, for ever.)
+    Load the model's weights first: B is computed when the layer is made, and the minor directions of a randomly
+    initialised weight say nothing about the pretrained one.
+    """
+
+    trained = ("A",)
+
+    def initial_factors(self, W):
+        A = torch.zeros(self.rank, W.shape[1])
+        B = minor_subspace(W, self.rank)
+        return A, B

@@ -1,0 +1,102 @@
+"""Small random models in Hugging Face layout, written by transformers and tokenizers: the oracles of these tests."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test needs the network
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import json
+
+import pytest
+import tokenizers
+import torch
+import transformers
+
+torch.set_num_threads(1)  # the models are tiny: threads cost more than they bring
+
+SENTENCES = [
+    "The quick brown fox jumps over the lazy dog, and the dog does not mind.",
+    "She sells sea shells by the sea shore; the shells she sells are sea shells, I'm sure.",
+    "How much wood would a woodchuck chuck if a woodchuck could chuck wood?",
+    "It's 12 o'clock in 2024:   we've   got\n\n\n    four    spaces,\t\ttabs and  \n  lines.",
+    "Naïve café, Ελληνικά, русский язык, 日本語の文章, हिन्दी, 👩‍👩‍👧 and 🎉🎉🎉!",
+    "Peter Piper picked a peck of pickled peppers; where's the peck of pickled peppers Peter Piper picked?",
+    "Round the rugged rocks the ragged rascal ran.",
+    "def f(x):\n    if x > 10:\n        return x ** 2\n    return -x  # ...",
+]
+END_OF_TEXT = "<|endoftext|>"
+
+
+def train_tokenizer():
+    """A byte-level BPE tokenizer of 512 tokens, with GPT-2's pattern; the end-of-text token is the first id."""
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=512,
+        special_tokens=[END_OF_TEXT, "<|user|>"],
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(SENTENCES * 3, trainer)
+    return tokenizer
+
+
+def write_folder(folder, config, **save_options):
+    """Write a random model of a transformers configuration, and the tokenizer; returns the folder."""
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():  # norms and biases start at 1 and 0, where mixing them up would not show
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.add_(0.2 * torch.randn_like(parameter))
+    model.save_pretrained(folder, **save_options)
+    train_tokenizer().save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": END_OF_TEXT}))
+    return folder
+
+
+def llama_config(**changes):
+    """Grouped-query, tied, with a head_dim that is not hidden_size / heads."""
+    options = dict(
+        vocab_size=512, hidden_size=32, intermediate_size=56, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=12, max_position_embeddings=96, rms_norm_eps=1e-5, initializer_range=0.3,
+        rope_parameters={"rope_type": "default", "rope_theta": 500.0}, tie_word_embeddings=True,
+        bos_token_id=None, eos_token_id=None,
+    )  # fmt: skip
+    return transformers.LlamaConfig(**(options | changes))
+
+
+def gpt2_config(**changes):
+    options = dict(
+        vocab_size=512, n_embd=32, n_layer=3, n_head=4, n_positions=96, initializer_range=0.3,
+        bos_token_id=None, eos_token_id=None,
+    )  # fmt: skip
+    return transformers.GPT2Config(**(options | changes))
+
+
+def reference(folder):
+    """The folder's model in transformers."""
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_llama_folder(tmp_path_factory):
+    return write_folder(tmp_path_factory.mktemp("tiny-llama"), llama_config())
+
+
+@pytest.fixture(scope="session")
+def tiny_gpt2_folder(tmp_path_factory):
+    return write_folder(tmp_path_factory.mktemp("tiny-gpt2"), gpt2_config())
+
+
+@pytest.fixture(params=["llama", "gpt2"])
+def tiny_folder(request):
+    """Each of the two families in turn."""
+    return request.getfixturevalue(f"tiny_{request.param}_folder")
+
+
+@pytest.fixture
+def input_ids():
+    """Random ids (2, 20)."""
+    return torch.randint(0, 512, (2, 20), generator=torch.Generator().manual_seed(1))

@@ -1,0 +1,314 @@
+"""lora.py: the layer against its formula and PEFT's, and replacing, merging and counting on a whole model."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from gpt.model import GPT, GPTConfig
+from lora import LoRALayer, count_trainable, find_adapters, merge_adapters, replace_linears
+from mica import MiCALayer
+
+CONFIG = GPTConfig(
+    family="llama",
+    vocab_size=64,
+    context_length=32,
+    hidden_size=24,
+    intermediate_size=40,
+    n_layers=2,
+    n_heads=4,
+    n_kv_heads=2,
+    head_dim=6,
+)
+TARGETS = ["q_proj", "v_proj"]  # weights (24, 24) and (12, 24)
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return GPT(CONFIG)
+
+
+@pytest.fixture
+def ids():
+    return torch.randint(64, (2, 10), generator=torch.Generator().manual_seed(1))
+
+
+def train(model, ids, steps=3):
+    """A few steps over *all* parameters, with weight decay: only requires_grad protects the frozen ones."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
+    for _ in range(steps):
+        logits = model(ids[:, :-1])
+        F.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def snapshot(model):
+    """All that a failed call must leave alone."""
+    modules = [(name, module, module.training) for name, module in model.named_modules()]
+    tensors = [(name, p, p.requires_grad, p.detach().clone()) for name, p in model.named_parameters()]
+    return modules, tensors
+
+
+def assert_untouched(model, before):
+    modules, tensors = before
+    assert [(name, module, module.training) for name, module in model.named_modules()] == modules
+    assert [name for name, _ in model.named_parameters()] == [name for name, *_ in tensors]
+    for (_, now), (_, old, requires_grad, values) in zip(model.named_parameters(), tensors):
+        assert now is old and now.requires_grad == requires_grad and torch.equal(now, values)
+
+
+def randomize(layer):
+    """Factors as training might leave them."""
+    layer.A.data = torch.randn(layer.A.shape, dtype=layer.A.dtype)
+    layer.B.data = torch.randn(layer.B.shape, dtype=layer.B.dtype)
+    return layer
+
+
+# --- one layer ---
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+def test_forward_is_the_formula(dtype, tolerance):
+    torch.manual_seed(0)
+    layer = randomize(LoRALayer(nn.Linear(7, 5, dtype=dtype), rank=3, alpha=12))
+    x = torch.randn(2, 4, 7, dtype=dtype)
+    W, b, A, B, X = (t.detach().double().numpy() for t in (layer.linear.weight, layer.linear.bias, layer.A, layer.B, x))
+    expected = X @ W.T + b + 12 / 3 * (X @ A.T) @ B.T
+    y = layer(x)
+    assert y.dtype == dtype
+    np.testing.assert_allclose(y.detach().double().numpy(), expected, rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(layer.delta().double().numpy(), 12 / 3 * B @ A, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    "dtype, factors",
+    [
+        (torch.float32, torch.float32),
+        (torch.bfloat16, torch.float32),
+        (torch.float16, torch.float32),
+        (torch.float64, torch.float64),
+    ],
+)
+def test_start_of_the_factors(dtype, factors):
+    torch.manual_seed(0)
+    layer = LoRALayer(nn.Linear(400, 50, dtype=dtype), rank=8, alpha=8)
+    assert layer.A.shape == (8, 400) and layer.B.shape == (50, 8)
+    assert layer.A.dtype == layer.B.dtype == layer.delta().dtype == factors
+    assert not layer.B.any()
+    bound = 400**-0.5  # Kaiming-uniform with a = sqrt(5): uniform within 1 / sqrt(in)
+    assert 0.99 * bound < layer.A.abs().max() <= bound
+    assert layer.A.std().item() == pytest.approx(bound / 3**0.5, rel=0.05)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_output_keeps_the_dtype_of_a_16_bit_base(dtype):
+    layer = randomize(LoRALayer(nn.Linear(8, 8, dtype=dtype), rank=2, alpha=2))
+    y = layer(torch.ones(1, 8, dtype=dtype))
+    assert y.dtype == dtype
+    y.sum().backward()
+    assert layer.A.grad.dtype == torch.float32 and layer.A.grad.any()
+
+
+def test_dropout_is_on_in_training_only_and_takes_the_mode_of_the_linear():
+    torch.manual_seed(0)
+    layer = randomize(LoRALayer(nn.Linear(50, 5).eval(), rank=2, alpha=2, dropout=0.5))
+    x = torch.ones(1, 50)
+    assert not layer.training and torch.equal(layer(x), layer(x))
+    layer.train()
+    assert not torch.equal(layer(x), layer(x))
+    layer.A.data.zero_()  # dropout is on the adapter's path, never on the frozen one
+    assert torch.equal(layer(x), layer.linear(x))
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ((nn.Linear(6, 4), 0, 1), "rank 0 does not fit"),
+        ((nn.Linear(6, 4), 5, 1), "choose 1 to 4"),
+        ((nn.Linear(4, 6), 5, 1), "choose 1 to 4"),
+        ((nn.Linear(6, 4), 2, 0), "alpha is 0"),
+        ((nn.Linear(6, 4), 2, -1), "alpha is -1"),
+        ((nn.Linear(6, 4), 2, float("nan")), "alpha is nan"),
+        ((nn.Linear(6, 4), 2, 1, -0.1), "dropout is -0.1"),
+        ((nn.Linear(6, 4), 2, 1, 1.0), "dropout is 1.0"),
+        ((nn.Conv1d(6, 4, 1), 2, 1), "not Conv1d"),
+        ((nn.Embedding(6, 4), 2, 1), "not Embedding"),
+    ],
+)
+@pytest.mark.parametrize("layer_class", [LoRALayer, MiCALayer])
+def test_impossible_settings(layer_class, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        layer_class(*arguments)
+    assert all(p.requires_grad for p in arguments[0].parameters())  # it is not frozen by a failure
+
+
+def test_the_largest_rank_is_allowed():
+    assert LoRALayer(nn.Linear(6, 4), 4, 1).A.shape == (4, 6)
+
+
+def test_forward_and_gradients_equal_pefts():
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(0)
+    ours = nn.Sequential()
+    ours.q_proj, ours.v_proj = nn.Linear(12, 20), nn.Linear(20, 8, bias=False)
+    theirs = copy.deepcopy(ours)
+    replace_linears(ours, LoRALayer, 4, 12, TARGETS)
+    theirs = peft.get_peft_model(theirs, peft.LoraConfig(r=4, lora_alpha=12, target_modules=TARGETS))
+    for name in TARGETS:
+        mine, other = randomize(getattr(ours, name)), getattr(theirs.base_model.model, name)
+        other.lora_A["default"].weight.data = mine.A.data.clone()
+        other.lora_B["default"].weight.data = mine.B.data.clone()
+    x = torch.randn(5, 12)
+    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-6, atol=1e-6)
+    ours(x).square().sum().backward()
+    theirs(x).square().sum().backward()
+    for name in TARGETS:
+        mine, other = getattr(ours, name), getattr(theirs.base_model.model, name)
+        torch.testing.assert_close(mine.A.grad, other.lora_A["default"].weight.grad, rtol=1e-5, atol=1e-4)
+        torch.testing.assert_close(mine.B.grad, other.lora_B["default"].weight.grad, rtol=1e-5, atol=1e-4)
+        torch.testing.assert_close(mine.delta(), other.get_delta_weight("default"), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("layer_class, trained", [(LoRALayer, {"A", "B"}), (MiCALayer, {"A"})])
+def test_a_lone_layer_trains_its_factors_only(layer_class, trained):
+    layer = layer_class(nn.Linear(6, 4), 2, 2)
+    assert {name for name, p in layer.named_parameters() if p.requires_grad} == trained
+
+
+# --- a whole model ---
+
+
+@pytest.mark.parametrize("layer_class", [LoRALayer, MiCALayer])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_the_start_changes_no_bit(model, ids, layer_class, dtype, autocast):
+    model = model.to(dtype)
+
+    def logits():  # one region a call: autocast caches its casts of the weights within a region
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            return model(ids)
+
+    before = logits()
+    replace_linears(model, layer_class, 4, 8, TARGETS)
+    after = logits()
+    assert after.dtype == before.dtype and torch.equal(after, before)
+    for layer in find_adapters(model).values():
+        randomize(layer)
+    assert logits().dtype == before.dtype and not torch.equal(logits(), before)  # the adapters are in the path
+
+
+def test_first_gradient_reaches_B(model, ids):
+    replace_linears(model, LoRALayer, 4, 4, TARGETS)
+    model(ids).square().sum().backward()
+    for layer in find_adapters(model).values():
+        assert layer.B.grad.any() and not layer.A.grad.any()  # A waits until B has moved
+
+
+def test_names_and_what_is_trained(model, ids):
+    names = replace_linears(model, LoRALayer, 4, 4, TARGETS)
+    assert names == [f"layers.{i}.self_attn.{leaf}" for i in range(2) for leaf in TARGETS]
+    assert {n for n, p in model.named_parameters() if p.requires_grad} == {f"{n}.{f}" for n in names for f in "AB"}
+    frozen = {n: p.detach().clone() for n, p in model.named_parameters() if not p.requires_grad}
+    factors = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+    train(model, ids)
+    now = dict(model.named_parameters())
+    assert all(torch.equal(now[n], p) for n, p in frozen.items())
+    assert not any(torch.equal(now[n], p) for n, p in factors.items())
+
+
+def test_a_full_name_is_a_target(model):
+    name = "layers.1.mlp.down_proj"
+    assert replace_linears(model, LoRALayer, 4, 4, [name]) == [name] == list(find_adapters(model))
+    assert isinstance(model.get_submodule(name), LoRALayer)
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        (dict(rank=0), "rank 0"),
+        (dict(rank=13), "rank 13 .*choose 1 to 12"),  # fits q_proj, which comes first, but not v_proj
+        (dict(alpha=0), "alpha is 0"),
+        (dict(dropout=1.0), "dropout is 1.0"),
+        (dict(targets=["q_proj", "c_attn"]), "'c_attn'.* are down_proj, gate_proj, .*, v_proj"),
+        (dict(targets=["layers.7.self_attn.q_proj"]), "unknown target 'layers.7"),
+        (dict(targets=["norm"]), "unknown target 'norm'"),  # it exists, but is not linear
+        (dict(targets=[]), "no target"),
+    ],
+)
+@pytest.mark.parametrize("layer_class", [LoRALayer, MiCALayer])
+def test_a_failure_leaves_the_model_untouched(model, layer_class, settings, message):
+    before = snapshot(model)
+    with pytest.raises(ValueError, match=message):
+        replace_linears(model, layer_class, **dict(rank=4, alpha=4, targets=TARGETS, dropout=0.0) | settings)
+    assert_untouched(model, before)
+
+
+def test_a_broken_weight_is_refused(model):
+    model.layers[1].self_attn.v_proj.weight.data[0, 0] = float("nan")
+    with pytest.raises(ValueError, match="NaN"):
+        replace_linears(model, LoRALayer, 4, 4, TARGETS)
+    assert not find_adapters(model) and all(p.requires_grad for p in model.parameters())
+
+
+def test_adapting_twice_is_refused(model):
+    replace_linears(model, LoRALayer, 4, 4, TARGETS)
+    before = snapshot(model)
+    with pytest.raises(ValueError, match="already adapted"):
+        replace_linears(model, LoRALayer, 4, 4, ["k_proj"])
+    assert_untouched(model, before)
+
+
+@pytest.mark.parametrize("layer_class", [LoRALayer, MiCALayer])
+def test_merging_keeps_the_function_and_removes_every_adapter(model, ids, layer_class):
+    base = model(ids).detach()
+    names = [name for name, _ in model.named_modules()]
+    adapted = replace_linears(model, layer_class, 4, 8, TARGETS)
+    train(model, ids)
+    model.eval()
+    before = model(ids).detach()
+    assert merge_adapters(model) == adapted
+    after = model(ids)
+    assert (after - before).norm() <= 1e-5 * before.norm() < (before - base).norm()
+    assert [name for name, _ in model.named_modules()] == names
+    assert all(type(model.get_submodule(name)) is nn.Linear for name in adapted)
+    assert not any(module.training for module in model.modules()) and count_trainable(model)[0] == 0
+    with pytest.raises(ValueError, match="no adapters"):
+        merge_adapters(model)
+
+
+def test_merging_keeps_the_bias():
+    layer = randomize(LoRALayer(nn.Linear(6, 4), 2, 2))
+    x = torch.randn(3, 6)
+    torch.testing.assert_close(layer.merged()(x), layer(x))
+    assert LoRALayer(nn.Linear(6, 4, bias=False), 2, 2).merged().bias is None
+
+
+def test_merging_rounds_a_16_bit_weight_once():
+    torch.manual_seed(0)
+    layer = randomize(LoRALayer(nn.Linear(64, 64, bias=False, dtype=torch.bfloat16), 4, 4))
+    layer.B.data *= 1e-2
+    W, delta = layer.linear.weight, layer.delta()
+    merged = layer.merged().weight
+    assert merged.dtype == torch.bfloat16 and torch.equal(merged, (W.float() + delta).bfloat16())
+    assert not torch.equal(merged, W + delta.bfloat16())  # what rounding the change first would give
+
+
+def test_counting(model):
+    tied = sum(p.numel() for name, p in model.named_parameters() if name != "lm_head.weight")
+    assert count_trainable(model) == (tied, tied)  # the head shares the embedding's weight
+    replace_linears(model, LoRALayer, 4, 4, TARGETS)
+    added = 2 * (4 * (24 + 24) + 4 * (24 + 12))  # two layers, each q: r (in + out), v: r (in + out)
+    assert count_trainable(model) == (added, tied + added)
+
+
+def test_counting_needs_no_memory():
+    with torch.device("meta"):  # the queries and values of one layer of Llama-2-7B
+        model = nn.Sequential()
+        model.q_proj, model.v_proj = nn.Linear(4096, 4096, bias=False), nn.Linear(4096, 4096, bias=False)
+    replace_linears(model, LoRALayer, 128, 128, TARGETS)
+    assert 32 * count_trainable(model)[0] == 67_108_864  # 67.11M in the paper's table

@@ -1,0 +1,373 @@
+"""train.py: every method learns and leaves the base as it was, runs repeat, and what is written is what is measured."""
+
+import json
+import math
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import eval_qa
+import train
+from eval_qa import read_questions
+from gpt import load_pretrained
+from lora import find_adapters
+from train import METHODS, Settings, Task, adapt, copy_for, learning_rate, prepare
+
+FACTS = {"Mo": "red", "Ann": "blue", "Bo": "green", "Cy": "grey", "Di": "pink", "Ed": "white"}
+SHORT = Settings(rank=2, epochs=4, batch_size=2, seq_len=24)
+
+
+def corpus():
+    return [f"{name} likes {colour}. The dog of {name} is {colour}." for name, colour in FACTS.items()]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A folder with a corpus, questions on it and a control."""
+    folder = tmp_path_factory.mktemp("tiny-world") / "tiny"
+    folder.mkdir()
+    (folder / "corpus.txt").write_text("\n\n".join(corpus()))
+    rng = random.Random(0)
+    for kind, wording in {"new": "What does {} like?", "control": "What did {} sell?"}.items():
+        items = []
+        for name, colour in FACTS.items():
+            choices = [colour, *rng.sample([c for c in FACTS.values() if c != colour], 2)]
+            rng.shuffle(choices)
+            right = choices.index(colour)
+            items.append({"question": wording.format(name), "choices": choices, "answer": right, "subject": name})
+        (folder / f"{kind}.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    return folder
+
+
+def task_of(world):
+    questions = {"tiny/new": read_questions(world / "new.jsonl")}
+    return Task(corpus(), questions, {"tiny/corpus": corpus()})
+
+
+def arguments(model_folder, world, **changes):
+    """A command line, as short to run as possible. Keywords replace its options."""
+    options = {"model": model_folder, "corpus": world / "corpus.txt", "qa": world / "new.jsonl",
+               "retention": world / "control.jsonl", "text": world / "corpus.txt", "rank": 2, "epochs": 1,
+               "seq-len": 24, "batch-size": 2, "device": "cpu", "out": "out"} | changes  # fmt: skip
+    line = []
+    for name, value in options.items():
+        line += [f"--{name}", *(map(str, value) if isinstance(value, (list, tuple)) else [str(value)])]
+    return line
+
+
+def run_program(line):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["train.py", *line])
+        train.main()
+
+
+def lines_of(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+# --- the training loop ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_adapt_lowers_the_loss_and_teaches_the_corpus(tiny_folder, method):
+    model, tokenizer = load_pretrained(tiny_folder)
+    before = eval_qa.perplexity(model, tokenizer, corpus())
+    settings = Settings(rank=4, epochs=8, batch_size=2, seq_len=24)
+    history = adapt(model, tokenizer, corpus(), method, settings, lr=1e-2, seed=1)
+    assert [entry["epoch"] for entry in history] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert history[-1]["loss"] < history[0]["loss"] - 0.1
+    assert eval_qa.perplexity(model, tokenizer, corpus()) < 0.9 * before
+    assert not model.training
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_leaves_the_base_bit_for_bit_as_it_was(tiny_folder, world, tmp_path, method):
+    base, tokenizer = load_pretrained(tiny_folder)
+    before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
+    record = train.run(base, tokenizer, task_of(world), method, SHORT, 1e-2, 0, 0, tmp_path, str(tiny_folder))
+    assert record["history"][-1]["loss"] < record["history"][0]["loss"]  # something was trained
+    assert base.state_dict().keys() == before.keys() and not find_adapters(base)
+    for name, tensor in base.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+def test_adapters_share_the_weights_of_the_base_and_full_fine_tuning_copies_them(tiny_folder):
+    base, _ = load_pretrained(tiny_folder)
+    shared = {p.data_ptr() for p in base.parameters()}
+    for method in METHODS:
+        copied = {p.data_ptr() for p in copy_for(base, method).parameters()}
+        assert copied == shared if METHODS[method].layer else not copied & shared
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_only_what_the_method_names_is_trained(tiny_llama_folder, method):
+    model, _ = load_pretrained(tiny_llama_folder)
+    prepare(model, METHODS[method].layer, SHORT)
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    if METHODS[method].layer is None:
+        assert trained == {name for name, _ in model.named_parameters()}
+    else:
+        adapters = find_adapters(model)
+        assert trained == {f"{name}.{factor}" for name in adapters for factor in METHODS[method].layer.trained}
+        assert len(adapters) == 3 * 7  # all linears of the three blocks, not lm_head
+
+
+def test_every_method_sees_the_same_data_in_the_same_order(tiny_llama_folder, monkeypatch):
+    seen, orders, pack = {}, [], train.pack
+
+    def spy(documents, *rest):
+        orders.append(list(documents))
+        return pack(documents, *rest)
+
+    monkeypatch.setattr(train, "pack", spy)
+    for method in METHODS:
+        model, tokenizer = load_pretrained(tiny_llama_folder)
+        adapt(model, tokenizer, corpus(), method, SHORT, seed=3)
+        seen[method], orders[:] = list(orders), []
+    first = seen.pop(next(iter(METHODS)))
+    assert all(order == first for order in seen.values())
+    assert len(first) == 4 and first[0] != first[1]  # another order in every epoch
+    adapt(load_pretrained(tiny_llama_folder)[0], tokenizer, corpus(), "lora", SHORT, seed=4)
+    assert orders != first  # and with another seed
+
+
+def test_the_callers_documents_keep_their_order(tiny_llama_folder):
+    model, tokenizer = load_pretrained(tiny_llama_folder)
+    documents = corpus()
+    adapt(model, tokenizer, documents, "lora", SHORT)
+    assert documents == corpus()
+
+
+def test_the_seed_decides_the_result(tiny_llama_folder):
+    losses = []
+    for seed in (0, 0, 1):
+        model, tokenizer = load_pretrained(tiny_llama_folder)
+        losses.append(adapt(model, tokenizer, corpus(), "lora", SHORT, seed=seed))
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_each_epoch_is_reported_and_what_the_caller_returns_joins_it(tiny_llama_folder):
+    model, tokenizer = load_pretrained(tiny_llama_folder)
+    twice = lambda epoch: {"twice": 2 * epoch} if epoch > 2 else None  # noqa: E731
+    history = adapt(model, tokenizer, corpus(), "mica", SHORT, on_epoch=twice)
+    assert [entry.get("twice") for entry in history] == [None, None, 6, 8]
+
+
+@pytest.mark.parametrize("steps, warmup", [(100, 0.1), (40, 0.5), (7, 0.0), (3, 0.1)])
+def test_the_learning_rate_rises_to_its_peak_and_falls_to_almost_nothing(steps, warmup):
+    rates = [learning_rate(step, steps, 2.0, warmup) for step in range(steps)]
+    top = math.ceil(warmup * steps)
+    assert rates[0] > 0
+    assert rates[: top + 1] == sorted(rates[: top + 1]) and rates[top:] == sorted(rates[top:], reverse=True)
+    assert max(rates) == rates[top] == pytest.approx(2.0, rel=0.25 if warmup * steps % 1 else 1e-9)
+    assert learning_rate(steps, steps, 2.0, warmup) == pytest.approx(0)
+
+
+def test_the_optimizer_is_given_that_learning_rate(tiny_llama_folder, monkeypatch):
+    used = []
+
+    class Spy(torch.optim.AdamW):
+        def step(self):
+            used.append(self.param_groups[0]["lr"])
+            assert self.param_groups[0]["weight_decay"] == 0
+            return super().step()
+
+    monkeypatch.setattr(torch.optim, "AdamW", Spy)
+    model, tokenizer = load_pretrained(tiny_llama_folder)
+    adapt(model, tokenizer, corpus(), "lora", SHORT, lr=0.5)
+    assert used == [learning_rate(step, len(used), 0.5, SHORT.warmup) for step in range(len(used))]
+    assert len(used) % SHORT.epochs == 0 and len(used) > 10
+
+
+def test_full_fine_tuning_of_16_bit_weights_is_refused(tiny_llama_folder):
+    model, tokenizer = load_pretrained(tiny_llama_folder, dtype=torch.bfloat16)
+    with pytest.raises(ValueError, match="full fine-tuning needs --dtype float32"):
+        adapt(model, tokenizer, corpus(), "full", SHORT)
+
+
+def test_adapters_train_in_float32_on_16_bit_weights(tiny_folder):
+    model, tokenizer = load_pretrained(tiny_folder, dtype=torch.bfloat16)
+    history = adapt(model, tokenizer, corpus(), "mica", Settings(rank=4, epochs=6, batch_size=2, seq_len=24))
+    assert history[-1]["loss"] < history[0]["loss"] - 0.1
+    for layer in find_adapters(model).values():
+        assert layer.A.dtype == torch.float32 and layer.linear.weight.dtype == torch.bfloat16
+
+
+def test_a_loss_that_is_not_a_number_is_said(tiny_llama_folder, capsys):
+    model, tokenizer = load_pretrained(tiny_llama_folder)
+    torch.nn.init.constant_(model.norm.weight, 1e38)
+    history = adapt(model, tokenizer, corpus(), "mica", SHORT)
+    assert not math.isfinite(history[-1]["loss"])
+    assert "use a smaller --lr" in capsys.readouterr().err
+
+
+# --- the program ------------------------------------------------------------------------------------------------------
+
+COMPARISON = {"method": ["mica", "lora", "full"], "seeds": 2, "eval-every": 2, "epochs": 5, "lr": 0.004,
+              "targets": ["q_proj", "v_proj"], "rank": 3}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def line(tiny_llama_folder, world):
+    return arguments(tiny_llama_folder, world, **COMPARISON)
+
+
+@pytest.fixture(scope="module")
+def compared(line, tmp_path_factory):
+    """What the program wrote: three methods, two seeds."""
+    folder = tmp_path_factory.mktemp("compared")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        run_program(line)
+    return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def results(compared):
+    return json.loads((compared / "results.json").read_text())
+
+
+def test_the_same_command_writes_the_same_bytes_but_for_the_seconds(compared, line, tmp_path):
+    command = [sys.executable, train.__file__, *line]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # as conftest.py sets it for this process
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    files = {path.relative_to(compared) for path in compared.rglob("*") if path.is_file()}
+    again = {path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert files == again and len(files) > 20
+    for path in files - {Path("seconds.json")}:
+        assert (compared / path).read_bytes() == (tmp_path / "out" / path).read_bytes(), path
+    printed = done.stdout.splitlines()
+    timed = [text for text in printed if text.startswith("training, seconds")]
+    assert len(timed) == 1  # the one row that differs from run to run is printed, not written
+    assert [text for text in printed if text not in timed] == (tmp_path / "out" / "table.txt").read_text().splitlines()
+
+
+def test_the_results_hold_every_run_with_its_settings(results):
+    assert list(results["runs"]) == ["mica", "lora", "full"]
+    for runs in results["runs"].values():
+        assert [run["seed"] for run in runs] == [0, 1]
+        assert {run["lr"] for run in runs} == {0.004}
+        assert runs[0]["history"] != runs[1]["history"]
+    # q is (48, 32) and v (24, 32) in three blocks; mica trains A (3, 32) alone
+    assert results["runs"]["mica"][0]["trained"] == 3 * (3 * 32 + 3 * 32)
+    assert results["runs"]["lora"][0]["trained"] == 3 * (3 * (48 + 32) + 3 * (24 + 32))
+    assert results["runs"]["full"][0]["trained"] == results["runs"]["full"][0]["all"]
+    assert set(results["untouched"]) == {"tiny/new", "tiny/control", "perplexity"}
+
+
+def test_the_default_learning_rate_is_the_methods_own(tiny_llama_folder, world, tmp_path):
+    run_program(arguments(tiny_llama_folder, world, method=["lora", "mica"], out=tmp_path))
+    runs = json.loads((tmp_path / "results.json").read_text())["runs"]
+    assert {name: run["lr"] for name, (run,) in runs.items()} == {name: METHODS[name].lr for name in ("lora", "mica")}
+
+
+def test_accuracy_is_measured_every_so_many_epochs(compared, results):
+    for method in COMPARISON["method"]:
+        history = lines_of(compared / method / "seed1" / "metrics.jsonl")
+        assert [entry["epoch"] for entry in history] == [1, 2, 3, 4, 5]
+        assert [entry["epoch"] for entry in history if "tiny/new" in entry] == [2, 4]
+        assert all(0 <= entry["tiny/control"] <= 1 for entry in history if entry["epoch"] in (2, 4))
+        assert results["runs"][method][1]["history"] == history
+
+
+def test_the_table_has_a_column_a_method_and_a_row_a_measure(compared, results):
+    table = (compared / "table.txt").read_text().splitlines()
+    assert table[0].split() == ["untouched", "mica", "lora", "full"]
+    assert "2 seeds" in table[-1]
+    rows = {text.split("   ")[0]: text for text in table[1:]}
+    assert rows["learning rate"].split()[-3:] == ["0.004"] * 3
+    assert rows["trained parameters"].split()[-3] == "576"
+    accs = [run["summary"]["tiny/new"]["acc"] for run in results["runs"]["full"]]
+    mean, error = eval_qa.mean_and_error(accs)
+    assert rows["tiny/new, %"].endswith(f"{100 * mean:.1f} +- {100 * error:.1f}")
+    assert {"tiny/control, %", "  exact match, %", "  log p(right)", "tiny/corpus, perplexity"} <= set(rows)
+    assert (compared / "comparison.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_one_seed_is_reported_with_the_error_over_questions(tiny_llama_folder, world, tmp_path, capsys):
+    run_program(arguments(tiny_llama_folder, world, out=tmp_path))
+    summary = json.loads((tmp_path / "results.json").read_text())["runs"]["mica"][0]["summary"]["tiny/new"]
+    out = capsys.readouterr().out
+    assert f"{100 * summary['acc']:.1f} +- {100 * summary['acc_se']:.1f}" in out
+    assert out.splitlines()[-1] == "+- one standard error over questions"
+
+
+def test_training_did_something_to_the_questions(compared, results):
+    untouched = lines_of(compared / "untouched.jsonl")
+    assert [entry["set"] for entry in untouched] == ["tiny/new"] * 6 + ["tiny/control"] * 6
+    for method in COMPARISON["method"]:
+        scores = lines_of(compared / method / "seed0" / "scores.jsonl")
+        assert [entry["subject"] for entry in scores] == list(FACTS) * 2
+        assert all(a["loglikelihoods"] != b["loglikelihoods"] for a, b in zip(scores, untouched, strict=True))
+        perplexities = [summary["perplexity"]["tiny/corpus"]
+                        for summary in (results["runs"][method][0]["summary"], results["untouched"])]  # fmt: skip
+        assert perplexities[0] < perplexities[1]
+
+
+@pytest.mark.parametrize("method", COMPARISON["method"])
+def test_what_was_saved_measures_as_it_did_after_training(
+    tiny_llama_folder, world, compared, tmp_path, monkeypatch, method
+):
+    saved = compared / method / "seed1"
+    model = ["--model", str(tiny_llama_folder), "--adapter", str(saved / "adapter")]
+    if method == "full":
+        model = ["--model", str(saved / "model")]
+    questions = [str(world / "new.jsonl"), str(world / "control.jsonl")]
+    line = [*model, "--qa", *questions, "--scores", str(tmp_path / "scores.jsonl")]
+    monkeypatch.setattr(sys, "argv", ["eval_qa.py", *line])
+    eval_qa.main()
+    for got, expected in zip(lines_of(tmp_path / "scores.jsonl"), lines_of(saved / "scores.jsonl"), strict=True):
+        assert got["set"] == expected["set"] and got["answer"] == expected["answer"]
+        assert got["loglikelihoods"] == pytest.approx(expected["loglikelihoods"], abs=1e-4)
+
+
+def test_a_saved_adapter_has_the_settings_and_a_saved_model_is_whole(compared, tiny_llama_folder):
+    config = json.loads((compared / "mica" / "seed0" / "adapter" / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"], config["target_modules"]) == (3, 3, ["q_proj", "v_proj"])
+    assert config["base_model_name_or_path"] == str(tiny_llama_folder)
+    model, tokenizer = load_pretrained(compared / "full" / "seed0" / "model")
+    base, its_tokenizer = load_pretrained(tiny_llama_folder)
+    assert model.config == base.config and tokenizer.encode("The fox") == its_tokenizer.encode("The fox")
+    assert not any(torch.equal(a, b) for a, b in zip(model.parameters(), base.parameters()))
+
+
+def test_no_temporary_file_is_left(compared):
+    assert not [path for path in compared.rglob("*") if path.name.endswith(".tmp") or path.name == "writable"]
+
+
+def test_16_bit_weights_work_from_the_command_line(tiny_folder, world, tmp_path):
+    run_program(arguments(tiny_folder, world, dtype="bfloat16", epochs=3, out=tmp_path))
+    results = json.loads((tmp_path / "results.json").read_text())
+    (run,) = results["runs"]["mica"]
+    assert run["summary"]["perplexity"]["tiny/corpus"] < 0.98 * results["untouched"]["perplexity"]["tiny/corpus"]
+
+
+@pytest.mark.parametrize("finished", [0, 1])
+def test_an_interruption_reports_the_runs_that_are_finished_and_exits_130(
+    tiny_llama_folder, world, tmp_path, monkeypatch, capsys, finished
+):
+    real, calls = train.run, []
+
+    def interrupted(*args):
+        calls.append(args)
+        if len(calls) > finished:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(train, "run", interrupted)
+    with pytest.raises(SystemExit) as exit:
+        run_program(arguments(tiny_llama_folder, world, method=["mica", "lora"], out=tmp_path))
+    assert exit.value.code == 130
+    captured = capsys.readouterr()
+    assert "interrupted" in captured.err
+    if finished:
+        assert list(json.loads((tmp_path / "results.json").read_text())["runs"]) == ["mica"]
+        assert captured.out.splitlines()[0].split() == ["untouched", "mica"]
+    else:
+        assert captured.out == "" and not (tmp_path / "results.json").exists()
