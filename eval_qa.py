@@ -14,7 +14,6 @@ error is the sample deviation / sqrt(n). Unlike there, a tie or NaN never counts
 import json
 import math
 import re
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from torch.nn import functional as F
 
 from adapter_io import load_adapters
 from gpt import load_pretrained
-from gpt.cli import Parser, atomic, one_sentence_errors, pick_device, progress
+from gpt.cli import Parser, atomic, check_writable, one_sentence_errors, pick_device, progress
 
 IGNORE = -100  # cross_entropy's mark for "no target here"
 
@@ -83,11 +82,15 @@ def read_questions(path):
 
 
 def read_documents(path):
-    """The documents of a .txt file, or of a folder's .txt and .md files: what blank lines separate. Never an empty list."""
+    """The documents of a .txt file, or of a folder's .txt and .md files (hidden ones aside): what blank lines separate.
+
+    Never an empty list: without any text a ValueError is raised.
+    """
     path = Path(path)
     files = [path]
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix in (".txt", ".md"))
+        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in (".txt", ".md"))
+        files = [file for file in files if not any(part.startswith(".") for part in file.relative_to(path).parts)]
     documents = [part.strip() for file in files for part in re.split(r"\n[ \t\r]*\n", read_text(file)) if part.strip()]
     if not documents:
         raise ValueError(f"{path} holds no text" + (" (no .txt or .md file with any)" if path.is_dir() else ""))
@@ -256,10 +259,16 @@ def perplexity(model, tokenizer, documents, seq_len=128, batch_size=32):
             logits.flatten(0, 1), y.flatten().to(model.device), ignore_index=IGNORE, reduction="sum"
         ).item()
     model.train(was_training)
-    return math.exp(total / (targets != IGNORE).sum().item())
+    mean = torch.tensor(total, dtype=torch.float64) / (targets != IGNORE).sum()
+    return mean.exp().item()  # inf where math.exp would raise
 
 
 # --- the program -------------------------------------------------------------------------------------------------------
+
+
+def cell(mean, error, scale=100, digits=1):
+    """A table's "mean +- error"; without the error where there is none (NaN)."""
+    return f"{scale * mean:.{digits}f}" + ("" if math.isnan(error) else f" +- {scale * error:.{digits}f}")
 
 
 def label(path):
@@ -294,19 +303,16 @@ def main():
         )
         if args.adapter:
             load_adapters(model, args.adapter)
+        if args.scores:
+            check_writable(Path(args.scores).parent)
         print(f"{'questions':<20} {'n':>6} {'acc %':>14} {'acc_norm %':>14} {'log p(right)':>16} {'exact %':>14}")
         lines = []
         for path, questions in sets.items():
             scores = score_questions(model, tokenizer, questions, args.batch_size, label(path))
             s = summarise(scores)
-            shares = {
-                name: f"{100 * s[name]:.1f} +- {100 * s[name + '_se']:.1f}" for name in ("acc", "acc_norm", "exact")
-            }
-            logprob = f"{s['logprob']:.3f} +- {s['logprob_se']:.3f}"
-            print(
-                f"{label(path):<20} {s['n']:>6} {shares['acc']:>14} {shares['acc_norm']:>14} {logprob:>16} {shares['exact']:>14}"
-            )
-            sys.stdout.flush()
+            acc, acc_norm, exact = (cell(s[name], s[name + "_se"]) for name in ("acc", "acc_norm", "exact"))
+            logprob = cell(s["logprob"], s["logprob_se"], scale=1, digits=3)
+            print(f"{label(path):<20} {s['n']:>6} {acc:>14} {acc_norm:>14} {logprob:>16} {exact:>14}", flush=True)
             lines += [json.dumps({"set": label(path), **asdict(q), **asdict(s)}) for q, s in zip(questions, scores)]
         if documents:
             print(f"perplexity of {args.text}: {perplexity(model, tokenizer, documents, args.seq_len):.3f}")

@@ -24,6 +24,7 @@ from adapter_io import save_adapters
 from eval_qa import (
     IGNORE,
     Question,
+    cell,
     label,
     mean_and_error,
     pack,
@@ -34,7 +35,7 @@ from eval_qa import (
     summarise,
 )
 from gpt import load_pretrained, save_pretrained
-from gpt.cli import Parser, atomic, one_sentence_errors, pick_device, progress
+from gpt.cli import Parser, atomic, check_writable, one_sentence_errors, pick_device, progress
 from lora import LoRALayer, count_trainable, replace_linears
 from mica import MiCALayer
 
@@ -48,7 +49,7 @@ class Method:
 
 METHODS = {
     "mica": Method(MiCALayer, lr=2e-2, color="#0072B2"),
-    "lora": Method(LoRALayer, lr=1e-2, color="#E69F00"),
+    "lora": Method(LoRALayer, lr=7e-3, color="#E69F00"),
     "full": Method(None, lr=7e-4, color="#009E73"),
 }
 
@@ -110,7 +111,7 @@ def adapt(model, tokenizer, documents, method, settings=Settings(), lr=None, see
 
     lr: peak learning rate, by default the method's own. seed: of the factors' start, dropout and the data's order, which
     is the same for every method. on_epoch(epoch) is called after each epoch; the dict it returns joins the epoch's.
-    The documents are shuffled every epoch and *then* packed, so that the texts on one subject do not share a window.
+    The documents are shuffled every epoch and *then* packed, so that the texts on one subject rarely share a window.
     Raises ValueError for settings that do not fit the model.
     """
     torch.manual_seed(seed)
@@ -276,16 +277,6 @@ def write_scores(path, task, scores):
     )
 
 
-def check_writable(folder):
-    """Create the folder; raise ValueError, before any work is done, when nothing can be written there."""
-    try:
-        with atomic(Path(folder) / "writable") as temporary:
-            temporary.touch()
-        (Path(folder) / "writable").unlink()
-    except OSError as error:
-        raise ValueError(f"cannot write to --out {folder} ({error.strerror}): give another folder") from None
-
-
 def copy_for(model, method):
     """A model to train: a full copy for full fine-tuning, else one that shares the base's weights, which stay as they are."""
     shared = {} if METHODS[method].layer is None else {id(p): p for p in model.parameters()}
@@ -316,7 +307,7 @@ def run(base, tokenizer, task, method, settings, lr, seed, eval_every, out, mode
     write_lines(out / "metrics.jsonl", history)
     write_scores(out / "scores.jsonl", task, scores)
     if METHODS[method].layer is None:
-        save_pretrained(model, out / "model")
+        save_pretrained(model, out / "model", tokenizer.eot_id)
         for path in Path(model_folder).glob("tokenizer*.json"):
             with atomic(out / "model" / path.name) as temporary:
                 temporary.write_bytes(path.read_bytes())
@@ -337,10 +328,6 @@ def run(base, tokenizer, task, method, settings, lr, seed, eval_every, out, mode
 def over_seeds(runs, value, error):
     """(mean, standard error) of a value over runs; of one run, the error over its questions, which `error` reads off."""
     return mean_and_error([value(run) for run in runs]) if len(runs) > 1 else (value(runs[0]), error(runs[0]))
-
-
-def cell(mean, error, scale=100, digits=1):
-    return f"{scale * mean:.{digits}f}" + ("" if math.isnan(error) else f" +- {scale * error:.{digits}f}")
 
 
 def table(untouched, runs, task, primary, with_seconds=True):
@@ -377,10 +364,11 @@ def table(untouched, runs, task, primary, with_seconds=True):
         first.ljust(widths[0]) + "".join("   " + text.rjust(w) for text, w in zip(rest, widths[1:]))
         for first, *rest in rows
     ]
-    seeds = max(map(len, runs.values()))
-    lines.append(
-        f"+- one standard error over {f'{seeds} seeds (untouched: over questions)' if seeds > 1 else 'questions'}"
-    )
+    seeds = len(next(iter(runs.values())))
+    if seeds > 1:
+        lines.append(f"+- one standard error over {seeds} seeds, with the same questions (untouched: over questions)")
+    else:
+        lines.append("+- one standard error over questions")
     return "\n".join(lines)
 
 
@@ -428,8 +416,16 @@ def draw(untouched, runs, primary, retention, path):
     plt.close(figure)
 
 
+REPORT_FILES = ("table.txt", "results.json", "seconds.json", "comparison.png")
+
+
 def report(out, untouched, runs, task, primary, retention):
-    """Print the table; write it, the numbers behind it and the figure to `out`."""
+    """Print the table; write it, the numbers behind it and the figure to `out`.
+
+    After an interruption some methods have a run more than others: the seeds that all have are reported.
+    """
+    seeds = min(map(len, runs.values()))
+    runs = {method: some[:seeds] for method, some in runs.items()}
     print(table(untouched, runs, task, primary))
     # Times stand apart: all else is the same bytes every time.
     with atomic(out / "table.txt") as temporary:
@@ -444,7 +440,7 @@ def report(out, untouched, runs, task, primary, retention):
 def read_all(paths, read):
     """{label: read(path)}. Raises ValueError for two different files that tables would call the same."""
     contents = {}
-    for path in dict.fromkeys(paths):
+    for path in {Path(path).resolve(): path for path in paths}.values():
         if label(path) in contents:
             raise ValueError(f"{path} is a second file that tables would call {label(path)}: rename one of them")
         contents[label(path)] = read(path)
@@ -452,7 +448,7 @@ def read_all(paths, read):
 
 
 def compare(args):
-    """Load, run every method with every seed, report; True if it was not interrupted."""
+    """Load, run every method with every seed, report."""
     question_sets = read_all(args.qa + args.retention, read_questions)
     task = Task(read_documents(args.corpus), question_sets, read_all(args.text, read_documents))
     settings = Settings(
@@ -469,12 +465,14 @@ def compare(args):
         prepare(copy_for(base, method), METHODS[method].layer and LoRALayer, settings)
     out = Path(args.out)
     check_writable(out)
+    for name in REPORT_FILES:  # of an earlier run: they would not be this one's if it is interrupted
+        (out / name).unlink(missing_ok=True)
     environment = {"torch": torch.__version__, "threads": torch.get_num_threads(), "device": str(base.device)}
     write_json(out / "config.json", vars(args) | environment)
 
     untouched, scores = measure(base, tokenizer, task, "untouched")
     write_scores(out / "untouched.jsonl", task, scores)
-    runs, interrupted = {}, False  # method -> its runs' records
+    runs, finished = {}, False  # runs: method -> its runs' records
     try:
         for seed in range(args.seeds):
             for method in args.method:
@@ -483,20 +481,18 @@ def compare(args):
                     base, tokenizer, task, method, settings, args.lr, seed, args.eval_every, folder, args.model
                 )
                 runs.setdefault(method, []).append(record)
-    except KeyboardInterrupt:
-        print("\ninterrupted: reporting the runs that are finished", file=sys.stderr)
-        interrupted = True
-    if runs:
-        report(out, untouched, runs, task, label(args.qa[0]), label(args.retention[0]) if args.retention else None)
-    return not interrupted
+        finished = True
+    finally:  # Ctrl-C, a full disk, out of memory: what is done is reported all the same
+        if runs:
+            if not finished:
+                print("\nnot finished: reporting the runs that are", file=sys.stderr)
+            report(out, untouched, runs, task, label(args.qa[0]), label(args.retention[0]) if args.retention else None)
 
 
 def main():
     args = parse_arguments()
     with one_sentence_errors("train.py"):
-        finished = compare(args)
-    if not finished:
-        sys.exit(130)  # what a shell expects after Ctrl-C
+        compare(args)
 
 
 if __name__ == "__main__":

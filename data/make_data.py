@@ -21,6 +21,7 @@ from pathlib import Path
 SHIPPED_SEED = 0  # of data/new; settings are chosen on worlds of other seeds
 SUBJECTS_PER_KIND = 40  # of a new world: 3 kinds x 40 subjects x 6 facts = 720 questions
 OLD_SUBJECTS_PER_KIND = 300  # the first half is *asked* about in pretraining, the second never
+OLD_SUBJECTS_REPORTED = 120  # of the never-asked ones: data/old is about these
 TEXTS_PER_SUBJECT = 4  # each tells all six facts, in four different wordings: this and the epochs set the difficulty
 
 
@@ -610,14 +611,14 @@ def old_world():
     """Questions on the old world and texts on it: {"never_asked", "asked", "reworded", "cloze", "text": [...]}."""
     asked, never_asked = old_subjects()
     rng = random.Random("questions on the old world")
-    never = ask(never_asked[:120], rng)
+    never = ask(never_asked[:OLD_SUBJECTS_REPORTED], rng)
     half = len(never["questions"]) // 2  # a smaller set is enough for the two side scores
     return {
         "never_asked": never["questions"],
         "asked": ask(asked[:60], rng)["questions"],
         "reworded": never["reworded"][:half],
         "cloze": never["cloze"][:half],
-        "text": [old_text(subject, rng) for subject in never_asked[:120]],
+        "text": [old_text(subject, rng) for subject in never_asked[:OLD_SUBJECTS_REPORTED]],
     }
 
 

@@ -1,6 +1,6 @@
 """Train the shipped base model, tokenizer included, from scratch on the old world (data/make_data.py).
 
-    python data/pretrain_base.py --out data/base     # about 15 minutes on two CPU cores
+    python data/pretrain_base.py --out data/base     # about 15 minutes on one CPU core
 
 A pass over the old world is one text on each of its 900 subjects, in ever-new wordings, and questions with answers on
 the *asked* half of them only. So the model learns what the questions mean, and can answer them about the other half.
@@ -152,10 +152,10 @@ def pretrain(args, out, device):
                 flush=True,
             )
             if number % 10 == 0:
-                save_pretrained(model, out)  # so that what is learned can be measured on the way
+                save_pretrained(model, out, tokenizer.eot_id)  # so that what is learned can be measured on the way
     except KeyboardInterrupt:
         print("interrupted: saving what was learned so far", file=sys.stderr)
-    save_pretrained(model, out)
+    save_pretrained(model, out, tokenizer.eot_id)
     print(
         f"{out}: {sum(p.numel() for p in model.parameters()):,} parameters, {tokens:,} tokens, {time.monotonic() - started:.0f} s"
     )

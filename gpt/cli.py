@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,10 +27,13 @@ def one_sentence_errors(program):
     """Turn what a user can mend (ValueError, OSError, out of memory) into one line on stderr and exit code 2.
 
     The library raises these with a sentence that says what to do; anything else is a bug and keeps its traceback.
+    A bug of your own that happens to be a ValueError shows where it is with TRACEBACK=1 in the environment.
     """
     try:
         yield
     except (ValueError, OSError) as error:
+        if os.environ.get("TRACEBACK"):
+            raise
         message = str(error)
     except RuntimeError as error:  # torch.OutOfMemoryError on a GPU, a plain RuntimeError from the CPU's allocator
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
@@ -73,6 +77,15 @@ def atomic(path):
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_writable(folder):
+    """Create the folder; raise ValueError, before any work is done, when no file can be written there."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ValueError(f"cannot write to {folder} ({error.strerror}): give another folder") from None
 
 
 def pick_device(name):

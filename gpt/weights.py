@@ -138,15 +138,26 @@ def load_model(folder, device="cpu", dtype=torch.float32):
     return model.eval()
 
 
-def save_pretrained(model, folder):
+def save_pretrained(model, folder, eot_id=None):
     """Write a GPT as config.json and model.safetensors, which transformers and load_model open.
 
-    Tied embeddings are stored once. The tokenizer's files are not written: copy them, if the folder needs them.
-    Raises ValueError for a configuration that has no counterpart in transformers.
+    eot_id: the tokenizer's end-of-text, noted in config.json. Tied embeddings are stored once. The tokenizer's files are
+    not written: copy them, if the folder needs them.
+    Raises ValueError for a configuration that has no counterpart in transformers, and for a model that no longer has
+    the weights of its configuration, as one with adapters has not.
     """
     folder, config = Path(folder), model.config
     state = model.state_dict()
+    with torch.device("meta"):
+        changed = sorted(state.keys() ^ GPT(config).state_dict().keys())
+    if changed:
+        raise ValueError(
+            f"the model has not the weights of its configuration ({changed[0]}, ...): merge adapters first"
+        )
+    if config.tie_embeddings and model.lm_head.weight is not model.embed_tokens.weight:
+        raise ValueError("lm_head has a weight of its own, though the configuration ties it to the embedding")
     content = {"dtype": str(state["norm.weight"].dtype).removeprefix("torch.")} | format_config(config)
+    content["eos_token_id"] = eot_id
     tensors = {}
     for name, ours in layout(model).items():
         tensor = torch.cat([state[our] for our in ours]) if len(ours) > 1 else state[ours[0]]

@@ -410,3 +410,11 @@ def test_an_adapter_is_put_on_the_model_before_it_is_measured(tiny_folder, files
     got = [json.loads(line)["loglikelihoods"] for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
     assert got == [pytest.approx(s.loglikelihoods, abs=1e-4) for s in expected]
     assert got != [pytest.approx(s.loglikelihoods, abs=1e-2) for s in untouched]
+
+
+def test_hidden_files_are_not_read_and_endings_may_be_capitals(tmp_path):
+    (tmp_path / ".trash").mkdir()
+    (tmp_path / ".trash" / "a.md").write_text("thrown away")
+    (tmp_path / ".b.txt").write_text("hidden")
+    (tmp_path / "C.TXT").write_text("kept")
+    assert read_documents(tmp_path) == ["kept"]

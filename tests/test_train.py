@@ -4,6 +4,7 @@ import json
 import math
 import os
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -371,3 +372,75 @@ def test_an_interruption_reports_the_runs_that_are_finished_and_exits_130(
         assert captured.out.splitlines()[0].split() == ["untouched", "mica"]
     else:
         assert captured.out == "" and not (tmp_path / "results.json").exists()
+
+
+def test_after_an_interruption_the_seeds_that_all_methods_have_are_reported(
+    tiny_llama_folder, world, tmp_path, monkeypatch, capsys
+):
+    real, calls = train.run, []
+
+    def interrupted(*args):
+        calls.append(args)
+        if len(calls) == 4:  # mica 0, lora 0, mica 1, and in lora 1
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(train, "run", interrupted)
+    with pytest.raises(SystemExit):
+        run_program(arguments(tiny_llama_folder, world, method=["mica", "lora"], seeds=2, out=tmp_path))
+    runs = json.loads((tmp_path / "results.json").read_text())["runs"]
+    assert {method: [run["seed"] for run in some] for method, some in runs.items()} == {"mica": [0], "lora": [0]}
+    assert "standard error over questions" in capsys.readouterr().out  # not over seeds
+
+
+def test_an_error_in_a_later_run_does_not_lose_the_earlier_ones(tiny_llama_folder, world, tmp_path, monkeypatch):
+    real = train.run
+
+    def breaks(base, tokenizer, task, method, *rest):
+        if method == "lora":
+            raise RuntimeError("a bug")
+        return real(base, tokenizer, task, method, *rest)
+
+    monkeypatch.setattr(train, "run", breaks)
+    with pytest.raises(RuntimeError, match="a bug"):
+        run_program(arguments(tiny_llama_folder, world, method=["mica", "lora"], out=tmp_path))
+    assert list(json.loads((tmp_path / "results.json").read_text())["runs"]) == ["mica"]
+
+
+def test_the_report_of_an_earlier_run_does_not_survive_an_interrupted_one(
+    tiny_llama_folder, world, tmp_path, monkeypatch
+):
+    for name in (*train.REPORT_FILES, "mine.txt", "writable"):
+        (tmp_path / name).write_text("old")
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "run", interrupted)
+    with pytest.raises(SystemExit):
+        run_program(arguments(tiny_llama_folder, world, out=tmp_path))
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "untouched.jsonl", "mine.txt", "writable"}
+
+
+def test_a_rate_far_too_high_is_reported_not_raised(tiny_llama_folder, world, tmp_path, capsys):
+    run_program(arguments(tiny_llama_folder, world, method="full", lr=1e4, epochs=3, out=tmp_path))
+    assert "full" in capsys.readouterr().out
+
+
+def test_two_files_of_one_name_are_refused_and_one_file_twice_is_read_once(world, tmp_path):
+    other = tmp_path / world.name
+    other.mkdir()
+    (other / "new.jsonl").write_text((world / "new.jsonl").read_text())
+    same = f"{world}/../{world.name}/new.jsonl"
+    assert list(train.read_all([world / "new.jsonl", same], read_questions)) == [f"{world.name}/new"]
+    with pytest.raises(ValueError, match="second file"):
+        train.read_all([world / "new.jsonl", other / "new.jsonl"], read_questions)
+
+
+def test_a_fully_trained_model_keeps_the_end_of_text_that_only_its_config_names(tiny_llama_folder, world, tmp_path):
+    folder = shutil.copytree(tiny_llama_folder, tmp_path / "base")
+    (folder / "tokenizer_config.json").unlink()
+    config = json.loads((folder / "config.json").read_text()) | {"eos_token_id": 1}  # <|user|>
+    (folder / "config.json").write_text(json.dumps(config))
+    run_program(arguments(folder, world, method="full", out=tmp_path / "out"))
+    assert load_pretrained(tmp_path / "out" / "full" / "seed0" / "model")[1].eot_id == 1

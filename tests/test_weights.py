@@ -376,3 +376,15 @@ def test_damaged_index(copy):
     assert "absent.safetensors not found" in refusal(copy, FileNotFoundError)
     index.write_text("{}")
     assert "has no weight_map" in refusal(copy)
+
+
+def test_a_model_with_adapters_or_an_untied_head_is_not_written(tiny_llama_folder, tmp_path):
+    model = load_model(tiny_llama_folder)
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+    with pytest.raises(ValueError, match="lm_head has a weight of its own"):
+        save_pretrained(model, tmp_path / "out")
+    model = load_model(tiny_llama_folder)
+    model.layers[0].self_attn.q_proj = torch.nn.Sequential(model.layers[0].self_attn.q_proj)
+    with pytest.raises(ValueError, match="merge adapters first"):
+        save_pretrained(model, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
