@@ -12,6 +12,8 @@ import tokenizers
 import torch
 import transformers
 
+from gpt.model import GPTConfig
+
 torch.set_num_threads(1)  # the models are tiny: threads cost more than they bring
 
 SENTENCES = [
@@ -25,6 +27,17 @@ SENTENCES = [
     "def f(x):\n    if x > 10:\n        return x ** 2\n    return -x  # ...",
 ]
 END_OF_TEXT = "<|endoftext|>"
+TINY = GPTConfig(  # for tests that need no files: a grouped-query Llama
+    family="llama",
+    vocab_size=64,
+    context_length=32,
+    hidden_size=24,
+    intermediate_size=40,
+    n_layers=2,
+    n_heads=4,
+    n_kv_heads=2,
+    head_dim=6,
+)
 
 
 def train_tokenizer():

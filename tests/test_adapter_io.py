@@ -9,21 +9,11 @@ from torch.nn import functional as F
 
 import adapter_io
 from adapter_io import load_adapters, save_adapters
+from conftest import TINY
 from gpt.model import GPT, GPTConfig
 from lora import LoRALayer, find_adapters, replace_linears
 from mica import MiCALayer
 
-CONFIG = GPTConfig(
-    family="llama",
-    vocab_size=64,
-    context_length=32,
-    hidden_size=24,
-    intermediate_size=40,
-    n_layers=2,
-    n_heads=4,
-    n_kv_heads=2,
-    head_dim=6,
-)
 TARGETS = ["q_proj", "v_proj"]
 SETTINGS, FACTORS = "adapter_config.json", "adapter_model.safetensors"
 KEYS = {
@@ -34,7 +24,7 @@ KEYS = {
 }
 
 
-def base_model(dtype=torch.float32, config=CONFIG):
+def base_model(dtype=torch.float32, config=TINY):
     """Always the same weights."""
     torch.manual_seed(0)
     return GPT(config).to(dtype)

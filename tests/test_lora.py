@@ -8,28 +8,18 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from gpt.model import GPT, GPTConfig
+from conftest import TINY
+from gpt.model import GPT
 from lora import LoRALayer, count_trainable, find_adapters, merge_adapters, replace_linears
 from mica import MiCALayer
 
-CONFIG = GPTConfig(
-    family="llama",
-    vocab_size=64,
-    context_length=32,
-    hidden_size=24,
-    intermediate_size=40,
-    n_layers=2,
-    n_heads=4,
-    n_kv_heads=2,
-    head_dim=6,
-)
 TARGETS = ["q_proj", "v_proj"]  # weights (24, 24) and (12, 24)
 
 
 @pytest.fixture
 def model():
     torch.manual_seed(0)
-    return GPT(CONFIG)
+    return GPT(TINY)
 
 
 @pytest.fixture

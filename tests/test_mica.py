@@ -8,21 +8,11 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from gpt.model import GPT, GPTConfig
+from conftest import TINY
+from gpt.model import GPT
 from lora import count_trainable, find_adapters, replace_linears
 from mica import MiCALayer, minor_subspace
 
-CONFIG = GPTConfig(
-    family="llama",
-    vocab_size=64,
-    context_length=32,
-    hidden_size=24,
-    intermediate_size=40,
-    n_layers=2,
-    n_heads=4,
-    n_kv_heads=2,
-    head_dim=6,
-)
 TARGETS = ["q_proj", "v_proj"]
 SHAPES = {"tall": (30, 12), "wide": (12, 30), "square": (20, 20)}  # (out, in)
 
@@ -108,7 +98,7 @@ def test_the_subspace_is_the_one_peft_starts_from():
 @pytest.fixture
 def adapted():
     torch.manual_seed(0)
-    model = GPT(CONFIG)
+    model = GPT(TINY)
     return model, replace_linears(model, MiCALayer, 4, 8, TARGETS)
 
 
