@@ -439,11 +439,13 @@ def report(out, untouched, runs, task, primary, retention):
 
 def read_all(paths, read):
     """{label: read(path)}. Raises ValueError for two different files that tables would call the same."""
-    contents = {}
-    for path in {Path(path).resolve(): path for path in paths}.values():
-        if label(path) in contents:
-            raise ValueError(f"{path} is a second file that tables would call {label(path)}: rename one of them")
-        contents[label(path)] = read(path)
+    contents, read_from = {}, {}
+    for path in paths:
+        name, file = label(path), Path(path).resolve()
+        if read_from.setdefault(name, file) != file:
+            raise ValueError(f"{path} is a second file that tables would call {name}: rename one of them")
+        if name not in contents:
+            contents[name] = read(path)
     return contents
 
 

@@ -30,7 +30,7 @@ from gpt.cli import Parser, atomic, one_sentence_errors, pick_device
 from train import learning_rate
 
 END_OF_TEXT = "<|endoftext|>"
-FEWER = 5  # the first passes tell of every fifth subject, five times
+FEWER = 5  # the first passes tell of one subject in so many, and so many times as often
 CONFIG = GPTConfig(
     family="llama",
     vocab_size=2048,

@@ -1,6 +1,7 @@
 """adapter_io.py: what is saved is what is loaded, PEFT reads and writes the same files, and bad files are refused."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 import adapter_io
 from adapter_io import load_adapters, save_adapters
 from conftest import TINY
-from gpt.model import GPT, GPTConfig
+from gpt.model import GPT
 from lora import LoRALayer, find_adapters, replace_linears
 from mica import MiCALayer
 
@@ -68,17 +69,7 @@ def test_a_loaded_adapter_computes_what_the_saved_one_did(tmp_path, layer_class,
 
 
 def test_gpt2_comes_back_too(tmp_path):
-    config = GPTConfig(
-        family="gpt2",
-        vocab_size=64,
-        context_length=32,
-        hidden_size=24,
-        intermediate_size=40,
-        n_layers=2,
-        n_heads=4,
-        n_kv_heads=4,
-        head_dim=6,
-    )
+    config = replace(TINY, family="gpt2", n_kv_heads=TINY.n_heads)
     saved, loaded = trained_model(config=config), base_model(config=config).eval()
     save_adapters(saved, tmp_path)
     load_adapters(loaded, tmp_path)

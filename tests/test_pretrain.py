@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from data import pretrain_base, tune
-from data.make_data import KINDS, SHIPPED_SEED, old_subjects
+from data.make_data import KINDS, SHIPPED_SEED, old_subjects, old_world
 from gpt import load_pretrained
 
 
@@ -44,6 +44,15 @@ def test_the_shipped_world_is_never_tuned_on(monkeypatch, capsys):
         run(monkeypatch, tune, "--method", "mica", "--lr", "1e-2", "--world", 101, SHIPPED_SEED)
     assert stop.value.code == 2
     assert "shipped world" in capsys.readouterr().err
+
+
+def test_retention_is_tuned_on_other_old_subjects_than_the_reported_ones():
+    asked, never_asked = old_subjects()
+    tuned_on = {question["subject"] for question in tune.tuning_retention()}
+    reported = {question["subject"] for name, items in old_world().items() if name != "text" for question in items}
+    assert len(tuned_on) == 120 and len(reported) == 180
+    assert not tuned_on & reported
+    assert tuned_on <= {subject.name for subject in never_asked}
 
 
 @pytest.mark.slow

@@ -433,6 +433,11 @@ def test_two_files_of_one_name_are_refused_and_one_file_twice_is_read_once(world
     (other / "new.jsonl").write_text((world / "new.jsonl").read_text())
     same = f"{world}/../{world.name}/new.jsonl"
     assert list(train.read_all([world / "new.jsonl", same], read_questions)) == [f"{world.name}/new"]
+    link = tmp_path / "link.jsonl"
+    link.symlink_to(
+        world / "new.jsonl"
+    )  # the same file under another name keeps both names: a report may ask for either
+    assert len(train.read_all([link, world / "new.jsonl"], read_questions)) == 2
     with pytest.raises(ValueError, match="second file"):
         train.read_all([world / "new.jsonl", other / "new.jsonl"], read_questions)
 
