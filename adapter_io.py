@@ -42,10 +42,11 @@ def saved_name(config, name):
     return name if config.family == "gpt2" else checkpoint_name(config, name)
 
 
-def save_adapters(model, folder, base_model=None):
+def save_adapters(model, folder, base_model=None, revision=None):
     """Write the adapters of a GPT to folder/adapter_config.json and folder/adapter_model.safetensors.
 
-    base_model: where the original weights come from (a folder or a name on the Hub), noted in the config for PEFT.
+    base_model, revision: where the original weights come from (a folder, or a name on the Hub and its branch, tag or
+    commit), noted in the config for PEFT.
     Raises ValueError when the model has no adapters, or adapters of different rank, alpha or dropout.
     """
     layers = {saved_name(model.config, name): layer for name, layer in find_adapters(model).items()}
@@ -62,6 +63,7 @@ def save_adapters(model, folder, base_model=None):
     config = PLAIN | {
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base_model and str(base_model),
+        "revision": revision,
         "r": rank,
         "lora_alpha": alpha,
         "lora_dropout": dropout,
@@ -78,7 +80,10 @@ def save_adapters(model, folder, base_model=None):
 
 
 def load_adapters(model, folder):
-    """Adapt a GPT that holds the original weights with what save_adapters, or PEFT, wrote; return the layers' names.
+    """Adapt a GPT with what save_adapters, or PEFT, wrote; return the layers' names.
+
+    The model holds the original weights, or others of the same shape: on an instruct model the change learned on its base
+    model is added to what instruction tuning changed (MiCA's transfer, arXiv 2604.01694).
 
     The base is frozen; the layers are plain LoRALayers, whose A and B are both trained if training goes on. The logits
     are those of the model that was saved. Raises ValueError for files that are missing, damaged or not for this model,
@@ -86,8 +91,11 @@ def load_adapters(model, folder):
     """
     if find_adapters(model):
         raise ValueError("the model is already adapted: merge its adapters first, or load the model again")
-    settings = read_settings(Path(folder) / CONFIG)
-    factors = read_factors(Path(folder) / FACTORS)
+    folder = Path(folder)
+    if (folder / "adapter").is_dir() and not (folder / CONFIG).exists():  # a run of train.py
+        folder = folder / "adapter"
+    settings = read_settings(folder / CONFIG)
+    factors = read_factors(folder / FACTORS)
     rank, remedy = settings["r"], "load the model it was made for, or save the adapter again"
 
     linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}

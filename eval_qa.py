@@ -1,30 +1,35 @@
 """Measure what a model knows: multiple-choice questions by log-likelihood, and the perplexity of a text.
 
     python eval_qa.py --model data/base --qa data/old/asked.jsonl data/new/questions.jsonl
-    python eval_qa.py --model data/base --adapter out/mica/seed0/adapter --qa data/new/questions.jsonl --text data/old/text.txt
+    python eval_qa.py --model data/base --adapter out/mica/seed0 --qa data/new/questions.jsonl --text data/old/text.txt
+    python eval_qa.py --model HuggingFaceTB/SmolLM2-135M --qa mc_task.json hellaswag_val.jsonl --primer primer.txt
 
 A question file has one JSON object a line: "question", "choices" (two or more), "answer" (index of the right choice), and,
 if you like, "subject" and "attribute". The model reads `Question: ...\\nAnswer:` and each choice is scored by the summed
 log-likelihood of " " + choice. With "cloze" instead of "question" it reads that sentence's beginning as it stands.
+TruthfulQA's mc_task.json (MC1) and HellaSwag's validation file are read as they come.
 
 Scoring follows lm-evaluation-harness: `acc` takes the likeliest choice, `acc_norm` the likeliest per character; the standard
 error is the sample deviation / sqrt(n). Unlike there, a tie or NaN never counts as right.
 """
 
+import functools
 import json
 import math
 import re
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from torch.nn import functional as F
 
 from adapter_io import load_adapters
-from gpt import load_pretrained
+from gpt import find_model, load_pretrained
 from gpt.cli import Parser, atomic, check_writable, one_sentence_errors, pick_device, progress
 
 IGNORE = -100  # cross_entropy's mark for "no target here"
+BATCH_TOKENS = 2**14  # computed at once, at most, when questions are long
+BATCH_LOGITS = 2**25  # likewise: numbers, not tokens, so that a large vocabulary fits
 
 
 # --- reading -----------------------------------------------------------------------------------------------------------
@@ -37,6 +42,7 @@ class Question:
     answer: int  # index of the right choice
     subject: str = ""
     attribute: str = ""
+    benchmark: str = ""  # where the file is one of those that people compare on
 
 
 def read_text(path):
@@ -47,10 +53,17 @@ def read_text(path):
         raise ValueError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from None
 
 
-def make_question(item):
+def make_question(item, primer=""):
     """A question as JSON gives it -> Question. Raises ValueError that says what is wrong with it."""
     if not isinstance(item, dict):
         raise ValueError('not a JSON object {"question": ..., "choices": [...], "answer": ...}')
+    try:
+        if "mc1_targets" in item:
+            return truthfulqa_question(item, primer)
+        if "endings" in item:
+            return hellaswag_question(item)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not a whole question of TruthfulQA or HellaSwag ({type(error).__name__}: {error})") from None
     key = "question" if "question" in item else "cloze"
     text, choices, answer = item.get(key), item.get("choices"), item.get("answer")
     if not (isinstance(text, str) and text.strip()):
@@ -61,24 +74,106 @@ def make_question(item):
         raise ValueError('"choices" must differ from each other')
     if not isinstance(answer, int) or isinstance(answer, bool) or not 0 <= answer < len(choices):
         raise ValueError(f'"answer" must be the index of the right choice, 0 to {len(choices) - 1}')
-    prompt = f"Question: {text}\nAnswer:" if key == "question" else text
+    prompt = f"Question: {text}\nAnswer:" if key == "question" else text.rstrip()  # the space belongs to the choice
     return Question(prompt, tuple(choices), answer, str(item.get("subject", "")), str(item.get("attribute", "")))
 
 
-def read_questions(path):
-    """A file of questions, one JSON object a line. Raises ValueError with the number of a malformed line."""
+def truthfulqa_question(item, primer):
+    """An item of TruthfulQA's mc_task.json (arXiv 2109.07958) -> its MC1 question, after the primer's examples if any."""
+    choices, labels = tuple(item["mc1_targets"].keys()), list(item["mc1_targets"].values())
+    if sorted(labels) != [0] * (len(labels) - 1) + [1] or len(labels) < 2 or not all(c.strip() for c in choices):
+        raise ValueError('"mc1_targets" must give two or more choices, 1 for the right one and 0 for the others')
+    if not item["question"].strip():
+        raise ValueError('"question" must be a non-empty string')
+    prompt = f"Q: {item['question']}\nA:"
+    return Question(f"{primer}\n\n{prompt}" if primer else prompt, choices, labels.index(1), benchmark="TruthfulQA MC1")
+
+
+def hellaswag_question(item):
+    """A line of HellaSwag's validation file (arXiv 1905.07830) -> Question, cleaned up as lm-evaluation-harness does."""
+
+    def clean(text):  # WikiHow's texts have leftovers of their layout, in brackets
+        text = text.strip().replace(" [title]", ". ")
+        return re.sub(r"\[.*?\]", "", text).replace("  ", " ")
+
+    prompt = clean(f"{item['activity_label']}: {item['ctx_a']} {item['ctx_b'].capitalize()}")
+    choices, answer = tuple(map(clean, item["endings"])), item["label"]
+    answer = int(answer) if str(answer).isdecimal() else -1  # the test split has none
+    several = isinstance(item["endings"], list) and len(choices) >= 2
+    if not (several and all(choice.strip() for choice in choices) and 0 <= answer < len(choices)):
+        raise ValueError('"endings" must be two or more texts, and "label" the index of the right one')
+    return Question(prompt, choices, answer, attribute=item["activity_label"], benchmark="HellaSwag")
+
+
+def read_questions(path, primer=""):
+    """A file of questions, one JSON object a line, or one JSON list. primer: text that TruthfulQA's questions follow.
+
+    Raises ValueError with the number of a malformed line, or of the item in the list.
+    """
+    text = read_text(path)
+    if text.lstrip().startswith("["):
+        try:
+            items = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, line {error.lineno}: not JSON ({error.msg} at column {error.colno})") from None
+        places = [f"{path}, item {number}" for number in range(1, len(items) + 1)]
+    else:
+        items, places = [], []
+        for number, line in enumerate(text.split("\n"), start=1):
+            if line.strip():
+                places.append(f"{path}, line {number}")
+                try:
+                    items.append(json.loads(line))
+                except json.JSONDecodeError as error:
+                    raise ValueError(f"{places[-1]}: not JSON ({error.msg} at column {error.colno})") from None
     questions = []
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if line.strip():
-            try:
-                questions.append(make_question(json.loads(line)))
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}, line {number}: not JSON ({error.msg} at column {error.colno})") from None
-            except ValueError as error:
-                raise ValueError(f"{path}, line {number}: {error}") from None
+    for item, place in zip(items, places, strict=True):
+        try:
+            questions.append(make_question(item, primer))
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from None
     if not questions:
         raise ValueError(f"{path} holds no questions")
     return questions
+
+
+def read_question_sets(paths, primer_path=None):
+    """({label: questions} of question files, notes to print with their results).
+
+    primer_path: a file with the example questions that customarily come before each of TruthfulQA's.
+    """
+    primer = read_text(primer_path).rstrip() if primer_path else ""
+    if primer_path and not primer:
+        raise ValueError(f"{primer_path} holds no text")
+    sets = read_all(paths, functools.partial(read_questions, primer=primer))
+    notes = []
+    for name, questions in sets.items():
+        benchmark = questions[0].benchmark
+        if benchmark == "TruthfulQA MC1":
+            benchmark += f", after the primer in {primer_path}" if primer else ", without a primer"
+        if benchmark:
+            notes.append(f"{name}: {benchmark}")
+    if primer and not any(questions[0].benchmark == "TruthfulQA MC1" for questions in sets.values()):
+        raise ValueError(f"the primer {primer_path} is for TruthfulQA's mc_task.json, which is not among the questions")
+    return sets, notes
+
+
+def label(path):
+    """How tables call a file: data/new/cloze.jsonl -> new/cloze."""
+    path = Path(path).absolute()
+    return f"{path.parent.name}/{path.stem}"
+
+
+def read_all(paths, read):
+    """{label: read(path)}. Raises ValueError for two different files that tables would call the same."""
+    contents, read_from = {}, {}
+    for path in paths:
+        name, file = label(path), Path(path).resolve()
+        if read_from.setdefault(name, file) != file:
+            raise ValueError(f"{path} is a second file that tables would call {name}: rename one of them")
+        if name not in contents:
+            contents[name] = read(path)
+    return contents
 
 
 def read_documents(path):
@@ -97,18 +192,23 @@ def read_documents(path):
     return documents
 
 
-def pack(documents, eot_id, seq_len):
+def pack(documents, eot_id, seq_len, bos_id=None):
     """Lay token lists end to end, end-of-text before, between and after them, and cut the stream into windows.
 
-    Returns inputs and targets, both (windows, seq_len): every token but the first is a target once. The last window is
-    filled up with end-of-text, which is no target there (IGNORE).
+    bos_id: what the model's texts begin with, if anything: each document then does, and nothing else comes first.
+    Returns inputs and targets, both (windows, seq_len): every token but the first is a target once, except bos_id, which
+    follows end-of-text by convention. The last window is filled up with end-of-text, which is no target there (IGNORE).
     """
-    stream = [eot_id]
+    between = [eot_id] if bos_id in (None, eot_id) else [eot_id, bos_id]
+    stream = between[-1:]
     for ids in documents:
-        stream += [*ids, eot_id]
+        stream += [*ids, *between]
+    stream = stream[: len(stream) + 1 - len(between)]  # nothing begins after the last
     missing = -(len(stream) - 1) % seq_len
     inputs = torch.tensor(stream[:-1] + [eot_id] * missing).view(-1, seq_len)
     targets = torch.tensor(stream[1:] + [IGNORE] * missing).view(-1, seq_len)
+    if len(between) == 2:
+        targets[targets == bos_id] = IGNORE
     return inputs, targets
 
 
@@ -126,64 +226,111 @@ class Score:
     exact: bool  # greedy decoding writes the right choice and stops
 
 
-def encode_choices(tokenizer, question, context_length):
-    """(prompt, branches, scored): tokens all choices share, each choice's further tokens, and how many at its end count.
+@dataclass(frozen=True)
+class Row:
+    """What is computed together: a prompt, once, and after it each branch as if it were alone."""
 
-    Prompt and choice are encoded together and split at the prompt's length, as lm-evaluation-harness does; tokens that
-    merge across that border differ between choices and so move into the branches. A prompt too long loses its beginning.
+    question: int
+    prompt: list[int]
+    branches: dict[int, list[int]]  # choice -> its tokens
+    ends: int | None  # the choice after which the model is asked what follows; None where that leaves its context
+
+    def read(self, choice):
+        """A branch's tokens but the last one, after which nothing is asked."""
+        return self.branches[choice] if choice == self.ends else self.branches[choice][:-1]
+
+    def __len__(self):
+        return len(self.prompt) + sum(len(self.read(choice)) for choice in self.branches)
+
+
+def encode_question(tokenizer, question, index, context_length):
+    """The Rows of a question: one with all its choices, or one for each choice where its text does not fit the context.
+
+    Prompt and choice are encoded together; what comes after as many tokens as the prompt alone has is the choice's. The
+    prompt's are those it has alone, even where its last would merge with the choice. All this as in lm-evaluation-harness,
+    as is that a text too long loses its beginning.
     """
     text = question.prompt.rstrip()
-    border = question.prompt[len(text) :] or " "  # trailing spaces of the prompt belong to the choice
-    n_prompt = len(tokenizer.encode(text))
-    wholes = [tokenizer.encode(text + border + choice) for choice in question.choices]
-    shared = 0
-    while shared < n_prompt and all(len(ids) > shared + 1 and ids[shared] == wholes[0][shared] for ids in wholes):
-        shared += 1
-    branches = [ids[shared:] for ids in wholes]
-    scored = [len(ids) - min(n_prompt, len(ids) - 1) for ids in wholes]
-    room = context_length - max(map(len, branches))
-    if room < 1:
-        raise ValueError(
-            f"the choices of {question.prompt!r} do not fit the model's context of {context_length} tokens"
-        )
-    return wholes[0][:shared][-room:], branches, scored
+    border = question.prompt[len(text) :] + " "  # trailing spaces of the prompt belong to the choice
+    prompt = tokenizer.encode(text, bos=True)
+    branches = {}
+    for choice, words in enumerate(question.choices):
+        whole = tokenizer.encode(text + border + words, bos=True)
+        branches[choice] = whole[len(prompt) :] or whole[-1:]  # merging may leave it none of its own
+    longest = max(map(len, branches.values()))
+    if longest > context_length:
+        raise ValueError(f"a choice of {text[-200:]!r} does not fit the model's context of {context_length} tokens")
+    if len(prompt) + longest <= context_length:
+        return [Row(index, prompt, branches, ends=question.answer)]
+    rows = []
+    for choice, branch in branches.items():
+        room = context_length + 1 - len(branch)  # the last token is predicted, not read
+        rows.append(Row(index, prompt[-room:], {choice: branch}, ends=question.answer if len(prompt) < room else None))
+    return rows
 
 
-def lay_out(encoded, eot_id):
-    """A batch of encoded questions as one tensor each of ids, positions, mask, and of the predictions to read off.
+def lay_out(rows, eot_id):
+    """A batch of Rows as one tensor each of ids, positions, mask, and of the predictions to read off.
 
     A row is its prompt followed by all its branches. A branch sees the prompt and itself, and its positions continue the
     prompt's, so the prompt is computed once for all choices.
         ids, positions (batch, time); mask (batch, 1, time, time), True where attention is allowed
-        predictions (n, 5): row, index that predicts, token predicted, choice,
-            1 if it counts for the choice's likelihood (0: it is the stop after the choice's last token)
+        predictions (n, 6): row, index that predicts, token predicted, question, choice,
+            1 if it counts for the choice's likelihood (0: it is the stop after the right choice's last token)
     """
-    time = max(len(prompt) + sum(map(len, branches)) for prompt, branches, _ in encoded)
-    ids = torch.full((len(encoded), time), eot_id)
-    positions = torch.zeros(len(encoded), time, dtype=torch.long)
-    segment = torch.full((len(encoded), time), -1)  # 0 prompt, 1.. branches, -1 padding
+    time = max(map(len, rows))
+    ids = torch.full((len(rows), time), eot_id)
+    positions = torch.zeros(len(rows), time, dtype=torch.long)
+    segment = torch.full((len(rows), time), -1)  # 0 prompt, 1.. branches, -1 padding
     predictions = []
-    for row, (prompt, branches, scored) in enumerate(encoded):
-        end = len(prompt)
-        ids[row, :end], positions[row, :end], segment[row, :end] = torch.tensor(prompt), torch.arange(end), 0
-        for choice, (branch, n_scored) in enumerate(zip(branches, scored)):
-            start, end = end, end + len(branch)
-            ids[row, start:end] = torch.tensor(branch)
-            positions[row, start:end] = torch.arange(len(prompt), len(prompt) + len(branch))
-            segment[row, start:end] = choice + 1
-            for i in range(len(branch) - n_scored, len(branch)):
-                predictions.append((row, start + i - 1 if i else len(prompt) - 1, branch[i], choice, 1))
-            predictions.append((row, end - 1, eot_id, choice, 0))
+    for i, row in enumerate(rows):
+        end = len(row.prompt)
+        ids[i, :end], positions[i, :end], segment[i, :end] = torch.tensor(row.prompt), torch.arange(end), 0
+        for choice, branch in row.branches.items():
+            read = row.read(choice)
+            start, end = end, end + len(read)
+            ids[i, start:end] = torch.tensor(read)
+            positions[i, start:end] = torch.arange(len(row.prompt), len(row.prompt) + len(read))
+            segment[i, start:end] = choice + 1
+            for j, token in enumerate(branch):
+                at = start + j - 1 if j else len(row.prompt) - 1
+                predictions.append((i, at, token, row.question, choice, 1))
+            if choice == row.ends:
+                predictions.append((i, end - 1, eot_id, row.question, choice, 0))
     causal = torch.ones(time, time, dtype=torch.bool).tril()
     sees, seen = segment[:, :, None], segment[:, None, :]
     mask = causal & ((seen == 0) | (seen == sees))  # (batch, time, time)
     return ids, positions, mask.unsqueeze(1), torch.tensor(predictions)
 
 
+def batches_of(rows, batch_size):
+    """Lists of rows alike in length: at most batch_size of them, and BATCH_TOKENS tokens unless one alone has more."""
+    batches = []
+    for row in sorted(rows, key=len, reverse=True):
+        last = batches[-1] if batches else []
+        if last and len(last) < batch_size and (len(last) + 1) * len(last[0]) <= BATCH_TOKENS:
+            last.append(row)
+        else:
+            batches.append([row])
+    return batches
+
+
+@functools.cache
 def stop_tokens(tokenizer):
     """Tokens at which a greedy answer ends: end-of-text, and whatever begins with a line break or a full stop."""
-    texts = (tokenizer.decode([i]) for i in range(tokenizer.vocab_size))
-    return {i for i, text in enumerate(texts) if text.startswith(("\n", "."))} | {tokenizer.eot_id}
+    ids = range(tokenizer.vocab_size)
+    return {i for i in ids if tokenizer.token_bytes(i).startswith((b"\n", b"."))} | {tokenizer.eot_id}
+
+
+def predict(model, hidden, tokens):
+    """(log-probability in nats of each of `tokens` (n,) after hidden (n, hidden), likeliest token there), both (n,)."""
+    size = max(1, BATCH_LOGITS // model.config.vocab_size)
+    logs, greedy = [], []
+    for part, wanted in zip(hidden.split(size), tokens.split(size)):
+        logits = model.lm_head(part).float()  # (size, vocab)
+        logs.append(logits.log_softmax(-1).gather(1, wanted[:, None]).squeeze(1))
+        greedy.append(logits.argmax(-1))
+    return torch.cat(logs), torch.cat(greedy)
 
 
 def score(loglikelihoods, answer, lengths, exact):
@@ -202,32 +349,37 @@ def score(loglikelihoods, answer, lengths, exact):
 
 @torch.inference_mode()
 def score_questions(model, tokenizer, questions, batch_size=64, description="questions"):
-    """A Score for each question, in their order. batch_size: questions computed at once."""
+    """A Score for each question, in their order. batch_size: questions computed at once, at most."""
     was_training = model.training
     model.eval()
-    encoded = [encode_choices(tokenizer, question, model.config.context_length) for question in questions]
-    order = sorted(
-        range(len(questions)), key=lambda i: -sum(map(len, encoded[i][1])) - len(encoded[i][0])
-    )  # alike in length
-    stops = stop_tokens(tokenizer)
-    scores = [None] * len(questions)
-    batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-    for batch in progress(batches, description):
-        ids, positions, mask, predictions = lay_out([encoded[i] for i in batch], tokenizer.eot_id)
-        device = model.device
+    device, context = model.device, model.config.context_length
+    rows = [row for i, question in enumerate(questions) for row in encode_question(tokenizer, question, i, context)]
+    cut = len({row.question for row in rows if len(row.branches) == 1})  # questions have two choices or more
+    if cut:
+        print(
+            f"{description}: {cut} do not fit the context of {context} tokens; they lose their beginning",
+            file=sys.stderr,
+        )
+    stops = torch.tensor(sorted(stop_tokens(tokenizer)))
+    shape = (len(questions), max(len(question.choices) for question in questions))
+    loglikelihoods = torch.zeros(shape, dtype=torch.float64)
+    misses = torch.zeros(shape, dtype=torch.long)  # predictions that are not what greedy decoding would write
+    for batch in progress(batches_of(rows, batch_size), description):
+        ids, positions, mask, predictions = lay_out(batch, tokenizer.eot_id)
         hidden = model.hidden_states(ids.to(device), positions.to(device), mask.to(device))  # (batch, time, hidden)
-        row, at, token, choice, counts = predictions.T
-        logits = model.lm_head(hidden[row.to(device), at.to(device)]).float()  # (predictions, vocab)
-        logs = logits.log_softmax(-1).gather(1, token.to(device)[:, None]).squeeze(1).cpu().double()
-        greedy = logits.argmax(-1).cpu()
-        as_greedy = torch.where(counts == 1, greedy == token, torch.tensor([int(g) in stops for g in greedy]))
-        for i, index in enumerate(batch):
-            question, mine = questions[index], row == i
-            sums = [logs[mine & (choice == c) & (counts == 1)].sum().item() for c in range(len(question.choices))]
-            exact = bool(as_greedy[mine & (choice == question.answer)].all())
-            scores[index] = score(sums, question.answer, [len(c) for c in question.choices], exact)
+        row, at, token, question, choice, counts = predictions.T
+        logs, greedy = predict(model, hidden[row.to(device), at.to(device)], token.to(device))
+        logs, greedy = logs.cpu().double(), greedy.cpu()
+        loglikelihoods.index_put_((question, choice), logs * counts, accumulate=True)
+        as_greedy = torch.where(counts == 1, greedy == token, torch.isin(greedy, stops))
+        misses.index_put_((question, choice), (~as_greedy).long(), accumulate=True)
+    for question, logs in zip(questions, loglikelihoods):  # the same text twice is a tie, whatever the rounding
+        logs[: len(question.choices)] = logs[list(map(question.choices.index, question.choices))]
     model.train(was_training)
-    return scores
+    return [
+        score(logs[: len(q.choices)].tolist(), q.answer, [len(c) for c in q.choices], bool(missed[q.answer] == 0))
+        for q, logs, missed in zip(questions, loglikelihoods, misses)
+    ]
 
 
 def mean_and_error(values):
@@ -251,16 +403,16 @@ def perplexity(model, tokenizer, documents, seq_len=128, batch_size=32):
     was_training = model.training
     model.eval()
     seq_len = min(seq_len, model.config.context_length)
-    inputs, targets = pack([tokenizer.encode(text) for text in documents], tokenizer.eot_id, seq_len)
-    total = 0.0
+    documents = [tokenizer.encode(text) for text in documents]
+    inputs, targets = pack(documents, tokenizer.eot_id, seq_len, tokenizer.bos_id)
+    total = torch.zeros((), dtype=torch.float64)
     for x, y in zip(inputs.split(batch_size), targets.split(batch_size)):
-        logits = model(x.to(model.device)).float()  # (batch, seq_len, vocab)
-        total += F.cross_entropy(
-            logits.flatten(0, 1), y.flatten().to(model.device), ignore_index=IGNORE, reduction="sum"
-        ).item()
+        hidden = model.hidden_states(x.to(model.device))  # (batch, seq_len, hidden)
+        counts = y != IGNORE
+        logs, _ = predict(model, hidden[counts.to(model.device)], y[counts].to(model.device))
+        total -= logs.double().sum().cpu()
     model.train(was_training)
-    mean = torch.tensor(total, dtype=torch.float64) / (targets != IGNORE).sum()
-    return mean.exp().item()  # inf where math.exp would raise
+    return (total / (targets != IGNORE).sum()).exp().item()  # inf where math.exp would raise
 
 
 # --- the program -------------------------------------------------------------------------------------------------------
@@ -271,51 +423,53 @@ def cell(mean, error, scale=100, digits=1):
     return f"{scale * mean:.{digits}f}" + ("" if math.isnan(error) else f" +- {scale * error:.{digits}f}")
 
 
-def label(path):
-    """How tables call a file: data/new/cloze.jsonl -> new/cloze."""
-    path = Path(path).absolute()
-    return f"{path.parent.name}/{path.stem}"
-
-
 def main():
     parser = Parser(prog="eval_qa.py", description="Multiple-choice accuracy by log-likelihood, and perplexity.")
-    parser.add_argument(
-        "--model", default="data/base", help="folder with config.json, model.safetensors, tokenizer.json"
+    add = parser.add_argument
+    add("--model", default="data/base", help="a model's folder, or org/name[@revision] on the Hugging Face Hub")
+    add(
+        "--adapter",
+        help="folder of a run of train.py, or of an adapter, to put on the model; also on its instruct variant",
     )
-    parser.add_argument("--adapter", help="folder of a trained adapter to put on the model")
-    parser.add_argument("--qa", nargs="+", required=True, metavar="FILE", help="question files, one JSON object a line")
-    parser.add_argument("--text", help="a .txt file or folder whose perplexity is reported too")
-    parser.add_argument("--batch-size", type=int, default=64, help="questions computed at once")
-    parser.add_argument("--seq-len", type=int, default=128, help="window of the perplexity, in tokens")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, mps or auto: the fastest there is")
-    parser.add_argument(
-        "--dtype", default="float32", choices=["float32", "bfloat16", "float16"], help="of the model's weights"
+    add(
+        "--qa",
+        nargs="+",
+        required=True,
+        metavar="FILE",
+        help="question files, one JSON object a line; TruthfulQA's mc_task.json; HellaSwag's validation file",
     )
-    parser.add_argument("--scores", metavar="FILE", help="write every question's scores there, one JSON object a line")
+    add("--primer", metavar="FILE", help="example questions to put before each of TruthfulQA's; None: none")
+    add("--text", help="a .txt file or folder whose perplexity is reported too")
+    add("--batch-size", type=int, default=64, help="questions computed at once")
+    add("--seq-len", type=int, default=128, help="window of the perplexity, in tokens")
+    add("--device", default="auto", help="cpu, cuda, mps or auto: the fastest there is")
+    add("--dtype", default="float32", choices=["float32", "bfloat16", "float16"], help="of the model's weights")
+    add("--scores", metavar="FILE", help="write every question's scores there, one JSON object a line")
     args = parser.parse_args()
     if args.batch_size < 1 or args.seq_len < 1:
         parser.error("--batch-size and --seq-len must be at least 1")
     with one_sentence_errors("eval_qa.py"):
-        sets = {path: read_questions(path) for path in args.qa}
+        sets, notes = read_question_sets(args.qa, args.primer)
         documents = read_documents(args.text) if args.text else None
-        model, tokenizer = load_pretrained(
-            args.model, device=pick_device(args.device), dtype=getattr(torch, args.dtype)
-        )
+        folder = find_model(args.model)
+        model, tokenizer = load_pretrained(folder, device=pick_device(args.device), dtype=getattr(torch, args.dtype))
         if args.adapter:
             load_adapters(model, args.adapter)
         if args.scores:
             check_writable(Path(args.scores).parent)
-        print(f"{'questions':<20} {'n':>6} {'acc %':>14} {'acc_norm %':>14} {'log p(right)':>16} {'exact %':>14}")
+        width = max(20, *map(len, sets))
+        print(f"{'questions':<{width}} {'n':>6} {'acc %':>14} {'acc_norm %':>14} {'log p(right)':>16} {'exact %':>14}")
         lines = []
-        for path, questions in sets.items():
-            scores = score_questions(model, tokenizer, questions, args.batch_size, label(path))
+        for name, questions in sets.items():
+            scores = score_questions(model, tokenizer, questions, args.batch_size, name)
             s = summarise(scores)
-            acc, acc_norm, exact = (cell(s[name], s[name + "_se"]) for name in ("acc", "acc_norm", "exact"))
+            acc, acc_norm, exact = (cell(s[key], s[key + "_se"]) for key in ("acc", "acc_norm", "exact"))
             logprob = cell(s["logprob"], s["logprob_se"], scale=1, digits=3)
-            print(f"{label(path):<20} {s['n']:>6} {acc:>14} {acc_norm:>14} {logprob:>16} {exact:>14}", flush=True)
-            lines += [json.dumps({"set": label(path), **asdict(q), **asdict(s)}) for q, s in zip(questions, scores)]
+            print(f"{name:<{width}} {s['n']:>6} {acc:>14} {acc_norm:>14} {logprob:>16} {exact:>14}", flush=True)
+            lines += [json.dumps({"set": name, **asdict(q), **asdict(s)}) for q, s in zip(questions, scores)]
         if documents:
             print(f"perplexity of {args.text}: {perplexity(model, tokenizer, documents, args.seq_len):.3f}")
+        print("\n".join(notes), end="\n" if notes else "")
         if args.scores:
             with atomic(args.scores) as temporary:
                 temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -96,10 +96,11 @@ def find_adapters(model):
     return {name: module for name, module in model.named_modules() if isinstance(module, LoRALayer)}
 
 
-def replace_linears(model, layer_class, rank, alpha, targets, dropout=0.0):
+def replace_linears(model, layer_class, rank, alpha, targets, dropout=0.0, progress=iter):
     """Freeze the model and put layer_class(linear, rank, alpha, dropout) in place of each nn.Linear named in `targets`.
 
     targets: last parts of names ("q_proj", in every block) or full names ("layers.0.self_attn.q_proj").
+    progress: wraps the list of linears, to show how far it is: some starts need a decomposition of each weight.
     Returns the full names of what was replaced. Raises ValueError for a target the model does not have, for settings
     that do not fit, and for a model that is already adapted; the model is then as it was.
     """
@@ -115,7 +116,7 @@ def replace_linears(model, layer_class, rank, alpha, targets, dropout=0.0):
     for linear in chosen.values():  # all are checked before any is touched
         check_settings(linear, rank, alpha, dropout)
 
-    layers = {name: layer_class(linear, rank, alpha, dropout) for name, linear in chosen.items()}
+    layers = {name: layer_class(chosen[name], rank, alpha, dropout) for name in progress(list(chosen))}
     model.requires_grad_(False)
     for name, layer in layers.items():
         model.set_submodule(name, layer)

@@ -3,6 +3,7 @@
     python train.py --method mica                       # the shipped base model and world
     python train.py --method mica lora full --seeds 3   # a comparison, with standard errors over seeds
     python train.py --method mica --corpus my.txt --qa my.jsonl
+    python train.py --method mica --model HuggingFaceTB/SmolLM2-135M --lr 1e-3 --retention hellaswag_val.jsonl --text
 
 Reading order: METHODS, adapt (the training loop, which a study can call), measure, then the program around them.
 """
@@ -13,7 +14,8 @@ import math
 import random
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -29,13 +31,16 @@ from eval_qa import (
     mean_and_error,
     pack,
     perplexity,
+    read_all,
     read_documents,
-    read_questions,
+    read_question_sets,
     score_questions,
     summarise,
 )
-from gpt import load_pretrained, save_pretrained
+from gpt import find_model, load_pretrained, save_pretrained
 from gpt.cli import Parser, atomic, check_writable, one_sentence_errors, pick_device, progress
+from gpt.hub import split_name
+from gpt.tokenizer import copy_tokenizer
 from lora import LoRALayer, count_trainable, replace_linears
 from mica import MiCALayer
 
@@ -86,6 +91,7 @@ def prepare(model, layer, settings):
             settings.rank if settings.alpha is None else settings.alpha,
             targets,
             settings.dropout,
+            progress=partial(progress, description=f"preparing {layer.__name__}s"),
         )
     elif next(model.parameters()).dtype != torch.float32:
         raise ValueError("full fine-tuning needs --dtype float32: small steps vanish in 16-bit weights")
@@ -128,7 +134,7 @@ def adapt(model, tokenizer, documents, method, settings=Settings(), lr=None, see
     model.train()
     for epoch in range(1, settings.epochs + 1):
         order.shuffle(documents)
-        inputs, targets = pack(documents, tokenizer.eot_id, seq_len)  # (windows, seq_len)
+        inputs, targets = pack(documents, tokenizer.eot_id, seq_len, tokenizer.bos_id)  # (windows, seq_len)
         batches = list(zip(inputs.split(settings.batch_size), targets.split(settings.batch_size)))
         steps = len(batches) * settings.epochs
         losses = []
@@ -160,6 +166,7 @@ class Task:
     documents: list[str]  # the corpus
     question_sets: dict[str, list[Question]]  # new knowledge first, then its controls and what was known before
     texts: dict[str, list[str]]  # documents whose perplexity is reported
+    notes: list[str] = field(default_factory=list)  # lines below the table
 
 
 def measure(model, tokenizer, task, description):
@@ -191,7 +198,7 @@ def parse_arguments():
         metavar="METHOD",
         help=f"one or several of {', '.join(METHODS)}",
     )
-    add("--model", default="data/base", help="folder with config.json, model.safetensors and tokenizer.json")
+    add("--model", default="data/base", help="a model's folder, or org/name[@revision] on the Hugging Face Hub")
     add(
         "--corpus",
         default="data/new/corpus.txt",
@@ -206,7 +213,14 @@ def parse_arguments():
         help="questions on what is new; the first file is the one that counts, the others are controls",
     )
     old = [f"data/old/{name}.jsonl" for name in ("never_asked", "asked", "reworded", "cloze")]
-    add("--retention", nargs="*", default=old, metavar="FILE", help="questions on what the model knew before")
+    add(
+        "--retention",
+        nargs="*",
+        default=old,
+        metavar="FILE",
+        help="questions on what the model knew before; also TruthfulQA's mc_task.json, HellaSwag's validation file",
+    )
+    add("--primer", metavar="FILE", help="example questions to put before each of TruthfulQA's; None: none")
     add("--text", nargs="*", default=["data/old/text.txt"], metavar="FILE", help="texts whose perplexity is reported")
     add("--rank", type=int, default=defaults.rank, help="of the adapters")
     add("--alpha", type=float, default=None, help="the change is scaled by alpha / rank; None: alpha = rank")
@@ -223,7 +237,12 @@ def parse_arguments():
         default=defaults.dropout,
         help="share of an adapter's input set to zero in training, 0 to 1",
     )
-    add("--lr", type=float, default=None, help=f"peak learning rate; None: the method's own ({rates})")
+    add(
+        "--lr",
+        type=float,
+        default=None,
+        help=f"peak learning rate; None: the method's own ({rates}), tuned for data/base",
+    )
     add("--epochs", type=int, default=defaults.epochs, help="passes over the corpus")
     add("--batch-size", type=int, default=defaults.batch_size, help="windows a step")
     add("--seq-len", type=int, default=defaults.seq_len, help="window, in tokens")
@@ -283,10 +302,10 @@ def copy_for(model, method):
     return copy.deepcopy(model, shared)
 
 
-def run(base, tokenizer, task, method, settings, lr, seed, eval_every, out, model_folder):
-    """Train one copy of the base and measure it; write metrics, scores and the adapter to `out`.
+def run(base, tokenizer, task, method, settings, lr, seed, eval_every, out):
+    """Train one copy of the base and measure it; write metrics and scores to `out`.
 
-    Returns the run's record, of which all but "seconds" (of training) is the same every time.
+    Returns the trained model and the run's record, of which all but "seconds" (of training) is the same every time.
     """
     model = copy_for(base, method)
     measuring = 0.0  # seconds spent on questions, not on training
@@ -306,23 +325,28 @@ def run(base, tokenizer, task, method, settings, lr, seed, eval_every, out, mode
     trained, total = count_trainable(model)
     write_lines(out / "metrics.jsonl", history)
     write_scores(out / "scores.jsonl", task, scores)
-    if METHODS[method].layer is None:
-        save_pretrained(model, out / "model", tokenizer.eot_id)
-        for path in Path(model_folder).glob("tokenizer*.json"):
-            with atomic(out / "model" / path.name) as temporary:
-                temporary.write_bytes(path.read_bytes())
-    else:
-        save_adapters(model, out / "adapter", model_folder)
-    lr = METHODS[method].lr if lr is None else lr
-    return {
+    record = {
         "seed": seed,
-        "lr": lr,
+        "lr": METHODS[method].lr if lr is None else lr,
         "trained": trained,
         "all": total,
         "history": history,
         "summary": summary,
         "seconds": seconds,
     }
+    return model, record
+
+
+def save(model, tokenizer, method, out, name, folder):
+    """Write what was trained: the adapter, or for full fine-tuning the whole model.
+
+    name: of the base model, as --model gives it; folder: where its files are.
+    """
+    if METHODS[method].layer is None:
+        save_pretrained(model, out / "model", tokenizer)
+        copy_tokenizer(folder, out / "model")
+    else:
+        save_adapters(model, out / "adapter", *((name, None) if Path(name).is_dir() else split_name(name)))
 
 
 def over_seeds(runs, value, error):
@@ -369,7 +393,7 @@ def table(untouched, runs, task, primary, with_seconds=True):
         lines.append(f"+- one standard error over {seeds} seeds, with the same questions (untouched: over questions)")
     else:
         lines.append("+- one standard error over questions")
-    return "\n".join(lines)
+    return "\n".join(lines + task.notes)
 
 
 def draw(untouched, runs, primary, retention, path):
@@ -437,22 +461,10 @@ def report(out, untouched, runs, task, primary, retention):
     print(f"written to {out}: table.txt, comparison.png, results.json, and a folder for each method", file=sys.stderr)
 
 
-def read_all(paths, read):
-    """{label: read(path)}. Raises ValueError for two different files that tables would call the same."""
-    contents, read_from = {}, {}
-    for path in paths:
-        name, file = label(path), Path(path).resolve()
-        if read_from.setdefault(name, file) != file:
-            raise ValueError(f"{path} is a second file that tables would call {name}: rename one of them")
-        if name not in contents:
-            contents[name] = read(path)
-    return contents
-
-
 def compare(args):
     """Load, run every method with every seed, report."""
-    question_sets = read_all(args.qa + args.retention, read_questions)
-    task = Task(read_documents(args.corpus), question_sets, read_all(args.text, read_documents))
+    question_sets, notes = read_question_sets(args.qa + args.retention, args.primer)
+    task = Task(read_documents(args.corpus), question_sets, read_all(args.text, read_documents), notes)
     settings = Settings(
         rank=args.rank,
         alpha=args.alpha,
@@ -462,7 +474,8 @@ def compare(args):
         batch_size=args.batch_size,
         seq_len=args.seq_len,
     )
-    base, tokenizer = load_pretrained(args.model, device=pick_device(args.device), dtype=getattr(torch, args.dtype))
+    model_folder = find_model(args.model)
+    base, tokenizer = load_pretrained(model_folder, device=pick_device(args.device), dtype=getattr(torch, args.dtype))
     for method in args.method:  # say at once what does not fit; LoRALayer stands for all adapters, it starts fastest
         prepare(copy_for(base, method), METHODS[method].layer and LoRALayer, settings)
     out = Path(args.out)
@@ -472,16 +485,20 @@ def compare(args):
     environment = {"torch": torch.__version__, "threads": torch.get_num_threads(), "device": str(base.device)}
     write_json(out / "config.json", vars(args) | environment)
 
+    if args.lr is None and Path(args.model).resolve() != Path("data/base").resolve():
+        print(
+            "note: the default learning rates were tuned for data/base; 1e-4 to 5e-4 suit larger models (--lr)",
+            file=sys.stderr,
+        )
     untouched, scores = measure(base, tokenizer, task, "untouched")
     write_scores(out / "untouched.jsonl", task, scores)
     runs, finished = {}, False  # runs: method -> its runs' records
     try:
         for seed in range(args.seeds):
             for method in args.method:
-                folder = out / method / f"seed{seed}"
-                record = run(
-                    base, tokenizer, task, method, settings, args.lr, seed, args.eval_every, folder, args.model
-                )
+                run_out = out / method / f"seed{seed}"
+                model, record = run(base, tokenizer, task, method, settings, args.lr, seed, args.eval_every, run_out)
+                save(model, tokenizer, method, run_out, args.model, model_folder)
                 runs.setdefault(method, []).append(record)
         finished = True
     finally:  # Ctrl-C, a full disk, out of memory: what is done is reported all the same

@@ -152,10 +152,10 @@ def pretrain(args, out, device):
                 flush=True,
             )
             if number % 10 == 0:
-                save_pretrained(model, out, tokenizer.eot_id)  # so that what is learned can be measured on the way
+                save_pretrained(model, out, tokenizer)  # so that what is learned can be measured on the way
     except KeyboardInterrupt:
         print("interrupted: saving what was learned so far", file=sys.stderr)
-    save_pretrained(model, out, tokenizer.eot_id)
+    save_pretrained(model, out, tokenizer)
     print(
         f"{out}: {sum(p.numel() for p in model.parameters()):,} parameters, {tokens:,} tokens, {time.monotonic() - started:.0f} s"
     )

@@ -1,18 +1,20 @@
 """Look at a model and let it continue a text:
 
-python -m gpt FOLDER "Once upon a time"
+python -m gpt data/base "Question: Where was"
+python -m gpt HuggingFaceTB/SmolLM2-135M "Once upon a time"
 """
 
 import torch
 
 from gpt.cli import Parser, one_sentence_errors, pick_device
 from gpt.generate import generate
+from gpt.hub import find_model
 from gpt.weights import load_pretrained
 
 
 def parse_args():
     parser = Parser(prog="python -m gpt", description="Print a model's configuration and sizes, and continue a text.")
-    parser.add_argument("folder", help="folder with config.json, tokenizer.json and *.safetensors files")
+    parser.add_argument("model", help="a model's folder, or org/name[@revision] on the Hugging Face Hub")
     parser.add_argument("prompt", help="the text to continue")
     parser.add_argument("--max-new-tokens", type=int, default=100, help="length of the continuation, in tokens")
     parser.add_argument(
@@ -45,7 +47,7 @@ def count_parameters(model):
 def main():
     args = parse_args()
     device = pick_device(args.device)
-    model, tokenizer = load_pretrained(args.folder, device)
+    model, tokenizer = load_pretrained(find_model(args.model), device)
     for name, value in vars(model.config).items():
         print(f"{name:<18} {value}")
     counts = count_parameters(model)
@@ -54,7 +56,7 @@ def main():
     for part, count in counts.items():
         print(f"  {part:<16} {count:,} ({count / total:.1%})")
 
-    ids = tokenizer.encode(args.prompt) or [tokenizer.eot_id]  # no prompt: the beginning of a document
+    ids = tokenizer.encode(args.prompt, bos=True) or [tokenizer.eot_id]  # no prompt: the beginning of a document
     tokens = generate(
         model,
         torch.tensor([ids], device=device),

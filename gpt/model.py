@@ -1,4 +1,4 @@
-"""The language model: one decoder that is Llama-style or GPT-2 by its configuration.
+"""The language model: one decoder that is Llama, Mistral, Qwen2, Qwen3 or GPT-2 by its configuration.
 
 Reading order: GPTConfig, then GPT at the end of the file, then the parts in between.
 Names follow Hugging Face's Llama, so that `layers.0.self_attn.q_proj` here is
@@ -7,6 +7,7 @@ Names follow Hugging Face's Llama, so that `layers.0.self_attn.q_proj` here is
 Shapes: batch, time (tokens of this call), total (cached tokens + time), heads, head_dim, hidden.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -15,8 +16,23 @@ from torch.nn import functional as F
 
 
 @dataclass(frozen=True)
+class RopeScaling:
+    """How Llama 3.1 and 3.2 stretch rotary positions to a longer context ("llama3" in config.json): see rotary_tables.
+
+    "Turns" are those that a pair of components makes over the original context.
+    """
+
+    factor: float  # slow rotations are slowed down by this much
+    low_freq_factor: float  # slow: fewer turns than this
+    high_freq_factor: float  # fast, and left as they are: more turns than this; between the two, a blend
+    original_context: int  # in tokens, before stretching
+
+
+@dataclass(frozen=True)
 class GPTConfig:
-    # "llama": RMSNorm, rotary positions, SwiGLU, no biases; "gpt2": LayerNorm, learned positions, tanh-GELU, biases
+    # "llama" (2, 3, TinyLlama, SmolLM2) and "mistral": RMSNorm, rotary positions, SwiGLU, no biases.
+    # "qwen2" (and 2.5): the same, with biases on q, k and v. "qwen3": the same, with each head's q and k normalised.
+    # "gpt2": LayerNorm, learned positions, tanh-GELU, biases everywhere.
     family: str
     vocab_size: int
     context_length: int  # the longest sequence, in tokens
@@ -27,12 +43,13 @@ class GPTConfig:
     n_kv_heads: int  # fewer than n_heads: grouped-query attention
     head_dim: int
     norm_eps: float = 1e-5
-    rope_theta: float = 10000.0  # llama only
+    rope_theta: float = 10000.0  # base of the rotary frequencies; not gpt2
+    rope_scaling: RopeScaling | None = None  # Llama 3.1 and 3.2
     tie_embeddings: bool = True  # lm_head shares the embedding's weight
 
     def __post_init__(self):
-        if self.family not in ("llama", "gpt2"):
-            raise ValueError(f"unknown model family {self.family!r}: known are llama, gpt2")
+        if self.family not in ("llama", "mistral", "qwen2", "qwen3", "gpt2"):
+            raise ValueError(f"unknown model family {self.family!r}: known are llama, mistral, qwen2, qwen3, gpt2")
         if self.n_heads % self.n_kv_heads:
             raise ValueError(f"{self.n_heads} query heads cannot share {self.n_kv_heads} key/value heads evenly")
 
@@ -47,19 +64,26 @@ class KVCache:
         self.length = 0  # tokens held; GPT.hidden_states moves it on after the last layer
 
     def append(self, layer, k, v):
-        """Store k, v (batch, kv_heads, time, head_dim); return all of the layer's (batch, kv_heads, total, head_dim)."""
+        """Store k, v (batch, kv_heads, time, head_dim); return all so far (batch, kv_heads, total, head_dim)."""
         total = self.length + k.shape[2]
         self.keys[layer, :, :, self.length : total] = k
         self.values[layer, :, :, self.length : total] = v
         return self.keys[layer, :, :, :total], self.values[layer, :, :, :total]
 
 
-def rotary_tables(positions, head_dim, theta):
+def rotary_tables(positions, config):
     """Cosines and sines of the rotary angles (RoFormer, arXiv 2104.09864), each positions.shape + (head_dim,).
 
     Hugging Face's half-split convention: component i turns together with component i + head_dim / 2.
     """
-    frequencies = theta ** (-torch.arange(0, head_dim, 2, device=positions.device).float() / head_dim)
+    exponents = torch.arange(0, config.head_dim, 2, device=positions.device).float() / config.head_dim
+    frequencies = 1.0 / config.rope_theta**exponents  # (head_dim / 2,), in radians a position
+    if config.rope_scaling is not None:  # Llama 3.1 and 3.2
+        scaling = config.rope_scaling
+        turns = frequencies * scaling.original_context / (2 * math.pi)
+        fast = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+        fast = fast.clamp(0, 1)  # 0: slow, 1: fast
+        frequencies = (1 - fast) * frequencies / scaling.factor + fast * frequencies
     angles = positions[..., None].float() * frequencies  # (..., time, head_dim / 2)
     angles = torch.cat([angles, angles], dim=-1)  # (..., time, head_dim)
     return angles.cos(), angles.sin()
@@ -74,12 +98,15 @@ def rotate(x, cos, sin):
 class Attention(nn.Module):
     def __init__(self, config, index):
         super().__init__()
-        bias = config.family == "gpt2"
+        bias = config.family in ("qwen2", "gpt2")
         self.index, self.head_dim = index, config.head_dim
         self.q_proj = nn.Linear(config.hidden_size, config.n_heads * config.head_dim, bias=bias)
         self.k_proj = nn.Linear(config.hidden_size, config.n_kv_heads * config.head_dim, bias=bias)
         self.v_proj = nn.Linear(config.hidden_size, config.n_kv_heads * config.head_dim, bias=bias)
-        self.o_proj = nn.Linear(config.n_heads * config.head_dim, config.hidden_size, bias=bias)
+        self.o_proj = nn.Linear(config.n_heads * config.head_dim, config.hidden_size, bias=config.family == "gpt2")
+        if config.family == "qwen3":
+            self.q_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps)
+            self.k_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps)
 
     def forward(self, x, rotary, mask, cache):
         batch, time, _ = x.shape
@@ -88,7 +115,9 @@ class Attention(nn.Module):
             return y.view(batch, time, -1, self.head_dim).transpose(1, 2)  # (batch, heads, time, head_dim)
 
         q, k, v = heads(self.q_proj(x)), heads(self.k_proj(x)), heads(self.v_proj(x))
-        if rotary is not None:  # llama
+        if hasattr(self, "q_norm"):  # qwen3, of each head alone
+            q, k = self.q_norm(q), self.k_norm(k)
+        if rotary is not None:  # not gpt2
             q, k = rotate(q, *rotary), rotate(k, *rotary)
         if cache is not None:
             k, v = cache.append(self.index, k, v)  # (batch, kv_heads, total, head_dim)
@@ -100,7 +129,7 @@ class Attention(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """Llama's MLP (arXiv 2002.05202)."""
+    """The MLP of Llama and its kin (arXiv 2002.05202)."""
 
     def __init__(self, config):
         super().__init__()
@@ -125,7 +154,7 @@ class GELUMLP(nn.Module):
 
 
 def make_norm(config):
-    norm = nn.RMSNorm if config.family == "llama" else nn.LayerNorm
+    norm = nn.LayerNorm if config.family == "gpt2" else nn.RMSNorm
     return norm(config.hidden_size, eps=config.norm_eps)
 
 
@@ -135,7 +164,7 @@ class Block(nn.Module):
         self.input_layernorm = make_norm(config)
         self.self_attn = Attention(config, index)
         self.post_attention_layernorm = make_norm(config)
-        self.mlp = SwiGLU(config) if config.family == "llama" else GELUMLP(config)
+        self.mlp = GELUMLP(config) if config.family == "gpt2" else SwiGLU(config)
 
     def forward(self, x, rotary, mask, cache):
         x = x + self.self_attn(self.input_layernorm(x), rotary, mask, cache)
@@ -182,7 +211,7 @@ class GPT(nn.Module):
         if self.config.family == "gpt2":
             x = x + self.embed_positions(positions)
         else:
-            cos, sin = rotary_tables(positions, self.config.head_dim, self.config.rope_theta)
+            cos, sin = rotary_tables(positions, self.config)
             if positions.dim() == 2:  # one table a sequence, the same for all its heads
                 cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)  # (batch, 1, time, head_dim)
             rotary = (cos.to(x.dtype), sin.to(x.dtype))

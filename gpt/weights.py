@@ -3,12 +3,16 @@
 Reading order: FAMILIES (what differs between families, as tables), load_model, save_pretrained, then the rest.
 
 Nothing is computed wrongly in silence: a configuration that asks for what model.py does not compute is refused by
-name, and every tensor of the files is used and shape-checked. No code from a checkpoint is run, and no pickle is read.
+name, and every tensor of the files is used and shape-checked. No code from a checkpoint is run: where there is only a
+pickled pytorch_model.bin, torch reads it with weights_only=True.
 """
 
 import json
 import re
-from dataclasses import dataclass
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from gpt.cli import atomic
-from gpt.model import GPT, GPTConfig
+from gpt.model import GPT, GPTConfig, RopeScaling
 from gpt.tokenizer import load_tokenizer, read_json
 
 
@@ -33,25 +37,49 @@ class Family:
     transposed: bool  # linear weights of the layers are stored (in, out), as GPT-2's Conv1D
 
 
+# What Llama and its kin have in common, for `fixed`.
+ROTARY = {
+    "hidden_act": "silu",
+    "rope_interleaved": False,
+    "partial_rotary_factor": 1.0,
+    "original_max_position_embeddings": None,  # outside rope_scaling it would win over the one inside
+    "quantization_config": None,
+}
+LLAMA = Family(
+    architecture="LlamaForCausalLM",
+    required={
+        "vocab_size": "vocab_size",
+        "context_length": "max_position_embeddings",
+        "hidden_size": "hidden_size",
+        "intermediate_size": "intermediate_size",
+        "n_layers": "num_hidden_layers",
+        "n_heads": "num_attention_heads",
+        "norm_eps": "rms_norm_eps",
+    },
+    optional={"n_kv_heads": "num_key_value_heads", "head_dim": "head_dim"},
+    fixed=ROTARY | {"attention_bias": False, "mlp_bias": False},
+    tied=False,
+    prefix="model.",
+    names={},
+    ignored=r"rotary_emb\.inv_freq$",
+    transposed=False,
+)
+# In these, transformers takes another default than the number of heads: their files always say it.
+LLAMA_KIN = replace(LLAMA, required=LLAMA.required | {"n_kv_heads": "num_key_value_heads"})
+
 FAMILIES = {
-    "llama": Family(
-        architecture="LlamaForCausalLM",
-        required={
-            "vocab_size": "vocab_size",
-            "context_length": "max_position_embeddings",
-            "hidden_size": "hidden_size",
-            "intermediate_size": "intermediate_size",
-            "n_layers": "num_hidden_layers",
-            "n_heads": "num_attention_heads",
-            "norm_eps": "rms_norm_eps",
-        },
-        optional={"n_kv_heads": "num_key_value_heads", "head_dim": "head_dim"},
-        fixed={"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "quantization_config": None},
-        tied=False,
-        prefix="model.",
-        names={},
-        ignored=r"rotary_emb\.inv_freq$",
-        transposed=False,
+    "llama": LLAMA,
+    "mistral": replace(LLAMA_KIN, architecture="MistralForCausalLM", fixed=ROTARY),
+    "qwen2": replace(
+        LLAMA_KIN,
+        architecture="Qwen2ForCausalLM",
+        fixed=ROTARY | {"use_sliding_window": False, "use_mrope": False},
+    ),
+    "qwen3": replace(
+        LLAMA_KIN,
+        architecture="Qwen3ForCausalLM",
+        required=LLAMA_KIN.required | {"head_dim": "head_dim"},
+        fixed=ROTARY | {"use_sliding_window": False, "attention_bias": False},
     ),
     "gpt2": Family(
         architecture="GPT2LMHeadModel",
@@ -95,9 +123,9 @@ FAMILIES = {
 
 
 def load_pretrained(folder, device="cpu", dtype=torch.float32):
-    """Load (model, tokenizer) from a folder with config.json, tokenizer.json and *.safetensors files.
+    """Load (model, tokenizer) from a folder with config.json, the weights and the tokenizer's files.
 
-    The weights are converted to `dtype` and moved to `device`.
+    The weights are converted to `dtype` and moved to `device`. For a name on the Hugging Face Hub see gpt/hub.py.
     Raises FileNotFoundError or ValueError, one sentence, for files that are absent, damaged or not supported.
     """
     if not Path(folder).is_dir():
@@ -108,7 +136,7 @@ def load_pretrained(folder, device="cpu", dtype=torch.float32):
     vocab_size = read_config(folder).vocab_size
     if tokenizer.vocab_size > vocab_size:
         raise ValueError(
-            f"{folder} does not fit together: tokenizer.json has ids up to {tokenizer.vocab_size - 1}, "
+            f"{folder} does not fit together: the tokenizer has ids up to {tokenizer.vocab_size - 1}, "
             f"but config.json a vocab_size of {vocab_size}"
         )
     return load_model(folder, device, dtype), tokenizer
@@ -119,17 +147,18 @@ def load_model(folder, device="cpu", dtype=torch.float32):
     config = read_config(folder)
     with torch.device("meta"):  # shapes only: the tensors of the files are put in below
         model = GPT(config)
-    tensors = read_tensors(folder, config)  # memory-mapped: read from disk one by one, below
-    check_tensors(folder, model, tensors)
+    stored = find_tensors(folder, config)
+    check_tensors(folder, model, stored)
 
     state = {}
     for name, ours in layout(model).items():
-        tensor = tensors.pop(name).to(device, dtype)
+        # Read one by one: in the same dtype it stays a window on the file (memory-mapped) until it is used or moved.
+        tensor = stored.pop(name).read().to(device, dtype)
         if is_transposed(config, ours[0], tensor):
             tensor = tensor.T
         sizes = [model.get_parameter(our).shape[0] for our in ours]
         for our, part in zip(ours, tensor.split(sizes), strict=True):
-            state[our] = part.clone(memory_format=torch.contiguous_format) if len(ours) > 1 else part.contiguous()
+            state[our] = part.contiguous()
     if config.tie_embeddings:
         state["lm_head.weight"] = state["embed_tokens.weight"]
     model.load_state_dict(state, assign=True)
@@ -138,11 +167,11 @@ def load_model(folder, device="cpu", dtype=torch.float32):
     return model.eval()
 
 
-def save_pretrained(model, folder, eot_id=None):
+def save_pretrained(model, folder, tokenizer=None):
     """Write a GPT as config.json and model.safetensors, which transformers and load_model open.
 
-    eot_id: the tokenizer's end-of-text, noted in config.json. Tied embeddings are stored once. The tokenizer's files are
-    not written: copy them, if the folder needs them.
+    tokenizer: its end-of-text and beginning-of-sequence ids are noted in config.json. Tied embeddings are stored once.
+    The tokenizer's files are not written: copy them (gpt.tokenizer.copy_tokenizer), if the folder needs them.
     Raises ValueError for a configuration that has no counterpart in transformers, and for a model that no longer has
     the weights of its configuration, as one with adapters has not.
     """
@@ -157,7 +186,8 @@ def save_pretrained(model, folder, eot_id=None):
     if config.tie_embeddings and model.lm_head.weight is not model.embed_tokens.weight:
         raise ValueError("lm_head has a weight of its own, though the configuration ties it to the embedding")
     content = {"dtype": str(state["norm.weight"].dtype).removeprefix("torch.")} | format_config(config)
-    content["eos_token_id"] = eot_id
+    if tokenizer is not None:
+        content |= {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eot_id}
     tensors = {}
     for name, ours in layout(model).items():
         tensor = torch.cat([state[our] for our in ours]) if len(ours) > 1 else state[ours[0]]
@@ -213,6 +243,9 @@ def parse_config(raw):
     for key, value in family.fixed.items():
         if raw.get(key) not in (None, value):
             raise ValueError(f"{key}={raw[key]!r} is not supported: known is {value!r}")
+    layers = raw.get("layer_types") or []
+    if not isinstance(layers, list) or any(layer != "full_attention" for layer in layers):
+        raise ValueError(f"layer_types={layers!r} is not supported: known is 'full_attention' in every layer")
 
     fields = {field: number(raw, key) for field, key in family.required.items()}
     defaults = {
@@ -228,8 +261,15 @@ def parse_config(raw):
             fields.setdefault(field, default)
     if raw.get("head_dim") is None and fields["hidden_size"] % fields["n_heads"]:
         raise ValueError(f"the hidden size {fields['hidden_size']} does not divide into {fields['n_heads']} heads")
-    if kind == "llama":
-        fields["rope_theta"] = rope_theta(raw)
+    if kind == "mistral":  # the first version's window is 4096, which is also what an absent key means
+        window = raw.get("sliding_window", 4096)
+        if window is not None and number({"sliding_window": window}, "sliding_window") < fields["context_length"]:
+            raise ValueError(
+                f"sliding_window={window} is shorter than the context of {fields['context_length']} tokens, which is "
+                "not supported: take a version of the model without a sliding window"
+            )
+    if kind != "gpt2":
+        fields["rope_theta"], fields["rope_scaling"] = rope(raw)
         if fields["head_dim"] % 2:
             raise ValueError(f"head_dim={fields['head_dim']} is odd: rotary positions turn pairs of components")
     tied = raw.get("tie_word_embeddings", family.tied)
@@ -239,27 +279,53 @@ def parse_config(raw):
 
 
 def number(raw, key):
-    """A positive number of config.json: an int, but for the norm's epsilon and the rotary base."""
+    """A positive number of config.json: an int, but for the norm's epsilon and those of the rotary positions."""
     if raw.get(key) is None:
         raise ValueError(f"the key {key!r} is missing")
-    value, kinds = raw[key], (int, float) if key.endswith(("eps", "epsilon", "theta")) else (int,)
+    value, kinds = raw[key], (int, float) if key.endswith(("eps", "epsilon", "theta", "factor")) else (int,)
     if type(value) not in kinds or not 0 < value < float("inf"):
         raise ValueError(f"{key}={value!r} is not a positive {'number' if float in kinds else 'whole number'}")
     return value
 
 
-def rope_theta(raw):
-    """The rotary base, in rope_parameters since transformers 5 and at the top level before. Refuses scaled positions."""
-    theta = {"rope_theta": 10000.0} | {key: raw[key] for key in ["rope_theta"] if raw.get(key) is not None}
-    for key in ("rope_scaling", "rope_parameters"):
-        rope = raw.get(key) or {}
-        if not isinstance(rope, dict):
-            raise ValueError(f"{key}={rope!r} is not an object")
-        kind = rope.get("rope_type", rope.get("type", "default"))
-        if kind != "default" or not set(rope) <= {"rope_type", "type", "rope_theta"}:
-            raise ValueError(f"{key}={json.dumps(rope)} is not supported: known is rope_type 'default' with rope_theta")
-        theta |= {name: value for name, value in rope.items() if name == "rope_theta"}
-    return float(number(theta, "rope_theta"))
+# Field of RopeScaling -> key of config.json.
+ROPE_SCALING = {
+    "factor": "factor",
+    "low_freq_factor": "low_freq_factor",
+    "high_freq_factor": "high_freq_factor",
+    "original_context": "original_max_position_embeddings",
+}
+
+
+def rope(raw):
+    """(rope_theta, RopeScaling or None): in rope_parameters since transformers 5; rope_theta and rope_scaling before.
+
+    Refuses all scaled positions but Llama 3.1's.
+    """
+    thetas, scalings = [raw.get("rope_theta")], []
+    for key in ("rope_scaling", "rope_parameters"):  # a file may have both, for old and new readers
+        given = raw.get(key)
+        if not given:
+            continue
+        if not isinstance(given, dict):
+            raise ValueError(f"{key}={given!r} is not an object")
+        kind = given.get("rope_type", given.get("type", "default"))
+        known = {"rope_type", "type", "rope_theta"} | (set(ROPE_SCALING.values()) if kind == "llama3" else set())
+        if kind not in ("default", "llama3") or not set(given) <= known:
+            raise ValueError(
+                f"{key}={json.dumps(given)} is not supported: known are the rope_types 'default' and 'llama3'"
+            )
+        scaling = None
+        if kind == "llama3":
+            scaling = RopeScaling(**{field: number(given, name) for field, name in ROPE_SCALING.items()})
+            if scaling.low_freq_factor >= scaling.high_freq_factor:
+                raise ValueError(f"{key}={json.dumps(given)}: low_freq_factor must be below high_freq_factor")
+        scalings.append(scaling)
+        thetas.append(given.get("rope_theta"))
+    thetas = {float(number({"rope_theta": theta}, "rope_theta")) for theta in thetas if theta is not None}
+    if len(set(scalings)) > 1 or len(thetas) > 1:
+        raise ValueError("rope_theta, rope_scaling and rope_parameters contradict each other")
+    return (thetas or {10000.0}).pop(), scalings[0] if scalings else None
 
 
 def format_config(config):
@@ -267,60 +333,113 @@ def format_config(config):
     family = FAMILIES[config.family]
     raw = {"architectures": [family.architecture], "model_type": config.family}
     raw |= {key: getattr(config, field) for field, key in (family.required | family.optional).items()}
-    raw |= {key: value for key, value in family.fixed.items() if value is not None}
     raw["tie_word_embeddings"] = config.tie_embeddings
     raw |= {"bos_token_id": None, "eos_token_id": None}  # the tokenizer's affair; transformers' defaults would be wrong
-    if config.family == "llama":
+    if config.family == "mistral":
+        raw["sliding_window"] = None
+    if config.family != "gpt2":
+        scaling = {"rope_type": "default"}
+        if config.rope_scaling is not None:
+            scaling = {key: getattr(config.rope_scaling, field) for field, key in ROPE_SCALING.items()}
+            scaling["rope_type"] = "llama3"
+            raw["rope_scaling"] = scaling
         raw["rope_theta"] = config.rope_theta
-        raw["rope_parameters"] = {"rope_type": "default", "rope_theta": config.rope_theta}  # since transformers 5
+        raw["rope_parameters"] = scaling | {"rope_theta": config.rope_theta}  # since transformers 5
     if parse_config(raw) != config:
         raise ValueError(f"{family.architecture} cannot express {config}")
     return raw
 
 
 def weight_files(folder):
-    """The paths of a folder's *.safetensors files: model.safetensors, or the shards that its index lists."""
+    """The paths of a folder's weights: model.safetensors or the shards its index lists, else pytorch_model.bin's."""
     folder = Path(folder)
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if single.is_file():
-        return [single]
-    if not index.is_file():
-        raise FileNotFoundError(
-            f"{folder} has neither model.safetensors nor model.safetensors.index.json: "
-            "download or convert the weights to safetensors (pickled *.bin files are not read)"
-        )
-    shards = read_json(index).get("weight_map")
-    if not isinstance(shards, dict) or not shards:
-        raise ValueError(f"{index} has no weight_map, download it again")
-    for shard in shards.values():
-        # Names, not resolved paths: in a Hugging Face cache the files themselves are links out of the folder.
-        if not isinstance(shard, str) or re.search(r"[/\\:]", shard) or not shard.endswith(".safetensors"):
-            raise ValueError(f"{index} lists {shard!r}, which is not the name of a safetensors file in the same folder")
-    return [folder / shard for shard in sorted(set(shards.values()))]
+    for single, suffix in (("model.safetensors", ".safetensors"), ("pytorch_model.bin", ".bin")):
+        if (folder / single).is_file():
+            return [folder / single]
+        index = folder / f"{single}.index.json"
+        if index.is_file():
+            shards = read_json(index).get("weight_map")
+            if not isinstance(shards, dict) or not shards:
+                raise ValueError(f"{index} has no weight_map, download it again")
+            for shard in shards.values():
+                # Names, not resolved paths: in a Hugging Face cache the files themselves are links out of the folder.
+                if not isinstance(shard, str) or re.search(r"[/\\:]", shard) or not shard.endswith(suffix):
+                    raise ValueError(f"{index} lists {shard!r}, which is not the name of a {suffix} file beside it")
+                if not (folder / shard).is_file():
+                    raise FileNotFoundError(f"{folder / shard} not found, though {index.name} lists it: download it")
+            return [folder / shard for shard in sorted(set(shards.values()))]
+    raise FileNotFoundError(
+        f"{folder} has neither model.safetensors nor pytorch_model.bin, nor an index of either: download the weights"
+    )
 
 
-def read_tensors(folder, config):
-    """{checkpoint name with its prefix: memory-mapped tensor} of a folder's files, constants left out."""
+@dataclass(frozen=True)
+class Stored:
+    """A tensor in a file, not read yet."""
+
+    shape: tuple[int, ...]
+    dtype: str  # float32, bfloat16, ...
+    read: Callable[[], torch.Tensor]
+
+
+SAFETENSORS_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # any other is refused
+
+
+def open_safetensors(path):
+    """{name: Stored} of a *.safetensors file."""
+
+    def read(name):  # opened anew for each tensor: pages of the file leave memory together with it
+        with safe_open(path, framework="pt") as file:
+            return file.get_tensor(name)
+
+    stored = {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():
+                entry = file.get_slice(name)
+                dtype = SAFETENSORS_DTYPES.get(entry.get_dtype(), entry.get_dtype())
+                stored[name] = Stored(tuple(entry.get_shape()), dtype, partial(read, name))
+    except SafetensorError as error:
+        raise ValueError(f"{path} is truncated or damaged, download it again ({error})") from None
+    return stored
+
+
+def open_pickle(path):
+    """{name: Stored} of a pytorch_model.bin; torch refuses to run code from it."""
+    try:  # memory-mapped, but for the format of before PyTorch 1.6, which is no zip file
+        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:  # damage raises all kinds of errors in torch
+        if isinstance(error, OSError) or "can't allocate memory" in str(error):
+            raise
+        code = re.search(r"[Uu]nsupported (?:global: )?GLOBAL (\S+)", str(error))
+        if code:
+            raise ValueError(f"{path} holds {code[1]}, not only tensors, and code in it is never run") from None
+        raise ValueError(f"{path} is truncated or damaged, download it again ({type(error).__name__})") from None
+    pairs = tensors.items() if isinstance(tensors, dict) else [(None, tensors)]
+    if not all(isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in pairs):
+        raise ValueError(f"{path} is not a table of tensors with their names: convert it to model.safetensors")
+    return {
+        name: Stored(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), lambda tensor=tensor: tensor)
+        for name, tensor in tensors.items()
+    }
+
+
+def find_tensors(folder, config):
+    """{checkpoint name with its prefix: Stored} of a folder's files, constants left out."""
     family = FAMILIES[config.family]
-    tensors = {}
+    found = {}
     for path in weight_files(folder):
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} not found, though model.safetensors.index.json lists it: download it")
-        try:
-            with safe_open(path, framework="pt") as file:
-                for stored in file.keys():
-                    if re.search(family.ignored, stored):
-                        continue
-                    name = stored if stored.startswith((family.prefix, "lm_head.")) else family.prefix + stored
-                    if name in tensors:
-                        raise ValueError(f"{path} holds {stored}, which was there already under this or another name")
-                    tensors[name] = file.get_tensor(stored)
-        except SafetensorError as error:
-            raise ValueError(f"{path} is truncated or damaged, download it again ({error})") from None
-    return tensors
+        for name, stored in (open_pickle if path.suffix == ".bin" else open_safetensors)(path).items():
+            if re.search(family.ignored, name):
+                continue
+            full = name if name.startswith((family.prefix, "lm_head.")) else family.prefix + name
+            if full in found:
+                raise ValueError(f"{path} holds {name}, which was there already under this or another name")
+            found[full] = stored
+    return found
 
 
-def check_tensors(folder, model, tensors):
+def check_tensors(folder, model, stored):
     """Compare names and shapes with the model's; raise one ValueError that lists all that differ."""
     config, wrong = model.config, []
     expected = layout(model)
@@ -328,16 +447,16 @@ def check_tensors(folder, model, tensors):
         parts = [model.get_parameter(our) for our in ours]
         whole = torch.cat(parts)  # on the meta device: a shape
         shape = tuple(reversed(whole.shape)) if is_transposed(config, ours[0], whole) else tuple(whole.shape)
-        if name not in tensors:
+        if name not in stored:
             wrong.append(f"missing {name}")
-        elif tuple(tensors[name].shape) != shape:
-            wrong.append(f"{name} is {tuple(tensors[name].shape)} instead of {shape}")
-        elif not tensors[name].is_floating_point():
-            wrong.append(f"{name} is {tensors[name].dtype}, not floating point")
-    if config.tie_embeddings and "lm_head.weight" in tensors:  # some files store the shared weight twice
-        head, embedding = tensors.pop("lm_head.weight"), tensors.get(checkpoint_name(config, "embed_tokens.weight"))
-        if embedding is not None and (head.shape != embedding.shape or (head != embedding).any()):
+        elif stored[name].shape != shape:
+            wrong.append(f"{name} is {stored[name].shape} instead of {shape}")
+        elif stored[name].dtype not in SAFETENSORS_DTYPES.values():
+            wrong.append(f"{name} is {stored[name].dtype}, not 16- to 64-bit floating point")
+    if config.tie_embeddings and "lm_head.weight" in stored:  # some files store the shared weight twice
+        head, embedding = stored.pop("lm_head.weight"), stored.get(checkpoint_name(config, "embed_tokens.weight"))
+        if embedding is not None and (head.shape != embedding.shape or (head.read() != embedding.read()).any()):
             wrong.append("lm_head.weight differs from the embedding, though tie_word_embeddings is true")
-    wrong += [f"unexpected {name}" for name in tensors if name not in expected]
+    wrong += [f"unexpected {name}" for name in stored if name not in expected]
     if wrong:
         raise ValueError(f"the weights in {folder} do not fit its config.json: {'; '.join(wrong)}")

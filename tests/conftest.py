@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test needs the network
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import functools
 import json
 
 import pytest
@@ -69,15 +70,15 @@ def write_folder(folder, config, **save_options):
     return folder
 
 
-def llama_config(**changes):
-    """Grouped-query, tied, with a head_dim that is not hidden_size / heads."""
+def llama_config(kind=transformers.LlamaConfig, **changes):
+    """Grouped-query, tied, with a head_dim that is not hidden_size / heads; kind: the class, also for Llama's kin."""
     options = dict(
         vocab_size=512, hidden_size=32, intermediate_size=56, num_hidden_layers=3, num_attention_heads=4,
         num_key_value_heads=2, head_dim=12, max_position_embeddings=96, rms_norm_eps=1e-5, initializer_range=0.3,
         rope_parameters={"rope_type": "default", "rope_theta": 500.0}, tie_word_embeddings=True,
         bos_token_id=None, eos_token_id=None,
     )  # fmt: skip
-    return transformers.LlamaConfig(**(options | changes))
+    return kind(**(options | changes))
 
 
 def gpt2_config(**changes):
@@ -88,25 +89,60 @@ def gpt2_config(**changes):
     return transformers.GPT2Config(**(options | changes))
 
 
+# Of the six frequencies of llama_config the first is fast (over 3 turns in 48 tokens), two are blends, three are slow.
+LLAMA3_ROPE = {
+    "rope_type": "llama3", "rope_theta": 500.0, "factor": 4.0, "low_freq_factor": 0.5, "high_freq_factor": 3.0,
+    "original_max_position_embeddings": 48,
+}  # fmt: skip
+MISTRAL, QWEN2, QWEN3 = transformers.MistralConfig, transformers.Qwen2Config, transformers.Qwen3Config
+# Every kind of model that GPTConfig can express. Some have an epsilon so large that a wrong one would show.
+CONFIGS = {
+    "llama": llama_config(),
+    "llama2": llama_config(num_key_value_heads=4, head_dim=8, tie_word_embeddings=False, rms_norm_eps=1e-6),
+    "llama3.1": llama_config(rope_parameters=LLAMA3_ROPE, tie_word_embeddings=False),
+    "smollm2": llama_config(hidden_size=36, num_attention_heads=9, num_key_value_heads=3, head_dim=4, rms_norm_eps=0.1),
+    "mistral": llama_config(MISTRAL, sliding_window=None, tie_word_embeddings=False, num_key_value_heads=1),
+    "mistral-window": llama_config(MISTRAL, sliding_window=96),
+    "qwen2": llama_config(QWEN2, head_dim=8, tie_word_embeddings=False),
+    "qwen2-tied": llama_config(QWEN2, head_dim=8, sliding_window=4, use_sliding_window=False),
+    "qwen3": llama_config(QWEN3, tie_word_embeddings=False),
+    "qwen3-tied": llama_config(QWEN3, rms_norm_eps=0.1),
+    "gpt2": gpt2_config(),
+    "gpt2-untied": gpt2_config(tie_word_embeddings=False, n_inner=40, layer_norm_epsilon=0.1),
+}
+
+
 def reference(folder):
     """The folder's model in transformers."""
     return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
 
 @pytest.fixture(scope="session")
-def tiny_llama_folder(tmp_path_factory):
-    return write_folder(tmp_path_factory.mktemp("tiny-llama"), llama_config())
+def folder_of(tmp_path_factory):
+    """The folder of a name in CONFIGS, written when it is first asked for; not to be changed."""
+    return functools.cache(lambda name: write_folder(tmp_path_factory.mktemp(name), CONFIGS[name]))
 
 
 @pytest.fixture(scope="session")
-def tiny_gpt2_folder(tmp_path_factory):
-    return write_folder(tmp_path_factory.mktemp("tiny-gpt2"), gpt2_config())
+def tiny_llama_folder(folder_of):
+    return folder_of("llama")
+
+
+@pytest.fixture(scope="session")
+def tiny_gpt2_folder(folder_of):
+    return folder_of("gpt2")
 
 
 @pytest.fixture(params=["llama", "gpt2"])
-def tiny_folder(request):
-    """Each of the two families in turn."""
-    return request.getfixturevalue(f"tiny_{request.param}_folder")
+def tiny_folder(request, folder_of):
+    """The two kinds that differ most, in turn."""
+    return folder_of(request.param)
+
+
+@pytest.fixture(params=CONFIGS)
+def any_folder(request, folder_of):
+    """Every kind of model in turn."""
+    return folder_of(request.param)
 
 
 @pytest.fixture

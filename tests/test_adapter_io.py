@@ -1,6 +1,7 @@
 """adapter_io.py: what is saved is what is loaded, PEFT reads and writes the same files, and bad files are refused."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ import adapter_io
 from adapter_io import load_adapters, save_adapters
 from conftest import TINY
 from gpt.model import GPT
-from lora import LoRALayer, find_adapters, replace_linears
+from lora import LoRALayer, find_adapters, merge_adapters, replace_linears
 from mica import MiCALayer
 
 TARGETS = ["q_proj", "v_proj"]
@@ -76,12 +77,50 @@ def test_gpt2_comes_back_too(tmp_path):
     assert torch.equal(loaded(token_ids()), saved(token_ids()))
 
 
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "mistral"])
+def test_what_was_learned_on_a_base_model_is_added_to_its_instruct_model(tmp_path, family):
+    """theta_instruct + dW, where dW = theta_adapted - theta_base; the folder may be the run's."""
+    config = replace(TINY, family=family)
+    trained = trained_model(config=config)
+    save_adapters(trained, tmp_path / "adapter", "org/base", "v1")
+    merge_adapters(trained)
+    torch.manual_seed(7)
+    instruct = GPT(config)  # other weights, of the same shape
+    base, adapted = base_model(config=config).state_dict(), trained.state_dict()
+    expected = {name: W + (adapted[name] - base[name]) for name, W in instruct.state_dict().items()}
+    assert any(not torch.equal(expected[name], W) for name, W in instruct.state_dict().items())
+    load_adapters(instruct, tmp_path)
+    merge_adapters(instruct)
+    for name, W in instruct.state_dict().items():
+        torch.testing.assert_close(W, expected[name], atol=1e-6, rtol=0, msg=name)
+    settings = json.loads((tmp_path / "adapter" / SETTINGS).read_text())
+    assert (settings["base_model_name_or_path"], settings["revision"]) == ("org/base", "v1")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(hidden_size=32), "lora_A.weight of shape (4, 24), not (4, 32)"),
+        (dict(n_kv_heads=4), "v_proj.lora_B.weight of shape (12, 4), not (24, 4)"),
+        (dict(n_layers=1), "unexpected base_model.model.model.layers.1"),
+        (dict(n_layers=3), "lacks base_model.model.model.layers.2"),
+        (dict(family="gpt2", n_kv_heads=4), "lacks base_model.model.layers.0"),
+    ],
+)
+def test_an_adapter_for_another_shape_is_refused_by_name(folder, change, message):
+    model = GPT(replace(TINY, **change))
+    with pytest.raises(ValueError, match=re.escape(message)):
+        load_adapters(model, folder)
+    assert not find_adapters(model)
+
+
 def test_the_files_are_pefts(folder):
     assert {path.name for path in folder.iterdir()} == {SETTINGS, FACTORS}
     assert json.loads((folder / SETTINGS).read_text()) == {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": None,
+        "revision": None,
         "r": 4,
         "lora_alpha": 8,
         "lora_dropout": 0.0,

@@ -86,7 +86,7 @@ def truncate(path, keep=0.5):
 
 Q = "model.layers.1.self_attn.q_proj.weight"
 DAMAGED_MODELS = {
-    "missing folder": (shutil.rmtree, ["model", "give one with config.json"]),
+    "missing folder": (shutil.rmtree, ["no folder", "model", "org/name"]),
     "no config": (lambda folder: (folder / "config.json").unlink(), ["config.json not found"]),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), ["has neither model.safetensors nor"]),
     "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), ["tokenizer.json not found"]),

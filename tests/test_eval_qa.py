@@ -14,11 +14,15 @@ from adapter_io import save_adapters
 from eval_qa import (
     IGNORE,
     Question,
-    encode_choices,
+    Row,
+    batches_of,
+    encode_question,
     mean_and_error,
     pack,
     perplexity,
+    predict,
     read_documents,
+    read_question_sets,
     read_questions,
     score,
     score_questions,
@@ -57,27 +61,59 @@ QUESTIONS = [
     Question("Peter Piper picked a peck of", ("pickled peppers", "peppers"), 1),
     Question("Question: How much wood would a woodchuck chuck?\nAnswer:", ("12", "2024 logs", "no", "wood", "all"), 4),
     Question("Round ", ("the rugged rocks", "and round"), 0),  # a trailing space
+    Question("The lazy\n\n  ", ("dog", "fox", "the dog"), 2),
 ]
+LONG = Question("fox " * 150 + "The quick brown", ("fox", "dog jumps"), 0)  # far longer than the tiny models' context
+
+# Made-up items in the two benchmarks' formats.
+TRUTHFUL = {
+    "question": "What do foxes sell?",
+    "mc1_targets": {"Nothing": 0, "They sell nothing, as far as is known": 1, "Sea shells": 0},
+    "mc2_targets": {"Nothing": 1, "They sell nothing, as far as is known": 1, "Sea shells": 0},
+}
+PRIMER = "Q: How many legs has a fox?\nA: It has four legs."
+SWAG = {
+    "ind": 7,
+    "activity_label": "Sharpening a pencil",
+    "ctx_a": "[header] How to sharpen it [title] Hold it  still. [step]  Press lightly.",
+    "ctx_b": "the OLD fox",
+    "ctx": "[header] How to sharpen it [title] Hold it  still. [step]  Press lightly. the OLD fox",
+    "split": "val",
+    "split_type": "indomain",
+    "label": 1,
+    "endings": ["jumps over the dog.", " sells shells [title] to dogs. ", "[substeps] Runs."],
+    "source_id": "wikihow~7",
+}
 
 
 class PairTokenizer:
     """Every two characters are one token: a prompt of odd length shares its last token with the space of the choice."""
 
-    eot_id, vocab_size = 0, 512
+    bos_id, eot_id, vocab_size = None, 0, 512
 
-    def encode(self, text):
+    def encode(self, text, bos=False):
+        begin = [self.bos_id] if bos and self.bos_id is not None else []
+        return begin + self.pieces(text)
+
+    def pieces(self, text):
         return [1 + (7 * ord(text[i]) + sum(map(ord, text[i + 1 : i + 2]))) % 511 for i in range(0, len(text), 2)]
 
-    def decode(self, ids):
-        return "x"
+    def token_bytes(self, token):
+        return b"x"
 
 
 class GluingTokenizer(PairTokenizer):
     """Every character is a token, but a space and its two neighbours are one: another one for each choice."""
 
-    def encode(self, text):
+    def pieces(self, text):
         head, _, tail = text.partition(" ")
         return [*map(ord, head[:-1]), ord(head[-1]) + sum(map(ord, tail[:1])), *map(ord, tail[1:])]
+
+
+class BeginningTokenizer(PairTokenizer):
+    """Texts begin with a token of their own."""
+
+    bos_id = 511
 
 
 @pytest.fixture(scope="module")
@@ -87,12 +123,12 @@ def tokenizer(tiny_llama_folder):
 
 def naive_loglikelihoods(model, tokenizer, question):
     """Sums of log-probabilities as lm-evaluation-harness defines them: one sequence a choice, no batch, no mask."""
-    prompt = question.prompt.rstrip()
-    start, sums = len(tokenizer.encode(prompt)), []
+    prompt, sums = tokenizer.encode(question.prompt.rstrip(), bos=True), []
     for choice in question.choices:
-        ids = tokenizer.encode(f"{prompt} {choice}")
-        logs = model(torch.tensor([ids]))[0].log_softmax(-1)
-        sums.append(sum(logs[i - 1, ids[i]].item() for i in range(start, len(ids))))
+        own = tokenizer.encode(f"{question.prompt} {choice}", bos=True)[len(prompt) :]
+        ids = (prompt + own)[-model.config.context_length - 1 :]  # the last token is not read
+        logs = model(torch.tensor([ids[:-1]]))[0].log_softmax(-1)
+        sums.append(sum(logs[i - 1, ids[i]].item() for i in range(len(ids) - len(own), len(ids))))
     return sums
 
 
@@ -124,6 +160,125 @@ def test_blank_lines_between_questions_are_skipped_and_an_empty_file_is_refused(
     path.write_text("\n")
     with pytest.raises(ValueError, match="questions.jsonl holds no questions"):
         read_questions(path)
+
+
+def write_truthfulqa(path, *items):
+    path.write_text(json.dumps(list(items)))
+    return path
+
+
+def write_lines(path, *items):
+    path.write_text("".join(json.dumps(item) + "\n" for item in items))
+    return path
+
+
+def test_truthfulqa_is_read_as_it_comes_and_after_a_primer(tmp_path):
+    path = write_truthfulqa(tmp_path / "mc_task.json", TRUTHFUL, TRUTHFUL | {"question": "Who?"})
+    first, second = read_questions(path)
+    assert first == Question(
+        "Q: What do foxes sell?\nA:", tuple(TRUTHFUL["mc1_targets"]), 1, benchmark="TruthfulQA MC1"
+    )
+    assert second.prompt == "Q: Who?\nA:"
+    first, second = read_questions(path, PRIMER)
+    assert first.prompt == "Q: How many legs has a fox?\nA: It has four legs.\n\nQ: What do foxes sell?\nA:"
+    assert (first.choices, first.answer) == (tuple(TRUTHFUL["mc1_targets"]), 1)
+
+
+def test_hellaswag_is_read_as_it_comes_and_cleaned_up(tmp_path):
+    path = write_lines(tmp_path / "hellaswag_val.jsonl", SWAG, SWAG | {"label": "0", "ctx_b": ""})
+    for primer in ("", PRIMER):  # which is TruthfulQA's affair
+        first, second = read_questions(path, primer)
+        # Two of three spaces that a removed [step] leaves stay, as does the space before a choice: the harness's way.
+        assert first == Question(
+            "Sharpening a pencil: How to sharpen it. Hold it still.  Press lightly. The old fox",
+            ("jumps over the dog.", "sells shells. to dogs.", " Runs."),
+            1,
+            attribute="Sharpening a pencil",
+            benchmark="HellaSwag",
+        )
+        assert second.prompt == "Sharpening a pencil: How to sharpen it. Hold it still.  Press lightly."
+        assert second.answer == 0
+
+
+def without(item, key):
+    return {name: value for name, value in item.items() if name != key}
+
+
+MALFORMED_BENCHMARKS = {
+    "no question": without(TRUTHFUL, "question"),
+    "question no text": TRUTHFUL | {"question": None},
+    "blank question": TRUTHFUL | {"question": " "},
+    "targets no object": TRUTHFUL | {"mc1_targets": [1, 0]},
+    "targets empty": TRUTHFUL | {"mc1_targets": {}},
+    "one choice": TRUTHFUL | {"mc1_targets": {"a": 1}},
+    "none right": TRUTHFUL | {"mc1_targets": {"a": 0, "b": 0}},
+    "two right": TRUTHFUL | {"mc1_targets": {"a": 1, "b": 1, "c": 0}},
+    "blank choice": TRUTHFUL | {"mc1_targets": {"a": 1, " ": 0}},
+    "targets as the Hub has them": TRUTHFUL | {"mc1_targets": {"choices": ["a", "b"], "labels": [1, 0]}},
+    "test split": without(SWAG, "label"),
+    "test split of the Hub": SWAG | {"label": ""},
+    "label too large": SWAG | {"label": 3},
+    "label negative": SWAG | {"label": -1},
+    "label a truth value": SWAG | {"label": True},
+    "no activity": without(SWAG, "activity_label"),
+    "no context": without(SWAG, "ctx_a"),
+    "context no text": SWAG | {"ctx_b": None},
+    "endings no list": SWAG | {"endings": "abc"},
+    "ending no text": SWAG | {"endings": ["a", "b", 3]},
+    "one ending": SWAG | {"endings": ["a"], "label": 0},
+    "nothing but layout": SWAG | {"endings": ["a", "b", " [step] "]},
+    "neither": {"ind": 7},
+}
+
+
+@pytest.mark.parametrize("item", MALFORMED_BENCHMARKS.values(), ids=MALFORMED_BENCHMARKS)
+def test_a_malformed_item_of_a_benchmark_is_named_with_its_place(tmp_path, item):
+    for path, place in (
+        (write_truthfulqa(tmp_path / "list.json", TRUTHFUL, item, TRUTHFUL), "item 2"),
+        (write_lines(tmp_path / "lines.jsonl", SWAG, item, SWAG), "line 2"),
+    ):
+        with pytest.raises(ValueError) as error:
+            read_questions(path)
+        assert str(error.value).startswith(f"{path}, {place}: ")
+        assert "unpack" not in str(error.value)
+
+
+def test_a_list_that_is_not_json_is_refused_with_the_line_and_an_empty_one_too(tmp_path):
+    path = tmp_path / "mc_task.json"
+    path.write_text(json.dumps([TRUTHFUL], indent=1).replace("},", "}"))
+    with pytest.raises(ValueError, match=r"mc_task\.json, line \d+: not JSON"):
+        read_questions(path)
+    path.write_text("[]")
+    with pytest.raises(ValueError, match=r"mc_task\.json holds no questions"):
+        read_questions(path)
+
+
+def test_notes_say_which_benchmark_was_read_and_after_which_primer(tmp_path):
+    truthful = write_truthfulqa(tmp_path / "mc_task.json", TRUTHFUL)
+    swag, own = write_lines(tmp_path / "swag.jsonl", SWAG), write_lines(tmp_path / "own.jsonl", json.loads(GOOD))
+    primer = tmp_path / "primer.txt"
+    primer.write_text(PRIMER + "\n\n")
+    name = tmp_path.name
+    sets, notes = read_question_sets([own, truthful, swag])
+    assert list(sets) == [f"{name}/own", f"{name}/mc_task", f"{name}/swag"]
+    assert notes == [f"{name}/mc_task: TruthfulQA MC1, without a primer", f"{name}/swag: HellaSwag"]
+    sets, notes = read_question_sets([truthful, own], primer)
+    assert notes == [f"{name}/mc_task: TruthfulQA MC1, after the primer in {primer}"]
+    assert sets[f"{name}/mc_task"][0].prompt.startswith(PRIMER + "\n\nQ: What")
+    assert sets[f"{name}/own"][0].prompt == "Question: Who?\nAnswer:"
+    assert read_question_sets([own])[1] == []
+
+
+def test_a_primer_without_truthfulqa_or_without_text_is_refused(tmp_path):
+    (tmp_path / "TruthfulQA").mkdir()
+    swag = write_lines(tmp_path / "TruthfulQA" / "swag.jsonl", SWAG)
+    primer = tmp_path / "primer.txt"
+    primer.write_text(PRIMER)
+    with pytest.raises(ValueError, match="which is not among the questions"):
+        read_question_sets([swag], primer)
+    primer.write_text(" \n")
+    with pytest.raises(ValueError, match=r"primer\.txt holds no text"):
+        read_question_sets([write_truthfulqa(tmp_path / "mc_task.json", TRUTHFUL)], primer)
 
 
 def test_blank_lines_separate_the_documents_of_a_file(tmp_path):
@@ -165,48 +320,108 @@ def test_every_token_is_a_target_once_and_end_of_text_stands_around_every_docume
     assert real.tolist() == sorted(real.tolist(), reverse=True)  # padding only at the end
 
 
+@pytest.mark.parametrize("seq_len", [1, 2, 3, 5, 11, 12, 13, 100])
+def test_documents_begin_with_bos_which_is_never_a_target(seq_len):
+    documents, bos, eot = [[1, 2, 3], [4], [5, 6, 7, 8]], 9, 0
+    inputs, targets = pack(documents, eot, seq_len, bos)
+    assert inputs.shape == targets.shape and inputs.shape[1] == seq_len
+    assert inputs.flatten().tolist()[:13] == [9, 1, 2, 3, 0, 9, 4, 0, 9, 5, 6, 7, 8]
+    expected = [1, 2, 3, 0, IGNORE, 4, 0, IGNORE, 5, 6, 7, 8, 0]
+    assert targets.flatten().tolist() == expected + [IGNORE] * (targets.numel() - 13)
+    assert not inputs.flatten()[13:].any() and targets.numel() - 13 < seq_len
+
+
+def test_bos_that_is_also_end_of_text_stands_once_between_documents_and_is_learned():
+    documents = [[1, 2, 3], [4], [5, 6]]
+    for got, expected in zip(pack(documents, 0, 4, bos_id=0), pack(documents, 0, 4), strict=True):
+        assert got.equal(expected)
+
+
 # --- choices as tokens ------------------------------------------------------------------------------------------------
 
 
 def test_choices_share_the_prompt_and_count_all_their_own_tokens(tokenizer):
     question = QUESTIONS[0]
-    prompt, branches, scored = encode_choices(tokenizer, question, 96)
-    for choice, branch, n in zip(question.choices, branches, scored):
-        assert tokenizer.decode(prompt + branch) == f"{question.prompt} {choice}"
-        assert tokenizer.decode(branch[-n:]) == f" {choice}"
-    assert tokenizer.decode(prompt) == question.prompt
+    (row,) = encode_question(tokenizer, question, 5, 96)
+    assert row.question == 5 and row.ends == 0
+    for choice, text in enumerate(question.choices):
+        assert tokenizer.decode(row.prompt + row.branches[choice]) == f"{question.prompt} {text}"
+        assert tokenizer.decode(row.branches[choice]) == f" {text}"
+    assert tokenizer.decode(row.prompt) == question.prompt
 
 
-def test_trailing_spaces_of_a_prompt_belong_to_the_choices(tokenizer):
-    plain = encode_choices(tokenizer, Question("Round", ("the", "and"), 0), 96)
-    assert encode_choices(tokenizer, Question("Round ", ("the", "and"), 0), 96) == plain
-    prompt, branches, scored = encode_choices(tokenizer, Question("Round\n", ("the", "and"), 0), 96)
-    assert tokenizer.decode(prompt) == "Round"
-    assert [tokenizer.decode(branch[-n:]) for branch, n in zip(branches, scored)] == ["\nthe", "\nand"]
+@pytest.mark.parametrize("spaces", [" ", "  ", "\n", "\n\n ", "\t"])
+def test_trailing_spaces_of_a_prompt_belong_to_the_choices(tokenizer, spaces):
+    (row,) = encode_question(tokenizer, Question(f"Round{spaces}", ("the", "and"), 0), 0, 96)
+    assert tokenizer.decode(row.prompt) == "Round"
+    assert [tokenizer.decode(row.branches[choice]) for choice in (0, 1)] == [f"{spaces} the", f"{spaces} and"]
 
 
-def test_a_prompt_that_is_too_long_loses_its_beginning(tokenizer):
-    question = Question("fox " * 150 + "The quick brown", ("fox", "dog jumps"), 0)
-    prompt, branches, scored = encode_choices(tokenizer, question, 96)
-    assert len(prompt) + max(map(len, branches)) == 96
-    assert tokenizer.decode(prompt).endswith(" fox fox The quick brown")
-    assert [tokenizer.decode(branch) for branch in branches] == [" fox", " dog jumps"]
-    with pytest.raises(ValueError, match="do not fit the model's context of 2 tokens"):
-        encode_choices(tokenizer, question, 2)
+@pytest.mark.parametrize("odd", [PairTokenizer(), GluingTokenizer()])
+def test_the_prompt_keeps_its_tokens_where_the_last_would_merge_with_a_choice(odd):
+    (row,) = encode_question(odd, Question("abc", ("de", "fghi"), 0), 0, 96)
+    first, second = odd.encode("abc de"), odd.encode("abc fghi")
+    n = len(odd.encode("abc"))
+    assert odd.encode("abc")[-1] not in (first[n - 1], second[n - 1])  # as in ab|c against ab|c |de
+    assert row == Row(0, odd.encode("abc"), {0: first[n:], 1: second[n:]}, ends=0)
 
 
-def test_tokens_that_merge_across_the_border_do_not_count():
-    pair = PairTokenizer().encode
-    prompt, branches, scored = encode_choices(PairTokenizer(), Question("abc", ("de", "fghi"), 0), 96)
-    assert prompt == pair("abc ")  # the prompt alone is ab|c: its last token has taken in the space
-    assert branches == [pair("de"), pair("fghi")] and scored == [1, 2]
+def test_a_choice_has_a_token_even_where_all_of_it_merges_with_the_prompt():
+    class Merging(PairTokenizer):
+        def pieces(self, text):
+            return [7, 8] if text == "abc x" else list(map(ord, text))
+
+    (row,) = encode_question(Merging(), Question("abc", ("x", "yz"), 0), 0, 96)
+    assert row.branches == {0: [8], 1: [ord(" "), ord("y"), ord("z")]}
 
 
-def test_tokens_that_merge_across_the_border_and_differ_move_into_the_branches():
-    prompt, branches, scored = encode_choices(GluingTokenizer(), Question("abc", ("de", "fgh"), 0), 96)
-    assert prompt == [ord("a"), ord("b")]
-    assert branches == [[ord("c") + ord("d"), ord("e")], [ord("c") + ord("f"), ord("g"), ord("h")]]
-    assert scored == [1, 2]  # the glued token stands at the prompt's last place
+def test_a_text_that_begins_with_bos_has_it_once_and_it_is_not_counted():
+    plain, beginning = PairTokenizer(), BeginningTokenizer()
+    question = Question("abcd", ("xyz", "fghi"), 0)
+    (row,), (expected,) = (encode_question(tokenizer, question, 0, 96) for tokenizer in (beginning, plain))
+    assert row == Row(0, [511, *expected.prompt], expected.branches, ends=0)
+
+
+def test_a_text_one_token_too_long_is_whole_as_its_last_token_is_not_read():
+    question, encode = Question("abcdef", ("x", "xyzuvw"), 0), PairTokenizer().encode
+    wholes = [encode("abcdef x"), encode("abcdef xyzuvw")]
+    assert list(map(len, wholes)) == [4, 7]
+    (row,) = encode_question(PairTokenizer(), question, 3, 7)
+    assert row == Row(3, wholes[0][:3], {0: wholes[0][3:], 1: wholes[1][3:]}, ends=0)
+    for context, lost in {6: 0, 5: 1, 4: 2}.items():
+        first, second = encode_question(PairTokenizer(), question, 3, context)
+        assert first == Row(3, wholes[0][:3], {0: wholes[0][3:]}, ends=0)
+        assert second == Row(3, wholes[1][lost:3], {1: wholes[1][3:]}, ends=None)
+        assert len(second) == context
+    first, _ = encode_question(PairTokenizer(), Question("abcdefgh", ("x", "xyz"), 0), 0, 4)
+    assert first.ends is None and len(first) == 4  # just as long
+
+
+def test_a_choice_alone_must_fit_the_context(tokenizer):
+    with pytest.raises(ValueError, match="The quick brown' does not fit the model's context of 1 tokens"):
+        encode_question(tokenizer, LONG, 0, 1)
+
+
+# --- batches ----------------------------------------------------------------------------------------------------------
+
+
+def some_row(length):
+    return Row(0, [1] * (length - 1), {0: [1], 1: [2]}, ends=0)
+
+
+@pytest.mark.parametrize(("batch_size", "tokens"), [(1, 1000), (4, 1000), (64, 40), (64, 1), (3, 60)])
+def test_a_batch_has_no_more_rows_or_tokens_than_allowed_unless_one_row_alone_has(monkeypatch, batch_size, tokens):
+    monkeypatch.setattr(eval_qa, "BATCH_TOKENS", tokens)
+    lengths = [random.Random(0).randrange(3, 30) for _ in range(50)] + [100]
+    rows = [some_row(length) for length in lengths]
+    batches = batches_of(rows, batch_size)
+    assert sorted(id(row) for batch in batches for row in batch) == sorted(map(id, rows))
+    for batch in batches:
+        assert len(batch) <= batch_size
+        assert len(batch) == 1 or len(batch) * max(map(len, batch)) <= tokens
+    assert [len(row) for batch in batches for row in batch] == sorted(lengths, reverse=True)
+    for batch in batches[:-1]:  # as large as allowed
+        assert len(batch) == batch_size or (len(batch) + 1) * len(batch[0]) > tokens
 
 
 # --- scores -----------------------------------------------------------------------------------------------------------
@@ -226,19 +441,71 @@ def test_scores_equal_a_naive_computation_whatever_the_batch_size(tiny_folder, b
         assert got.logprob == pytest.approx(normalised, abs=1e-4)
 
 
-def test_scores_are_right_where_tokens_merge_across_the_border_and_where_the_prompt_is_cut(tiny_folder):
-    model, tokenizer = load_pretrained(tiny_folder)
-    questions = [Question(prompt, ("de", "fghi", "dexy"), 0) for prompt in ("a", "ab", "abc", "abcd")]
-    for odd in (PairTokenizer(), GluingTokenizer()):
+def test_scores_are_right_where_tokens_merge_across_the_border_and_where_texts_begin_with_bos(tiny_folder):
+    model, _ = load_pretrained(tiny_folder)
+    questions = [Question(prompt, ("de", "fghi", "dexy"), 0) for prompt in ("a", "ab", "abc", "abcd", "abc  ")]
+    for odd in (PairTokenizer(), GluingTokenizer(), BeginningTokenizer()):
         for question, got in zip(questions, score_questions(model, odd, questions), strict=True):
             assert got.loglikelihoods == pytest.approx(naive_loglikelihoods(model, odd, question), abs=1e-4)
 
-    long = Question("fox " * 150 + "The quick brown", ("fox", "dog jumps"), 0)
-    prompt, branches, _ = encode_choices(tokenizer, long, 96)
-    for branch, got in zip(branches, score_questions(model, tokenizer, [long])[0].loglikelihoods):
-        logs = model(torch.tensor([prompt + branch]))[0].log_softmax(-1)
-        expected = sum(logs[len(prompt) + i - 1, token].item() for i, token in enumerate(branch))
-        assert got == pytest.approx(expected, abs=1e-4)
+
+def test_scores_are_right_where_a_text_is_longer_than_the_context_which_is_said(tiny_folder, capsys):
+    model, tokenizer = load_pretrained(tiny_folder)
+    score_questions(model, tokenizer, QUESTIONS)
+    assert capsys.readouterr().err == ""
+    near = tokenizer.encode("fox " * 150)[:93]  # with choices: within the context, just not, and far longer than it
+    near = Question(tokenizer.decode(near), ("dog", "wood", "she sells sea shells", "the dog jumps"), 1)
+    questions = [QUESTIONS[0], LONG, near, QUESTIONS[1]]
+    scores = score_questions(model, tokenizer, questions, batch_size=3, description="some")
+    assert capsys.readouterr().err == "some: 2 do not fit the context of 96 tokens; they lose their beginning\n"
+    for question, got in zip(questions, scores, strict=True):
+        assert got.loglikelihoods == pytest.approx(naive_loglikelihoods(model, tokenizer, question), abs=1e-4)
+
+
+@pytest.mark.parametrize(("tokens", "logits"), [(1, 1), (60, 5 * 512), (100, 12 * 512 - 1)])
+def test_numbers_do_not_depend_on_how_much_is_computed_at_once(tiny_llama_folder, monkeypatch, tokens, logits):
+    model, tokenizer = load_pretrained(tiny_llama_folder)
+    texts = ["The quick brown fox jumps over the lazy dog. " * 5]
+    expected = [s.loglikelihoods for s in score_questions(model, tokenizer, [*QUESTIONS, LONG])]
+    expected_exact = [s.exact for s in score_questions(model, tokenizer, [*QUESTIONS, LONG])]
+    expected_perplexity = perplexity(model, tokenizer, texts)
+    monkeypatch.setattr(eval_qa, "BATCH_TOKENS", tokens)
+    monkeypatch.setattr(eval_qa, "BATCH_LOGITS", logits)
+    sizes = []
+    model.lm_head.register_forward_hook(lambda module, inputs, output: sizes.append(output.numel()))
+    scores = score_questions(model, tokenizer, [*QUESTIONS, LONG])
+    assert [s.loglikelihoods for s in scores] == [pytest.approx(logs, abs=1e-5) for logs in expected]
+    assert [s.exact for s in scores] == expected_exact
+    assert perplexity(model, tokenizer, texts) == pytest.approx(expected_perplexity, rel=1e-5)
+    assert max(sizes) == max(1, logits // 512) * 512  # a position's at least
+
+
+def test_the_likeliest_token_is_that_of_each_position_whatever_the_chunks(tiny_llama_folder, monkeypatch):
+    model, _ = load_pretrained(tiny_llama_folder)
+    hidden, tokens = torch.randn(11, 32, generator=torch.Generator().manual_seed(0)), torch.arange(11)
+    logits = model.lm_head(hidden).detach()
+    for chunk in (1, 4, 11, 100):
+        monkeypatch.setattr(eval_qa, "BATCH_LOGITS", 512 * chunk)
+        logs, greedy = predict(model, hidden, tokens)
+        assert logs.tolist() == pytest.approx(logits.log_softmax(-1)[tokens, tokens].tolist(), abs=1e-5)
+        assert greedy.equal(logits.argmax(-1))
+
+
+def test_same_choices_tie_exactly_and_a_broken_model_is_never_right(tiny_llama_folder):
+    model, tokenizer = load_pretrained(tiny_llama_folder)
+    long = "fox jumps over the lazy dog, and the dog does not mind"  # rounded differently at different places
+    twice = [Question("The quick brown", ("dog", long, "fox", long, long), answer) for answer in (1, 3, 4)]
+    expected = naive_loglikelihoods(model, tokenizer, twice[0])
+    for got in score_questions(model, tokenizer, twice + QUESTIONS)[:3]:
+        assert got.loglikelihoods == pytest.approx(expected, abs=1e-4)
+        assert len(set(got.loglikelihoods)) == 3
+        assert not got.acc and not got.acc_norm
+    with torch.no_grad():
+        model.norm.weight[0] = math.nan
+    for question in QUESTIONS:
+        for answer in range(len(question.choices)):
+            (got,) = score_questions(model, tokenizer, [Question(question.prompt, question.choices, answer)])
+            assert not (got.acc or got.acc_norm or got.exact) and math.isnan(got.logprob)
 
 
 def test_scoring_leaves_the_model_in_the_mode_it_was_in_and_measures_without_dropout(tiny_llama_folder):
@@ -352,6 +619,15 @@ def test_perplexity_equals_a_naive_computation(tiny_folder, seq_len):
     assert perplexity(model, tokenizer, texts, seq_len, batch_size=2) == pytest.approx(expected, rel=1e-4)
 
 
+def test_perplexity_is_of_texts_that_begin_with_bos_where_the_tokenizer_has_one(tiny_llama_folder):
+    model, tokenizer = load_pretrained(tiny_llama_folder)[0], BeginningTokenizer()
+    text = "Round the rugged rocks"
+    ids = [511, *tokenizer.pieces(text), 0]
+    logs = model(torch.tensor([ids[:-1]]))[0].log_softmax(-1)
+    expected = math.exp(-sum(logs[i, token].item() for i, token in enumerate(ids[1:])) / (len(ids) - 1))
+    assert perplexity(model, tokenizer, [text]) == pytest.approx(expected, rel=1e-4)
+
+
 # --- the program ------------------------------------------------------------------------------------------------------
 
 
@@ -395,6 +671,22 @@ def test_the_program_prints_a_row_a_file_and_writes_a_line_a_question(
     share = 100 * sum(line["acc"] for line in lines[4:]) / 8
     assert second.split()[2] == f"{share:.1f}"
     assert [path.name for path in scores_path.parent.iterdir()] == ["scores.jsonl"]
+
+
+def test_benchmarks_are_measured_and_named_below_the_table(tiny_llama_folder, tmp_path, monkeypatch, capsys):
+    truthful = write_truthfulqa(tmp_path / "mc_task.json", TRUTHFUL, TRUTHFUL)
+    swag = write_lines(tmp_path / "swag.jsonl", SWAG, SWAG, SWAG)
+    primer = tmp_path / "primer.txt"
+    primer.write_text(PRIMER)
+    arguments = ["--qa", truthful, swag, "--primer", primer, "--scores", tmp_path / "scores.jsonl"]
+    run_program(monkeypatch, "--model", tiny_llama_folder, *arguments)
+    name = tmp_path.name
+    _, first, second, *notes = capsys.readouterr().out.splitlines()
+    assert first.split()[:2] == [f"{name}/mc_task", "2"] and second.split()[:2] == [f"{name}/swag", "3"]
+    assert notes == [f"{name}/mc_task: TruthfulQA MC1, after the primer in {primer}", f"{name}/swag: HellaSwag"]
+    lines = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
+    assert [line["benchmark"] for line in lines] == ["TruthfulQA MC1"] * 2 + ["HellaSwag"] * 3
+    assert lines[0]["prompt"].startswith(PRIMER)
 
 
 def test_an_adapter_is_put_on_the_model_before_it_is_measured(tiny_folder, files, tmp_path, monkeypatch, capsys):

@@ -11,6 +11,7 @@ from conftest import reference
 
 from gpt import generate, load_pretrained
 from gpt.generate import next_tokens
+from gpt.weights import load_model
 
 
 @pytest.fixture
@@ -18,12 +19,13 @@ def model(tiny_folder):
     return load_pretrained(tiny_folder)[0]
 
 
-def test_greedy_with_and_without_cache_and_in_transformers(model, tiny_folder, input_ids):
+def test_greedy_with_and_without_cache_and_in_transformers(any_folder, input_ids):
+    model = load_model(any_folder)
     cached = generate(model, input_ids, 50)
     assert cached.shape == (2, 70) and cached.dtype == torch.long
     assert torch.equal(cached, generate(model, input_ids, 50, use_cache=False))
     assert torch.equal(cached[:, :20], input_ids)
-    theirs = reference(tiny_folder).generate(
+    theirs = reference(any_folder).generate(
         input_ids, attention_mask=torch.ones_like(input_ids), max_new_tokens=50, do_sample=False, pad_token_id=0
     )
     assert torch.equal(cached, theirs)
@@ -164,7 +166,7 @@ def test_program(tiny_llama_folder):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere", "x"], "no folder nowhere"),
+        (["nowhere", "x"], "no folder 'nowhere'"),
         (["nowhere"], "required: prompt"),
     ],
 )

@@ -2,34 +2,62 @@
 
 import pytest
 import torch
-from conftest import gpt2_config, llama_config, reference, write_folder
+from conftest import CONFIGS, LLAMA3_ROPE, llama_config, reference, write_folder
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from gpt import GPT, GPTConfig, KVCache, load_pretrained
-
-VARIANTS = {
-    "llama-tied-grouped": llama_config(),
-    "llama-untied": llama_config(tie_word_embeddings=False),
-    "llama-multi-head": llama_config(num_key_value_heads=4),
-    "llama-one-kv-head": llama_config(num_key_value_heads=1),
-    "gpt2-tied": gpt2_config(),
-    "gpt2-untied": gpt2_config(tie_word_embeddings=False),
-    "gpt2-inner": gpt2_config(n_inner=40),
-}
+from gpt import GPT, GPTConfig, KVCache
+from gpt.model import rotary_tables
+from gpt.weights import load_model, parse_config
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-def test_logits_equal_transformers(name, tmp_path, input_ids):
-    folder = write_folder(tmp_path, VARIANTS[name])
-    model, _ = load_pretrained(folder)
+def test_logits_equal_transformers_up_to_the_end_of_the_context(any_folder):
+    input_ids = torch.randint(0, 512, (2, 96), generator=torch.Generator().manual_seed(2))
     with torch.inference_mode():
-        ours, theirs = model(input_ids), reference(folder)(input_ids).logits
+        ours, theirs = load_model(any_folder)(input_ids), reference(any_folder)(input_ids).logits
     assert theirs.std() > 0.5  # logits that differ enough for the comparison to mean something
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
 
 
-def test_bfloat16_loads_and_stays_close(tiny_folder, input_ids):
-    exact, _ = load_pretrained(tiny_folder)
-    rounded, _ = load_pretrained(tiny_folder, dtype=torch.bfloat16)
+@pytest.mark.parametrize("rope", [{"rope_type": "default", "rope_theta": 1e4}, LLAMA3_ROPE], ids=["default", "llama3"])
+def test_logits_equal_transformers_over_4096_tokens(rope, tmp_path):
+    config = llama_config(max_position_embeddings=4096, num_hidden_layers=2, rope_parameters=rope)
+    folder = write_folder(tmp_path, config)
+    input_ids = torch.randint(0, 512, (1, 4096), generator=torch.Generator().manual_seed(2))
+    with torch.inference_mode():
+        ours, theirs = load_model(folder)(input_ids), reference(folder)(input_ids).logits
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
+
+
+LLAMA32_ROPE = LLAMA3_ROPE | {
+    "rope_theta": 500000.0, "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("head_dim", "rope"),
+    [(128, 10000.0), (64, 100000.0), (128, 1000000.0), (64, LLAMA32_ROPE), (128, LLAMA32_ROPE | {"factor": 8.0})],
+    ids=["Llama 2", "SmolLM2", "Qwen3", "Llama 3.2", "Llama 3.1"],
+)
+def test_rotary_angles_of_real_models_equal_transformers(head_dim, rope):
+    rope = rope if isinstance(rope, dict) else {"rope_type": "default", "rope_theta": rope}
+    config = llama_config(head_dim=head_dim, max_position_embeddings=131072, rope_parameters=rope)
+    positions = torch.tensor([0, 1, 5, 8191, 8192, 131071])
+    ours = rotary_tables(positions, parse_config(config.to_dict()))
+    theirs = LlamaRotaryEmbedding(config)(torch.zeros(1), positions[None])
+    for our, their in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(our, their[0], atol=1e-4, rtol=0)
+
+
+def test_the_tiny_llama3_has_fast_blended_and_slow_rotations():
+    plain, scaled = (LlamaRotaryEmbedding(CONFIGS[name]).inv_freq for name in ("llama", "llama3.1"))
+    ratio = plain / scaled
+    assert ((ratio == 1).sum(), (ratio == 4).sum(), len(ratio)) == (1, 3, 6)
+
+
+def test_bfloat16_loads_and_stays_close(any_folder, input_ids):
+    exact = load_model(any_folder)
+    rounded = load_model(any_folder, dtype=torch.bfloat16)
     with torch.inference_mode():
         exact, rounded = exact(input_ids), rounded(input_ids)
     assert rounded.dtype == torch.bfloat16
@@ -37,8 +65,8 @@ def test_bfloat16_loads_and_stays_close(tiny_folder, input_ids):
 
 
 @pytest.mark.parametrize("sizes", [[20], [5, 15], [1] * 20, [7, 1, 12]])
-def test_cache_in_chunks(tiny_folder, input_ids, sizes):
-    model, _ = load_pretrained(tiny_folder)
+def test_cache_in_chunks(any_folder, input_ids, sizes):
+    model = load_model(any_folder)
     cache = KVCache(model.config, batch_size=2, max_length=20)
     with torch.inference_mode():
         chunks = [model(chunk, cache=cache) for chunk in input_ids.split(sizes, dim=1)]
@@ -46,8 +74,8 @@ def test_cache_in_chunks(tiny_folder, input_ids, sizes):
     assert cache.length == 20
 
 
-def test_explicit_positions_and_mask_equal_the_defaults(tiny_folder, input_ids):
-    model, _ = load_pretrained(tiny_folder)
+def test_explicit_positions_and_mask_equal_the_defaults(any_folder, input_ids):
+    model = load_model(any_folder)
     positions = torch.arange(20)
     mask = torch.ones(20, 20, dtype=torch.bool).tril().expand(2, 1, 20, 20)
     with torch.inference_mode():
@@ -57,9 +85,9 @@ def test_explicit_positions_and_mask_equal_the_defaults(tiny_folder, input_ids):
         assert (model(input_ids, positions=positions.flip(0)) - plain).abs().max() > 0.1  # positions are used
 
 
-def test_packed_texts_do_not_see_each_other(tiny_folder, input_ids):
+def test_packed_texts_do_not_see_each_other(any_folder, input_ids):
     """Two texts in one row, with positions from zero and a block mask, give the logits of each text alone."""
-    model, _ = load_pretrained(tiny_folder)
+    model = load_model(any_folder)
     first, second = input_ids[:1, :8], input_ids[1:, :12]
     text = torch.tensor([0] * 8 + [1] * 12)
     mask = (text[:, None] == text) & torch.ones(20, 20, dtype=torch.bool).tril()
@@ -70,8 +98,8 @@ def test_packed_texts_do_not_see_each_other(tiny_folder, input_ids):
     torch.testing.assert_close(packed, alone, atol=1e-4, rtol=0)
 
 
-def test_later_tokens_do_not_change_earlier_logits(tiny_folder, input_ids):
-    model, _ = load_pretrained(tiny_folder)
+def test_later_tokens_do_not_change_earlier_logits(any_folder, input_ids):
+    model = load_model(any_folder)
     changed = input_ids.clone()
     changed[:, 10:] = (changed[:, 10:] + 1) % 512
     with torch.inference_mode():
@@ -80,19 +108,19 @@ def test_later_tokens_do_not_change_earlier_logits(tiny_folder, input_ids):
     assert (before[:, 10:] - after[:, 10:]).abs().max() > 0.1
 
 
-def test_gradients_equal_transformers(tiny_folder, input_ids):
+def test_gradients_equal_transformers(any_folder, input_ids):
     """The tied embedding is one parameter here, and gets the gradient of both its uses."""
-    model, _ = load_pretrained(tiny_folder)
-    theirs = reference(tiny_folder)
+    model = load_model(any_folder)
+    theirs = reference(any_folder)
     for logits in (model(input_ids), theirs(input_ids).logits):
         torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), input_ids[:, 1:].flatten()).backward()
     embedding = theirs.get_input_embeddings().weight
     torch.testing.assert_close(model.embed_tokens.weight.grad, embedding.grad, atol=1e-4, rtol=1e-3)
-    assert model.lm_head.weight is model.embed_tokens.weight
+    assert (model.lm_head.weight is model.embed_tokens.weight) == theirs.config.tie_word_embeddings
 
 
 def test_too_long_a_sequence_is_refused(tiny_folder):
-    model, _ = load_pretrained(tiny_folder)
+    model = load_model(tiny_folder)
     with pytest.raises(ValueError, match="97 tokens do not fit the model's context of 96"):
         model(torch.zeros(1, 97, dtype=torch.long))
     cache = KVCache(model.config, batch_size=1, max_length=96)

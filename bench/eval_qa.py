@@ -1,0 +1,166 @@
+"""How fast questions are scored: eval_qa.score_questions beside lm-evaluation-harness, same model, same questions, one run.
+
+    pip install -r requirements-oracles.txt
+    python bench/eval_qa.py                                  # about five minutes on two cores
+    python bench/eval_qa.py --sets hellaswag --questions 2   # a look
+
+Three sets, all in float32 on the CPU:
+    base         data/base and data/old/never_asked.jsonl, 720 short questions of four choices
+    truthfulqa   a random model of SmolLM2-135M's shape; made-up questions shaped like TruthfulQA's after its primer: a
+                 prompt of 620 tokens, 4 or 5 choices of 12
+    hellaswag    the same model; made-up questions shaped like HellaSwag's: a prompt of 60 tokens, 4 endings of 25
+
+Both start from text, so that encoding counts; building tasks and averaging, which the harness also does, does not. The
+harness (HFLM.loglikelihood) gets the batch size of BATCH_SIZES that is fastest for it on some of the questions; ours is
+called as eval_qa.py calls it. After that the two take turns. Printed for each set: questions a second, median (least to
+most), the ratio of the medians, and the largest difference between the two in a choice's log-likelihood, in nats; above
+TOLERANCE it is an error.
+"""
+
+import os
+import random
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[0] = str(ROOT)  # in place of this file's folder, where eval_qa would be this file
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all files are here
+
+import torch
+
+from eval_qa import Question, read_questions, score_questions
+from gpt import GPT, GPTConfig, load_pretrained, save_pretrained
+from gpt.cli import Parser, one_sentence_errors
+from gpt.tokenizer import copy_tokenizer
+
+BASE = ROOT / "data" / "base"
+SMOLLM2 = GPTConfig("llama", 49152, 8192, 576, 1536, 30, 9, 3, 64, rope_theta=1e5)  # 135M
+# Set -> (tokens of a prompt, fewest and most choices, tokens of a choice), questions where --questions does not say.
+SHAPES = {"truthfulqa": ((620, 4, 5, 12), 4), "hellaswag": ((60, 4, 4, 25), 16)}
+BATCH_SIZES = {"base": (16, 64, 256), "truthfulqa": (1, 4, 16), "hellaswag": (4, 16, 64)}  # the harness's, in choices
+TRIAL = {"base": 180, "truthfulqa": 2, "hellaswag": 8}  # questions on which they are tried
+TOLERANCE = 1e-3
+
+
+def write_random_model(folder):
+    """SmolLM2-135M's shape with weights as before training, and the small tokenizer of data/base."""
+    torch.manual_seed(0)
+    model = GPT(SMOLLM2)
+    for parameter in model.parameters():
+        if parameter.dim() == 2:
+            torch.nn.init.normal_(parameter, std=0.02)
+    save_pretrained(model, folder)
+    copy_tokenizer(BASE, folder)
+
+
+def made_up_questions(tokenizer, prompt_length, fewest, most, choice_length, n):
+    """Random words: what is asked does not matter for how long it takes."""
+    words = (ROOT / "data" / "old" / "text.txt").read_text(encoding="utf-8").split()
+    rng = random.Random(0)
+
+    def text(length):
+        chosen = []
+        while len(tokenizer.encode(" ".join(chosen))) < length:
+            chosen.append(rng.choice(words))
+        return " ".join(chosen)
+
+    prompts = [text(prompt_length) for _ in range(n)]
+    return [Question(p, tuple(text(choice_length) for _ in range(rng.randint(fewest, most))), 0) for p in prompts]
+
+
+class Ours:
+    def __init__(self, folder):
+        self.model, self.tokenizer = load_pretrained(folder)
+
+    def loglikelihoods(self, questions):
+        return [score.loglikelihoods for score in score_questions(self.model, self.tokenizer, questions)]
+
+
+class Harness:
+    def __init__(self, folder):
+        from lm_eval.models.huggingface import HFLM
+
+        self.lm = HFLM(pretrained=str(folder), device="cpu", dtype="float32", batch_size=1)
+
+    def loglikelihoods(self, questions):
+        from lm_eval.api.instance import Instance
+
+        pairs = [(question.prompt, f" {choice}") for question in questions for choice in question.choices]
+        requests = [Instance("loglikelihood", {}, pair, index) for index, pair in enumerate(pairs)]
+        values = iter(value for value, _ in self.lm.loglikelihood(requests, disable_tqdm=True))
+        return [[next(values) for _ in question.choices] for question in questions]
+
+    def pick_batch_size(self, sizes, questions):
+        seconds = {}
+        for size in sizes:
+            self.lm.batch_size_per_gpu = size
+            seconds[size], _ = timed(self, questions)
+        self.lm.batch_size_per_gpu = min(seconds, key=seconds.get)
+
+
+def timed(program, questions):
+    """(seconds, log-likelihoods)"""
+    began = time.perf_counter()
+    values = program.loglikelihoods(questions)
+    return time.perf_counter() - began, values
+
+
+def bench(name, folder, questions, repetitions):
+    """Measure both on one set; print its row; return the largest difference between their log-likelihoods."""
+    ours, harness = Ours(folder), Harness(folder)
+    ours.loglikelihoods(questions[:2])  # first calls set things up
+    harness.loglikelihoods(questions[:2])
+    harness.pick_batch_size(BATCH_SIZES[name], questions[: TRIAL[name]])
+    rates, worst = {"ours": [], "harness": []}, 0.0
+    for _ in range(repetitions):
+        values = {}
+        for key, program in (("ours", ours), ("harness", harness)):
+            seconds, values[key] = timed(program, questions)
+            rates[key].append(len(questions) / seconds)
+        worst = max(worst, *(abs(a - b) for pair in zip(*values.values()) for a, b in zip(*pair)))
+    medians = {key: statistics.median(some) for key, some in rates.items()}
+    cells = [f"{medians[key]:.3g} ({min(some):.3g} to {max(some):.3g})" for key, some in rates.items()]
+    print(
+        f"{name:<12} {len(questions):>9} {cells[0]:>26} {cells[1]:>26} {harness.lm.batch_size:>6}"
+        f" {medians['ours'] / medians['harness']:>6.2f} {worst:>11.1e}",
+        flush=True,
+    )
+    return worst
+
+
+def main():
+    parser = Parser(prog="bench/eval_qa.py", description=__doc__.splitlines()[0])
+    names = list(BATCH_SIZES)
+    parser.add_argument("--sets", nargs="+", choices=names, default=names, metavar="SET", help=", ".join(names))
+    parser.add_argument("--questions", type=int, default=None, help="a set; None: 720, 4 and 16")
+    parser.add_argument("--repetitions", type=int, default=3, help="of each measurement")
+    args = parser.parse_args()
+    if args.repetitions < 1 or (args.questions is not None and args.questions < 1):
+        parser.error("--questions and --repetitions must be at least 1")
+    try:
+        import lm_eval  # noqa: F401
+    except ImportError:
+        parser.error("lm_eval is not installed: pip install -r requirements-oracles.txt")
+    with one_sentence_errors("bench/eval_qa.py"), tempfile.TemporaryDirectory() as random_model:
+        print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, questions a second")
+        titles = f"{'ours':>26} {'harness':>26} {'batch':>6} {'ratio':>6} {'difference':>11}"
+        print(f"{'set':<12} {'questions':>9} {titles}")
+        worst = 0.0
+        for name in args.sets:
+            if name == "base":
+                folder, questions = BASE, read_questions(ROOT / "data" / "old" / "never_asked.jsonl")
+            else:
+                folder, (shape, n) = random_model, SHAPES[name]
+                if not any(Path(folder).iterdir()):
+                    write_random_model(folder)
+                questions = made_up_questions(load_pretrained(folder)[1], *shape, args.questions or n)
+            worst = max(worst, bench(name, folder, questions[: args.questions], args.repetitions))
+        if worst > TOLERANCE:
+            raise ValueError(f"log-likelihoods differ by {worst:.1e} nats")
+
+
+if __name__ == "__main__":
+    main()

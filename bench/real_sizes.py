@@ -1,0 +1,130 @@
+"""Train a few steps at the shape of a real model, with random weights: seconds, tokens a second, memory.
+
+    python bench/real_sizes.py smollm2-135m qwen2.5-0.5b
+    python bench/real_sizes.py llama-2-7b --dtype bfloat16 --device cuda --targets q_proj v_proj --rank 16
+
+The loop is train.py's own. "matmul share": the floating-point operations that training an adapter needs at least (4 for
+every weight and token: 2 forward, 2 backward to the activations; the gradients of the factors are left out) a second,
+as a share of the rate that one large matrix product reaches on the same device in the same run.
+"""
+
+import resource
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+
+from gpt.cli import Parser, one_sentence_errors, pick_device
+from gpt.model import GPT, GPTConfig
+from lora import count_trainable
+from train import METHODS, Settings, adapt
+
+SHAPES = {  # vocabulary, context, width, MLP, layers, heads, key/value heads, head_dim
+    "smollm2-135m": GPTConfig("llama", 49152, 8192, 576, 1536, 30, 9, 3, 64, rope_theta=1e5),
+    "qwen2.5-0.5b": GPTConfig("qwen2", 151936, 32768, 896, 4864, 24, 14, 2, 64, norm_eps=1e-6, rope_theta=1e6),
+    "llama-2-7b": GPTConfig("llama", 32000, 4096, 4096, 11008, 32, 32, 32, 128, tie_embeddings=False),
+}
+
+
+class NoTokenizer:
+    """Documents are lists of ids already."""
+
+    eot_id, bos_id = 0, None
+
+    def encode(self, ids):
+        return ids
+
+
+def matmul_rate(device, dtype, n=4096):
+    """Floating-point operations a second of an (n, n) x (n, n) product: the best of a few."""
+    a, b = torch.randn(2, n, n, device=device).to(dtype)
+    best = 0.0
+    for _ in range(5):
+        synchronize(device)
+        began = time.perf_counter()
+        a @ b
+        synchronize(device)
+        best = max(best, 2 * n**3 / (time.perf_counter() - began))
+    return best
+
+
+def synchronize(device):
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def bench(name, args, device, dtype):
+    torch.manual_seed(0)
+    torch.set_default_dtype(dtype)  # the weights are made where and as they stay
+    with device:
+        model = GPT(SHAPES[name])
+    torch.set_default_dtype(torch.float32)
+    for parameter in model.parameters():
+        if parameter.dim() == 2:
+            torch.nn.init.normal_(parameter, std=0.02)
+    windows = args.batch_size * args.seq_len
+    documents = [
+        torch.randint(1, SHAPES[name].vocab_size, (windows - 1,)).tolist()
+    ]  # with end-of-text, a batch exactly
+    settings = Settings(
+        rank=args.rank, targets=args.targets, epochs=args.steps, batch_size=args.batch_size, seq_len=args.seq_len
+    )
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    times = [time.perf_counter()]
+
+    def on_epoch(epoch):  # an epoch is one step here
+        synchronize(device)
+        times.append(time.perf_counter())
+
+    prepared = time.perf_counter()
+    history = adapt(model, NoTokenizer(), documents, args.method, settings, seed=0, on_epoch=on_epoch)
+    steps = [later - earlier for earlier, later in zip(times[1:], times[2:])]
+    seconds = sorted(steps)[len(steps) // 2]
+    trained, total = count_trainable(model)
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(device)
+    else:
+        peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    weights = sum(p.numel() for p in model.parameters() if p.dim() == 2 and not p.requires_grad)
+    if not SHAPES[name].tie_embeddings:
+        weights -= model.embed_tokens.weight.numel()  # looked up, not multiplied
+    share = 4 * weights * windows / seconds / matmul_rate(device, dtype)
+    print(f"{name}, {dtype}, {device}, {args.method}, rank {args.rank}, {' '.join(args.targets or ['all linears'])}")
+    print(f"  trained {trained:,} of {total:,} parameters; loss {history[0]['loss']:.4f} -> {history[-1]['loss']:.4f}")
+    print(
+        f"  preparing and first step {times[1] - prepared:.1f} s; then {seconds:.2f} s a step of {windows} tokens (median)"
+    )
+    print(f"  {windows / seconds:,.0f} tokens/s; matmul share {share:.0%}; peak memory {peak / 1e9:.2f} GB", flush=True)
+
+
+def main():
+    parser = Parser(prog="bench/real_sizes.py", description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("shapes", nargs="+", choices=SHAPES, metavar="SHAPE", help=f"of {', '.join(SHAPES)}")
+    add("--method", default="mica", choices=METHODS, metavar="METHOD", help=f"one of {', '.join(METHODS)}")
+    add("--targets", nargs="+", metavar="NAME", help="linears to adapt, such as q_proj v_proj; None: all of the blocks")
+    add("--rank", type=int, default=16, help="of the adapters")
+    add("--steps", type=int, default=4, help="training steps, at least 2; the first is not timed")
+    add("--batch-size", type=int, default=8, help="windows a step")
+    add("--seq-len", type=int, default=128, help="window, in tokens")
+    add("--device", default="auto", help="cpu, cuda, mps or auto: the fastest there is")
+    add(
+        "--dtype",
+        default="float32",
+        choices=["float32", "bfloat16"],
+        help="of the model's weights; adapters are float32",
+    )
+    args = parser.parse_args()
+    if args.steps < 2:
+        parser.error("--steps must be at least 2")
+    with one_sentence_errors("bench/real_sizes.py"):
+        for name in args.shapes:
+            bench(name, args, pick_device(args.device), getattr(torch, args.dtype))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""Where a model comes from: a folder on this machine, or a repository on the Hugging Face Hub.
+
+find_model("data/base") and find_model("HuggingFaceTB/SmolLM2-135M@main") both give a folder with the model's files.
+huggingface_hub does the fetching: its cache, resuming, HF_TOKEN and HF_HUB_OFFLINE work as everywhere.
+"""
+
+import re
+import sys
+from functools import partial
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HFValidationError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import tqdm
+
+from gpt.tokenizer import TOKENIZER_FILES
+
+# Named, not *.safetensors: some repositories hold the same weights a second time, under another program's names.
+WEIGHTS = ["model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"]
+PICKLED = ["pytorch_model.bin", "pytorch_model-*-of-*.bin", "pytorch_model.bin.index.json"]
+HUB_NAME = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:@(.+))?")  # org/name, and perhaps @revision
+
+
+def split_name(name):
+    """ "org/name@revision" -> ("org/name", "revision"), the revision None where there is none; ValueError for other names."""
+    match = HUB_NAME.fullmatch(name)
+    if not match:
+        raise ValueError(f"no folder {name!r}: give a folder with a model's files, or org/name[@revision] on the Hub")
+    return match.groups()
+
+
+def find_model(name):
+    """The folder of a model. One on this machine wins over a repository of that name; which it took, it says on stderr.
+
+    name: a folder, or org/name[@revision] on the Hub, revision being a branch, tag or commit. Files are fetched at most
+    once; pickled weights only where there are no safetensors.
+    Raises ValueError, one sentence, for a name that leads nowhere, what the Hub refuses, and what cannot be fetched.
+    """
+    if name and Path(name).is_dir():  # Path("") would be the current folder
+        if HUB_NAME.fullmatch(str(name)):  # it could have been either
+            print(f"model: the folder {name}", file=sys.stderr)
+        return Path(name)
+    repository, revision = split_name(str(name))
+
+    def fetch(patterns):
+        bar = partial(tqdm, disable=None)  # on a terminal only
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns, tqdm_class=bar))
+
+    try:
+        folder = fetch(["config.json", *TOKENIZER_FILES, *WEIGHTS])
+        if not any(folder.glob("model*.safetensors")):
+            folder = fetch(["config.json", *TOKENIZER_FILES, *WEIGHTS, *PICKLED])
+    except GatedRepoError:  # a kind of RepositoryNotFoundError
+        reason = f"asks for an agreement: accept it on https://huggingface.co/{repository} and set HF_TOKEN"
+    except RepositoryNotFoundError:
+        reason = "does not exist on the Hub, or is private: check the name, or set HF_TOKEN"
+    except RevisionNotFoundError:
+        reason = f"has no revision {revision} on the Hub"
+    except HFValidationError as error:
+        reason = f"is no name of a repository on the Hub ({error})"
+    except (HTTPError, OSError, ValueError, RuntimeError) as error:  # hf_xet, for large files, raises RuntimeError
+        if type(error) is LocalEntryNotFoundError:  # the cache was the last resort: what led to it says more
+            error = error.__cause__ or error
+        said = (str(error) or type(error).__name__).splitlines()[0]
+        if getattr(error, "server_message", None):
+            said = f"{error.response.status_code}, {error.server_message.splitlines()[0]}"
+        reason = f"cannot be fetched, and is not all in the cache: {said}"
+    else:
+        print(f"model: {repository} of the Hugging Face Hub, revision {folder.name}", file=sys.stderr)
+        return folder
+    raise ValueError(f"no folder {name} here, and the repository {repository} {reason}")
