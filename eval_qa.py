@@ -18,18 +18,21 @@ import json
 import math
 import re
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from os.path import commonprefix
 from pathlib import Path
 
 import torch
+from torch.nn import functional as F
 
 from adapter_io import load_adapters
-from gpt import find_model, load_pretrained
+from gpt import KVCache, SharedBeginning, find_model, load_pretrained
 from gpt.cli import Parser, atomic, check_writable, one_sentence_errors, pick_device, progress
 
 IGNORE = -100  # cross_entropy's mark for "no target here"
 BATCH_TOKENS = 2**14  # computed at once, at most, when questions are long
 BATCH_LOGITS = 2**25  # likewise: numbers, not tokens, so that a large vocabulary fits
+SHARED = 64  # prompts that begin with this many tokens alike, as after a primer, have their beginning computed once
 
 
 # --- reading -----------------------------------------------------------------------------------------------------------
@@ -304,14 +307,26 @@ def lay_out(rows, eot_id):
 
 
 def batches_of(rows, batch_size):
-    """Lists of rows alike in length: at most batch_size of them, and BATCH_TOKENS tokens unless one alone has more."""
+    """[(beginning, rows), ...]: at most batch_size Rows alike in length, and BATCH_TOKENS tokens unless one alone has more.
+
+    beginning: the tokens that begin all prompts of the batch, taken off the rows: [] unless they are SHARED or more.
+    """
+    groups = {}  # the first tokens, or () for rows that share too few -> rows
+    for row in rows:
+        groups.setdefault(tuple(row.prompt[:SHARED]), []).append(row)
+    alone = [start for start, group in groups.items() if len(start) < SHARED or len(group) == 1]
+    groups[()] = [row for start in alone for row in groups.pop(start)]
     batches = []
-    for row in sorted(rows, key=len, reverse=True):
-        last = batches[-1] if batches else []
-        if last and len(last) < batch_size and (len(last) + 1) * len(last[0]) <= BATCH_TOKENS:
-            last.append(row)
-        else:
-            batches.append([row])
+    for start, group in groups.items():
+        beginning = commonprefix([row.prompt[:-1] for row in group]) if start else []  # a prompt keeps its last token
+        room = 0  # for rows in the last batch
+        for row in sorted(group, key=len, reverse=True):
+            row = replace(row, prompt=row.prompt[len(beginning) :])
+            if not room:
+                batches.append((beginning, []))
+                room = max(1, min(batch_size, BATCH_TOKENS // len(row)))
+            batches[-1][1].append(row)
+            room -= 1
     return batches
 
 
@@ -364,9 +379,22 @@ def score_questions(model, tokenizer, questions, batch_size=64, description="que
     shape = (len(questions), max(len(question.choices) for question in questions))
     loglikelihoods = torch.zeros(shape, dtype=torch.float64)
     misses = torch.zeros(shape, dtype=torch.long)  # predictions that are not what greedy decoding would write
-    for batch in progress(batches_of(rows, batch_size), description):
+    cache, cached = None, []  # of the latest beginning
+    for beginning, batch in progress(batches_of(rows, batch_size), description):
         ids, positions, mask, predictions = lay_out(batch, tokenizer.eot_id)
-        hidden = model.hidden_states(ids.to(device), positions.to(device), mask.to(device))  # (batch, time, hidden)
+        if beginning:
+            if beginning != cached:
+                cache, cached = (
+                    KVCache(model.config, 1, len(beginning), device, model.embed_tokens.weight.dtype),
+                    beginning,
+                )
+                model.hidden_states(torch.tensor([beginning], device=device), cache=cache)
+            positions += len(beginning)
+            mask = F.pad(mask, (len(beginning), 0), value=True)  # (batch, 1, time, total): all see the beginning
+        shared = SharedBeginning(cache) if beginning else None
+        hidden = model.hidden_states(
+            ids.to(device), positions.to(device), mask.to(device), shared
+        )  # (batch, time, hidden)
         row, at, token, question, choice, counts = predictions.T
         logs, greedy = predict(model, hidden[row.to(device), at.to(device)], token.to(device))
         logs, greedy = logs.cpu().double(), greedy.cpu()

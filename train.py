@@ -487,7 +487,7 @@ def compare(args):
 
     if args.lr is None and Path(args.model).resolve() != Path("data/base").resolve():
         print(
-            "note: the default learning rates were tuned for data/base; 1e-4 to 5e-4 suit larger models (--lr)",
+            "note: the default learning rates were tuned for data/base; the papers use 1e-4 to 5e-4 on large models (--lr)",
             file=sys.stderr,
         )
     untouched, scores = measure(base, tokenizer, task, "untouched")

@@ -6,8 +6,8 @@
 
 Three sets, all in float32 on the CPU:
     base         data/base and data/old/never_asked.jsonl, 720 short questions of four choices
-    truthfulqa   a random model of SmolLM2-135M's shape; made-up questions shaped like TruthfulQA's after its primer: a
-                 prompt of 620 tokens, 4 or 5 choices of 12
+    truthfulqa   a random model of SmolLM2-135M's shape; made-up questions shaped like TruthfulQA's: 170 tokens of primer,
+                 the same before each, a question of 20, 4 or 5 choices of 12
     hellaswag    the same model; made-up questions shaped like HellaSwag's: a prompt of 60 tokens, 4 endings of 25
 
 Both start from text, so that encoding counts; building tasks and averaging, which the harness also does, does not. The
@@ -38,10 +38,10 @@ from gpt.tokenizer import copy_tokenizer
 
 BASE = ROOT / "data" / "base"
 SMOLLM2 = GPTConfig("llama", 49152, 8192, 576, 1536, 30, 9, 3, 64, rope_theta=1e5)  # 135M
-# Set -> (tokens of a prompt, fewest and most choices, tokens of a choice), questions where --questions does not say.
-SHAPES = {"truthfulqa": ((620, 4, 5, 12), 4), "hellaswag": ((60, 4, 4, 25), 16)}
-BATCH_SIZES = {"base": (16, 64, 256), "truthfulqa": (1, 4, 16), "hellaswag": (4, 16, 64)}  # the harness's, in choices
-TRIAL = {"base": 180, "truthfulqa": 2, "hellaswag": 8}  # questions on which they are tried
+# Set -> (tokens of the primer, of a question, fewest and most choices, tokens of a choice), questions without --questions.
+SHAPES = {"truthfulqa": ((170, 20, 4, 5, 12), 16), "hellaswag": ((0, 60, 4, 4, 25), 16)}
+BATCH_SIZES = {"base": (16, 64, 256), "truthfulqa": (1, 8, 32), "hellaswag": (4, 16, 64)}  # the harness's, in choices
+TRIAL = {"base": 180, "truthfulqa": 8, "hellaswag": 8}  # questions on which they are tried
 TOLERANCE = 1e-3
 
 
@@ -56,7 +56,7 @@ def write_random_model(folder):
     copy_tokenizer(BASE, folder)
 
 
-def made_up_questions(tokenizer, prompt_length, fewest, most, choice_length, n):
+def made_up_questions(tokenizer, primer_length, prompt_length, fewest, most, choice_length, n):
     """Random words: what is asked does not matter for how long it takes."""
     words = (ROOT / "data" / "old" / "text.txt").read_text(encoding="utf-8").split()
     rng = random.Random(0)
@@ -67,7 +67,8 @@ def made_up_questions(tokenizer, prompt_length, fewest, most, choice_length, n):
             chosen.append(rng.choice(words))
         return " ".join(chosen)
 
-    prompts = [text(prompt_length) for _ in range(n)]
+    primer = text(primer_length)
+    prompts = [f"{primer} {text(prompt_length)}".lstrip() for _ in range(n)]
     return [Question(p, tuple(text(choice_length) for _ in range(rng.randint(fewest, most))), 0) for p in prompts]
 
 
@@ -135,7 +136,7 @@ def main():
     parser = Parser(prog="bench/eval_qa.py", description=__doc__.splitlines()[0])
     names = list(BATCH_SIZES)
     parser.add_argument("--sets", nargs="+", choices=names, default=names, metavar="SET", help=", ".join(names))
-    parser.add_argument("--questions", type=int, default=None, help="a set; None: 720, 4 and 16")
+    parser.add_argument("--questions", type=int, default=None, help="a set; None: 720, 16 and 16")
     parser.add_argument("--repetitions", type=int, default=3, help="of each measurement")
     args = parser.parse_args()
     if args.repetitions < 1 or (args.questions is not None and args.questions < 1):

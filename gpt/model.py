@@ -71,6 +71,24 @@ class KVCache:
         return self.keys[layer, :, :, :total], self.values[layer, :, :, :total]
 
 
+class SharedBeginning:
+    """In place of a KVCache: keys and values of a beginning that all rows of a batch have in common, computed once.
+
+    cache: a KVCache with a batch of one, full with the beginning. For one call: what comes after is not kept.
+    """
+
+    def __init__(self, cache):
+        self.cache, self.length = cache, cache.length
+
+    def append(self, layer, k, v):
+        """The beginning's keys and values before each row's k, v (batch, kv_heads, time, head_dim); nothing is stored."""
+        keys, values = self.cache.keys[layer], self.cache.values[layer]  # (1, kv_heads, beginning, head_dim)
+        return (
+            torch.cat([keys.expand(len(k), -1, -1, -1), k], dim=2),  # (batch, kv_heads, total, head_dim)
+            torch.cat([values.expand(len(v), -1, -1, -1), v], dim=2),
+        )
+
+
 def rotary_tables(positions, config):
     """Cosines and sines of the rotary angles (RoFormer, arXiv 2104.09864), each positions.shape + (head_dim,).
 

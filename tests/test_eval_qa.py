@@ -4,6 +4,7 @@ import json
 import math
 import random
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -405,23 +406,56 @@ def test_a_choice_alone_must_fit_the_context(tokenizer):
 # --- batches ----------------------------------------------------------------------------------------------------------
 
 
-def some_row(length):
-    return Row(0, [1] * (length - 1), {0: [1], 1: [2]}, ends=0)
+def some_row(number, length, start=()):
+    prompt = [*start, *range(number * 1000, number * 1000 + length - 1 - len(start))]  # alike in nothing but start
+    return Row(number, prompt, {0: [1], 1: [2]}, ends=0)
 
 
 @pytest.mark.parametrize(("batch_size", "tokens"), [(1, 1000), (4, 1000), (64, 40), (64, 1), (3, 60)])
 def test_a_batch_has_no_more_rows_or_tokens_than_allowed_unless_one_row_alone_has(monkeypatch, batch_size, tokens):
     monkeypatch.setattr(eval_qa, "BATCH_TOKENS", tokens)
-    lengths = [random.Random(0).randrange(3, 30) for _ in range(50)] + [100]
-    rows = [some_row(length) for length in lengths]
-    batches = batches_of(rows, batch_size)
-    assert sorted(id(row) for batch in batches for row in batch) == sorted(map(id, rows))
+    rng = random.Random(0)
+    rows = [some_row(number, length) for number, length in enumerate([rng.randrange(3, 30) for _ in range(50)] + [100])]
+    beginnings, batches = zip(*batches_of(rows, batch_size), strict=True)
+    assert set(map(tuple, beginnings)) == {()}
+    assert sorted((row for batch in batches for row in batch), key=lambda row: row.question) == rows
     for batch in batches:
         assert len(batch) <= batch_size
         assert len(batch) == 1 or len(batch) * max(map(len, batch)) <= tokens
-    assert [len(row) for batch in batches for row in batch] == sorted(lengths, reverse=True)
+    assert [len(row) for batch in batches for row in batch] == sorted(map(len, rows), reverse=True)
     for batch in batches[:-1]:  # as large as allowed
         assert len(batch) == batch_size or (len(batch) + 1) * len(batch[0]) > tokens
+
+
+def test_what_many_prompts_begin_with_is_taken_off_them(monkeypatch):
+    monkeypatch.setattr(eval_qa, "SHARED", 4)
+    start = [7, 8, 9, 10, 11]
+    alike = [some_row(number, 12, start) for number in (1, 2, 3)]
+    apart = [some_row(4, 12, start[:3]), some_row(5, 12), some_row(6, 2)]  # too little alike, nothing alike, too short
+    one = some_row(7, 14, [9] * 4)  # long enough, but the only one
+    batches = batches_of([*apart, *alike, one], 2)
+    shared = [batch for beginning, batch in batches if beginning == start]
+    assert [len(batch) for batch in shared] == [2, 1]
+    assert [replace(row, prompt=start + row.prompt) for batch in shared for row in batch] == alike
+    others = [row for beginning, batch in batches if not beginning for row in batch]
+    assert sorted(others, key=lambda row: row.question) == [*apart, one]
+    # The same prompt twice keeps its last token: something has to predict the first of a choice.
+    ((beginning, (first, second)),) = batches_of([alike[0], alike[0]], 2)
+    assert (beginning, first.prompt) == (alike[0].prompt[:-1], alike[0].prompt[-1:]) and first == second
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_a_beginning_computed_once_changes_no_score(any_folder, monkeypatch, batch_size):
+    model, tokenizer = load_pretrained(any_folder)
+    primer = "Q: Who sells sea shells?\nA: She does.\n\n"
+    questions = [replace(q, prompt=primer + q.prompt) for q in QUESTIONS] + QUESTIONS
+    apart = score_questions(model, tokenizer, questions)
+    monkeypatch.setattr(eval_qa, "SHARED", 8)
+    rows = [row for i, q in enumerate(questions) for row in encode_question(tokenizer, q, i, 96)]
+    assert max(len(beginning) for beginning, _ in batches_of(rows, batch_size)) >= 8
+    for a, b in zip(apart, score_questions(model, tokenizer, questions, batch_size), strict=True):
+        assert b.loglikelihoods == pytest.approx(a.loglikelihoods, abs=1e-4)
+        assert (b.acc, b.acc_norm, b.exact) == (a.acc, a.acc_norm, a.exact)
 
 
 # --- scores -----------------------------------------------------------------------------------------------------------
