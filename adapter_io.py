@@ -14,11 +14,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from gpt.cli import atomic
-from gpt.weights import checkpoint_name
+from gpt.weights import FAMILIES, checkpoint_name
 from lora import LoRALayer, find_adapters, replace_linears
 
 CONFIG, FACTORS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."  # PEFT's wrapper around the model
+CLASS = "base_model_class"  # in "auto_mapping", where PEFT notes what an adapter was made for
 
 # The settings of PEFT that are honoured here, and their types...
 READ = {"r": int, "lora_alpha": (int, float), "lora_dropout": (int, float), "target_modules": list}
@@ -35,6 +36,11 @@ NOTES = {
     "megatron_core",
     "qalora_group_size",
 }
+
+
+def base_class(model):
+    """The class in transformers of a GPT's family: LlamaForCausalLM, ..."""
+    return FAMILIES[model.config.family].architecture
 
 
 def saved_name(config, name):
@@ -64,6 +70,7 @@ def save_adapters(model, folder, base_model=None, revision=None):
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base_model and str(base_model),
         "revision": revision,
+        "auto_mapping": {CLASS: base_class(model), "parent_library": "transformers"},
         "r": rank,
         "lora_alpha": alpha,
         "lora_dropout": dropout,
@@ -94,8 +101,16 @@ def load_adapters(model, folder):
     folder = Path(folder)
     if (folder / "adapter").is_dir() and not (folder / CONFIG).exists():  # a run of train.py
         folder = folder / "adapter"
+    if (folder / "model").is_dir() and not (folder / CONFIG).exists():
+        raise ValueError(
+            f"{folder} has no adapter but a whole model: load {folder / 'model'} instead of the base model"
+        )
     settings = read_settings(folder / CONFIG)
     factors = read_factors(folder / FACTORS)
+    note = settings.get("auto_mapping")
+    ours, theirs = base_class(model), note.get(CLASS) if isinstance(note, dict) else None
+    if theirs not in (None, ours):  # Mistral's layers, say, can have the shapes of Llama's
+        raise ValueError(f"{folder} adapts a {theirs}, but this model is a {ours}: load a model of the same family")
     rank, remedy = settings["r"], "load the model it was made for, or save the adapter again"
 
     linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}

@@ -309,7 +309,7 @@ def lay_out(rows, eot_id):
 def batches_of(rows, batch_size):
     """[(beginning, rows), ...]: at most batch_size Rows alike in length, and BATCH_TOKENS tokens unless one alone has more.
 
-    beginning: the tokens that begin all prompts of the batch, taken off the rows: [] unless they are SHARED or more.
+    beginning: the tokens that begin all prompts of the batch, taken off the rows; [] where less than SHARED are alike.
     """
     groups = {}  # the first tokens, or () for rows that share too few -> rows
     for row in rows:

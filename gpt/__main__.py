@@ -67,7 +67,8 @@ def main():
         eot_id=tokenizer.eot_id,
         generator=torch.Generator(device).manual_seed(args.seed),
     )
-    print(f"\n{tokenizer.decode(tokens[0])}")
+    tokens = tokens[0].tolist()
+    print(f"\n{tokenizer.decode(tokens[1:] if tokens[0] == tokenizer.bos_id else tokens)}")
 
 
 if __name__ == "__main__":

@@ -68,10 +68,12 @@ def find_model(name):
     except (HTTPError, OSError, ValueError, RuntimeError) as error:  # hf_xet, for large files, raises RuntimeError
         if type(error) is LocalEntryNotFoundError:  # the cache was the last resort: what led to it says more
             error = error.__cause__ or error
-        said = (str(error) or type(error).__name__).splitlines()[0]
+        said = (str(error) or type(error).__name__).splitlines()[0].split(". ")[0]
         if getattr(error, "server_message", None):
             said = f"{error.response.status_code}, {error.server_message.splitlines()[0]}"
-        reason = f"cannot be fetched, and is not all in the cache: {said}"
+        reason = (
+            f"cannot be fetched, and is not all in the cache (check the name, the network and HF_HUB_OFFLINE): {said}"
+        )
     else:
         print(f"model: {repository} of the Hugging Face Hub, revision {folder.name}", file=sys.stderr)
         return folder

@@ -66,6 +66,7 @@ class BytePairTokenizer(Tokenizer):
 
     pattern: cuts text into pieces; ranks: {token bytes: id}; nfc: whether text is put into Unicode's form C first. (That
     form is Python's: the tokenizers library knows no combining marks newer than Unicode 9, and leaves them unsorted.)
+    Some vocabularies, such as SmolLM2's, lack bytes that their training text did not have: a text with one is refused.
     """
 
     def __init__(self, pattern, ranks, nfc, special, bos_id, eot_id):
@@ -73,13 +74,18 @@ class BytePairTokenizer(Tokenizer):
         self.encoding = tiktoken.Encoding("open weights", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
         self.nfc = nfc
         self._bytes = {token: text for text, token in ranks.items()}
+        self._missing = {byte for byte in range(256) if bytes([byte]) not in ranks}
 
     def encode_ordinary(self, text, first):
         if len(text) >= LONGEST_SPACE and re.search(rf"\s{{{LONGEST_SPACE}}}", text):
             raise ValueError(
                 f"a text has {LONGEST_SPACE:,} white-space characters in a row, more than tiktoken can cut"
             )
-        return self.encoding.encode_ordinary(unicodedata.normalize("NFC", text) if self.nfc else text)
+        text = unicodedata.normalize("NFC", text) if self.nfc else text
+        if self._missing and not self._missing.isdisjoint(text.encode("utf-8", "replace")):
+            odd = next(c for c in text if not self._missing.isdisjoint(c.encode("utf-8", "replace")))
+            raise ValueError(f"a text has the character {odd!r} ({ord(odd):#x}), for which the tokenizer has no token")
+        return self.encoding.encode_ordinary(text)
 
     def ordinary_bytes(self, token):
         return self._bytes.get(token, b"")
@@ -98,6 +104,9 @@ class SentencePieceTokenizer(Tokenizer):
         self._line_break = processor.encode("\n")
 
     def encode_ordinary(self, text, first):
+        text = text.encode("utf-16", "surrogatepass").decode(
+            "utf-16", "replace"
+        )  # half a character: U+FFFD, as tiktoken
         if first or self.prefix_all:
             return self.processor.encode(text)
         # The package always adds the space. No token holds a line break and more: cut off one in front, space and all.
@@ -265,9 +274,6 @@ def byte_alphabet():
     return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
 
 
-NOT_IN_UTF8 = {0xC0, 0xC1, *range(0xF5, 0x100)}  # bytes that no text has: a vocabulary may do without them
-
-
 def last_merge(ranks, text):
     """What is left of a token's bytes when all is merged, lowest rank first, but the last step to the token itself."""
     parts = list(text)
@@ -291,11 +297,9 @@ def ranks_of(vocab, merges, special, ignore_merges):
     ignore_merges: a whole piece that is a token needs no merges, in the file as in tiktoken.
     """
     alphabet = byte_alphabet()
-    missing = {byte for character, byte in alphabet.items() if character not in vocab} - NOT_IN_UTF8
+    missing = [byte for character, byte in alphabet.items() if character not in vocab and 0x20 <= byte < 0x7F]
     if missing:
-        raise ValueError(
-            f"its vocabulary lacks {len(missing)} of the 256 bytes, e.g. {min(missing):#04x}: not byte-level BPE"
-        )
+        raise ValueError(f"its vocabulary lacks {chr(min(missing))!r} and perhaps others: not byte-level BPE")
     order = {}  # (left, right) -> its place in the list
     for place, merge in enumerate(merges):
         left, right = merge.split(" ") if isinstance(merge, str) else merge
@@ -384,6 +388,8 @@ def load_sentencepiece(folder, settings, content):
     prefix_all = bool(settings.get("legacy"))
     if not prefix_all and any("\n" in piece for piece in pieces):
         raise ValueError("tokenizer.model has tokens with line breaks, which is not supported without legacy=true")
+    if settings.get("add_eos_token") and not content:
+        raise ValueError("add_eos_token=true in tokenizer_config.json is not supported: texts end where they end")
     bos_id = None
     if content:
         bos_id = beginning(content.get("post_processor"), special)

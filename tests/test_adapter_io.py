@@ -104,7 +104,11 @@ def test_what_was_learned_on_a_base_model_is_added_to_its_instruct_model(tmp_pat
         (dict(n_kv_heads=4), "v_proj.lora_B.weight of shape (12, 4), not (24, 4)"),
         (dict(n_layers=1), "unexpected base_model.model.model.layers.1"),
         (dict(n_layers=3), "lacks base_model.model.model.layers.2"),
-        (dict(family="gpt2", n_kv_heads=4), "lacks base_model.model.layers.0"),
+        (dict(family="gpt2", n_kv_heads=4), "adapts a LlamaForCausalLM, but this model is a GPT2LMHeadModel"),
+        (
+            dict(family="mistral"),
+            "adapts a LlamaForCausalLM, but this model is a MistralForCausalLM",
+        ),  # whose layers have the same shapes
     ],
 )
 def test_an_adapter_for_another_shape_is_refused_by_name(folder, change, message):
@@ -121,6 +125,7 @@ def test_the_files_are_pefts(folder):
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": None,
         "revision": None,
+        "auto_mapping": {"base_model_class": "LlamaForCausalLM", "parent_library": "transformers"},
         "r": 4,
         "lora_alpha": 8,
         "lora_dropout": 0.0,
@@ -295,6 +300,11 @@ def test_bad_files(folder, spoil, message):
 
 def test_missing_folder(tmp_path):
     assert_refused(tmp_path / "nowhere", "nowhere")
+
+
+def test_a_run_of_full_fine_tuning_has_no_adapter(tmp_path):
+    (tmp_path / "seed0" / "model").mkdir(parents=True)
+    assert_refused(tmp_path / "seed0", "has no adapter but a whole model: load .*model instead of the base model")
 
 
 def test_an_adapted_model_is_refused(folder):

@@ -1,6 +1,8 @@
 """gpt/generate.py and `python -m gpt`: the same text as transformers, with and without the cache; sampling; errors."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -161,6 +163,24 @@ def test_program(tiny_llama_folder):
     assert f"MLP              {mlp:,} (" in done.stdout
     assert f"embeddings       {512 * 32:,} (" in done.stdout
     assert "n_kv_heads         2\n" in done.stdout
+
+
+def test_program_begins_as_the_models_texts_do_but_does_not_show_it(tiny_llama_folder, tmp_path):
+    folder = shutil.copytree(tiny_llama_folder, tmp_path / "bos")
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": "<|user|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [],
+        "special_tokens": {"<|user|>": {"id": "<|user|>", "ids": [1], "tokens": ["<|user|>"]}},
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    model, tokenizer = load_pretrained(folder)
+    done = run(folder, "The sea", "--max-new-tokens", 8, "--temperature", 0, "--device", "cpu")
+    ids = [1, *tokenizer.encode("The sea")]
+    tokens = generate(model, torch.tensor([ids]), 8, eot_id=tokenizer.eot_id)[0]
+    assert done.stdout.endswith(f"\n\n{tokenizer.decode(tokens[1:])}\n")
+    assert not torch.equal(tokens[1:], generate(model, torch.tensor([ids[1:]]), 8, eot_id=tokenizer.eot_id)[0])
 
 
 @pytest.mark.parametrize(

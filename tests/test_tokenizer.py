@@ -384,20 +384,27 @@ def test_fields_that_older_files_leave_out(folder):
     assert all(load_tokenizer(folder).encode(text) == ours.encode(text) for text in TEXTS)
 
 
-def test_bytes_that_no_text_has_may_lack(folder):
-    ours = load_tokenizer(folder)
-    alphabet = byte_alphabet()
-
-    def remove(content):
-        vocab = {
-            text: i for text, i in content["model"]["vocab"].items() if alphabet.get(text) not in (0xC0, 0xF5, 0xFF)
-        }
-        content["model"]["vocab"] = vocab | ours.special
-
-    edit(folder, remove)
-    theirs = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-    for text in [*TEXTS, "\U0010ffff", END_OF_TEXT]:
-        assert load_tokenizer(folder).encode(text) == theirs.encode(text).ids == ours.encode(text)
+@pytest.mark.parametrize("unk_token", [None, END_OF_TEXT])
+def test_a_vocabulary_may_lack_bytes_but_then_texts_with_them_are_refused(tmp_path, unk_token):
+    """As SmolLM2's, which was trained without the whole alphabet; the library drops such bytes, or puts unk_token there."""
+    tokenizer = in_style("smollm2", models.BPE(unk_token=unk_token))
+    ascii = [character for character, byte in byte_alphabet().items() if 0x20 <= byte < 0x7F]
+    trainer = trainers.BpeTrainer(
+        vocab_size=N_ORDINARY, show_progress=False, initial_alphabet=ascii, special_tokens=[END_OF_TEXT]
+    )
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    present = {byte for character, byte in byte_alphabet().items() if tokenizer.token_to_id(character) is not None}
+    assert 0xFF not in present and 0xF1 not in present and 100 < len(present) < 240
+    ours, theirs = loaded(tmp_path, tokenizer)
+    refused = 0
+    for text in [*TEXTS, "\U00042000", *random_texts(1500)]:
+        if present.issuperset(text.encode()):
+            assert_equal((ours, theirs), text)
+        else:
+            refused += 1
+            with pytest.raises(ValueError, match="a text has the character .*, for which the tokenizer has no token"):
+                ours.encode(text)
+    assert 50 < refused < 1450
 
 
 # --- SentencePiece ----------------------------------------------------------------------------------------------------
@@ -521,6 +528,13 @@ def test_tokens_added_to_sentencepiece(llama2):
     assert ours.decode([500, *ours.encode("a"), -1]) == "a"
 
 
+def test_half_a_character_is_replaced(llama2, gpt2_folder):
+    """A lone surrogate, which JSON can hold."""
+    for folder in (llama2, gpt2_folder):
+        ours = load_tokenizer(folder)
+        assert ours.encode("the \ud83d fox") == ours.encode("the \ufffd fox")
+
+
 def test_without_the_sentencepiece_package(llama2, monkeypatch):
     monkeypatch.setitem(sys.modules, "sentencepiece", None)
     with pytest.raises(ValueError, match="tokenizer.model: .* one more package: pip install sentencepiece$"):
@@ -554,6 +568,7 @@ SENTENCEPIECE_REFUSALS = {
     ),
     "lstrip": ({}, {"added_tokens_decoder": {"420": {"content": "<x>", "lstrip": True}}}, "'<x>' has lstrip=true"),
     "odd settings": ({}, {"added_tokens_decoder": []}, "is malformed"),
+    "eos after every text": ({}, {"add_eos_token": True}, "add_eos_token=true"),
 }
 
 
@@ -786,8 +801,8 @@ REFUSALS = {
     "unlisted pair": (bpe(["ab"], [], ignore_merges=True), "no merge makes the token 'ab'"),
     "whole piece": (bpe(["abc"], []), "no merge makes the token 'abc'"),
     "byte missing": (
-        lambda c: c["model"]["vocab"].update(ĀĀ=c["model"]["vocab"].pop("Ā")),
-        "lacks 1 of the 256 bytes, e.g. 0x00: not byte-level BPE",
+        lambda c: c["model"]["vocab"].update(ĀĀ=c["model"]["vocab"].pop("q")),
+        "its vocabulary lacks 'q' and perhaps others: not byte-level BPE",
     ),
     "merge of nothing": (lambda c: c["model"]["merges"].append("q qqq"), "the merge of 'q' and 'qqq' needs 'qqq'"),
     "merge to nothing": (lambda c: c["model"]["merges"].append("q q"), "the merge of 'q' and 'q' needs 'qq'"),

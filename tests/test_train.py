@@ -137,6 +137,15 @@ def test_every_method_sees_the_same_data_in_the_same_order(tiny_llama_folder, mo
     assert orders != first  # and with another seed
 
 
+def test_documents_begin_as_the_models_texts_do(tiny_llama_folder, monkeypatch):
+    seen, pack = [], train.pack
+    monkeypatch.setattr(train, "pack", lambda *arguments: seen.append(arguments[1:]) or pack(*arguments))
+    model, tokenizer = load_pretrained(tiny_llama_folder)
+    tokenizer.bos_id = 7
+    adapt(model, tokenizer, corpus(), "lora", SHORT)
+    assert set(seen) == {(tokenizer.eot_id, SHORT.seq_len, 7)}
+
+
 def test_the_callers_documents_keep_their_order(tiny_llama_folder):
     model, tokenizer = load_pretrained(tiny_llama_folder)
     documents = corpus()
@@ -449,3 +458,29 @@ def test_a_fully_trained_model_keeps_the_end_of_text_that_only_its_config_names(
     (folder / "config.json").write_text(json.dumps(config))
     run_program(arguments(folder, world, method="full", out=tmp_path / "out"))
     assert load_pretrained(tmp_path / "out" / "full" / "seed0" / "model")[1].eot_id == 1
+
+
+def test_a_primer_comes_before_truthfulqas_questions_and_the_table_says_so(tiny_llama_folder, world, tmp_path):
+    items = [{"question": "Who sells shells?", "mc1_targets": {"She does": 1, "Peter does": 0}}]
+    (tmp_path / "mc_task.json").write_text(json.dumps(items))
+    (tmp_path / "primer.txt").write_text("Q: Who ran?\nA: The rascal ran.\n")
+    files = {"retention": tmp_path / "mc_task.json", "primer": tmp_path / "primer.txt", "out": tmp_path / "out"}
+    run_program(arguments(tiny_llama_folder, world, method="lora", **files))
+    name = f"{tmp_path.name}/mc_task"
+    table = (tmp_path / "out" / "table.txt").read_text()
+    assert table.endswith(f"{name}: TruthfulQA MC1, after the primer in {tmp_path / 'primer.txt'}\n")
+    (score,) = [line for line in lines_of(tmp_path / "out" / "untouched.jsonl") if line["set"] == name]
+    primed = eval_qa.Question(
+        "Q: Who ran?\nA: The rascal ran.\n\nQ: Who sells shells?\nA:", ("She does", "Peter does"), 0
+    )
+    (expected,) = eval_qa.score_questions(*load_pretrained(tiny_llama_folder), [primed])
+    assert score["loglikelihoods"] == pytest.approx(expected.loglikelihoods, abs=1e-4)
+
+
+def test_an_adapter_remembers_the_name_and_the_revision_of_its_base(tiny_llama_folder, tmp_path):
+    model, tokenizer = load_pretrained(tiny_llama_folder)
+    adapt(model, tokenizer, corpus(), "lora", SHORT)
+    for name, expected in {"org/name@v1": ("org/name", "v1"), "org/name": ("org/name", None)}.items():
+        train.save(model, tokenizer, "lora", tmp_path, name, tiny_llama_folder)
+        settings = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+        assert (settings["base_model_name_or_path"], settings["revision"]) == expected
