@@ -3,7 +3,7 @@
     python train.py --method mica                       # the shipped base model and world
     python train.py --method mica lora full --seeds 3   # a comparison, with standard errors over seeds
     python train.py --method mica --corpus my.txt --qa my.jsonl
-    python train.py --method mica --model HuggingFaceTB/SmolLM2-135M --lr 1e-3 --retention hellaswag_val.jsonl --text
+    python train.py --method mica --model HuggingFaceTB/SmolLM2-135M --lr 5e-4 --retention hellaswag_val.jsonl --text
 
 Reading order: METHODS, adapt (the training loop, which a study can call), measure, then the program around them.
 """
