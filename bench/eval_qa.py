@@ -13,8 +13,8 @@ Three sets, all in float32 on the CPU:
 Both start from text, so that encoding counts; building tasks and averaging, which the harness also does, does not. The
 harness (HFLM.loglikelihood) gets the batch size of BATCH_SIZES that is fastest for it on some of the questions; ours is
 called as eval_qa.py calls it. After that the two take turns. Printed for each set: questions a second, median (least to
-most), the ratio of the medians, and the largest difference between the two in a choice's log-likelihood, in nats; above
-TOLERANCE it is an error.
+most), the ratio of the medians, how many tokens the harness's model reads for each that ours does, and the largest
+difference between the two in a choice's log-likelihood, in nats; above TOLERANCE it is an error.
 """
 
 import os
@@ -31,7 +31,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all files are here
 
 import torch
 
-from eval_qa import Question, read_questions, score_questions
+from eval_qa import Question, batches_of, encode_question, read_questions, score_questions
 from gpt import GPT, GPTConfig, load_pretrained, save_pretrained
 from gpt.cli import Parser, one_sentence_errors
 from gpt.tokenizer import copy_tokenizer
@@ -78,6 +78,15 @@ class Ours:
 
     def loglikelihoods(self, questions):
         return [score.loglikelihoods for score in score_questions(self.model, self.tokenizer, questions)]
+
+    def tokens_saved(self, questions):
+        """Tokens that the model reads when each choice is read with the whole prompt, for each that it reads here."""
+        context = self.model.config.context_length
+        rows = [row for i, q in enumerate(questions) for row in encode_question(self.tokenizer, q, i, context)]
+        apart = sum(len(row.prompt) + len(branch) - 1 for row in rows for branch in row.branches.values())
+        batches = batches_of(rows, 64)
+        beginnings = {tuple(beginning) for beginning, _ in batches}
+        return apart / (sum(map(len, beginnings)) + sum(len(row) for _, batch in batches for row in batch))
 
 
 class Harness:
@@ -126,7 +135,7 @@ def bench(name, folder, questions, repetitions):
     cells = [f"{medians[key]:.3g} ({min(some):.3g} to {max(some):.3g})" for key, some in rates.items()]
     print(
         f"{name:<12} {len(questions):>9} {cells[0]:>26} {cells[1]:>26} {harness.lm.batch_size:>6}"
-        f" {medians['ours'] / medians['harness']:>6.2f} {worst:>11.1e}",
+        f" {medians['ours'] / medians['harness']:>6.2f} {ours.tokens_saved(questions):>7.2f} {worst:>11.1e}",
         flush=True,
     )
     return worst
@@ -147,7 +156,7 @@ def main():
         parser.error("lm_eval is not installed: pip install -r requirements-oracles.txt")
     with one_sentence_errors("bench/eval_qa.py"), tempfile.TemporaryDirectory() as random_model:
         print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, questions a second")
-        titles = f"{'ours':>26} {'harness':>26} {'batch':>6} {'ratio':>6} {'difference':>11}"
+        titles = f"{'ours':>26} {'harness':>26} {'batch':>6} {'ratio':>6} {'tokens':>7} {'difference':>11}"
         print(f"{'set':<12} {'questions':>9} {titles}")
         worst = 0.0
         for name in args.sets:

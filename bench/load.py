@@ -18,17 +18,23 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
+from safetensors.torch import load_file
 
 from gpt.cli import Parser
 from gpt.model import GPT, GPTConfig
 from gpt.weights import load_model, save_pretrained
 
 
-def make_checkpoint(folder, dtype, layers):
-    """A random Llama of width 2048 (about 101 MB a layer in 16 bits), in the layout that is asked for."""
+def make_checkpoint(folder, dtype, name, layers):
+    """Write a random Llama of width 2048 (about 101 MB a layer in 16 bits); returns the path of its weights, called name."""
     torch.manual_seed(0)
     config = GPTConfig("llama", 32000, 2048, 2048, 5632, layers, 32, 4, 64, tie_embeddings=False)
     save_pretrained(GPT(config).to(dtype), folder)
+    weights = Path(folder) / "model.safetensors"
+    if name != weights.name:  # as older repositories have it
+        torch.save(load_file(weights), weights.with_name(name))
+        weights.unlink()
+    return weights.with_name(name)
 
 
 def status(field):
@@ -70,12 +76,15 @@ def main():
         load_and_measure(*args.child)
         return
     print(
-        f"{'checkpoint':<22} {'loaded as':<10} {'by':<13} {'peak / file':>12} {'peak / weights':>15} {'load, s':>8} {'read, s':>8}"
+        f"{'checkpoint':<30} {'loaded as':<10} {'by':<13} {'peak / file':>12} {'peak / weights':>15} {'load, s':>8} {'read, s':>8}"
     )
-    for stored in ("bfloat16", "float32"):
+    for stored, name in (
+        ("bfloat16", "model.safetensors"),
+        ("float32", "model.safetensors"),
+        ("bfloat16", "pytorch_model.bin"),
+    ):
         with tempfile.TemporaryDirectory() as folder:
-            make_checkpoint(folder, getattr(torch, stored), args.layers)
-            file_size = (Path(folder) / "model.safetensors").stat().st_size
+            file_size = make_checkpoint(folder, getattr(torch, stored), name, args.layers).stat().st_size
             for dtype in dict.fromkeys((stored, "float32")):
                 for loader in ("ours", "transformers"):
                     command = [sys.executable, __file__, "--child", loader, folder, dtype]
@@ -84,7 +93,7 @@ def main():
                         sys.exit(done.stderr)
                     f = json.loads(done.stdout.splitlines()[-1])
                     print(
-                        f"{f'{file_size / 1e9:.2f} GB {stored}':<22} {dtype:<10} {loader:<13} {f['peak'] / file_size:>12.2f}"
+                        f"{f'{file_size / 1e9:.2f} GB {stored}, {Path(name).suffix}':<30} {dtype:<10} {loader:<13} {f['peak'] / file_size:>12.2f}"
                         f" {f['peak'] / f['size']:>15.2f} {f['load']:>8.2f} {f['read']:>8.2f}",
                         flush=True,
                     )
