@@ -4,7 +4,7 @@ A large weight W is frozen and a small product of two factors learns what must c
 
     y = W x + b + (alpha / rank) * B A x
 
-Methods differ only in where A and B start and which of them is trained: see mica.py for a subclass.
+Methods differ only in where A and B start and which of them is trained: see mica.py and milora.py for subclasses.
 Load a model's weights first, then replace_linears(model, LoRALayer, ...), train, merge_adapters(model).
 """
 
@@ -47,9 +47,16 @@ class LoRALayer(nn.Module):
     A (rank, in) and B (out, rank) are float32 (float64 for a float64 W). Raises ValueError for settings out of range.
 
     LoRA starts from a random A and B = 0: the product is 0, so the layer first computes exactly what `linear` does.
+    A method whose factors do not start at zero says so in `subtracted`: their first values A0 and B0 are then kept, and
+
+        y = linear(x) + (alpha / rank) * (B A - B0 A0) x
+
+    which is training B A on the frozen weight W - (alpha / rank) B0 A0, without rounding that difference to W's dtype
+    and without a second copy of W.
     """
 
     trained = ("A", "B")  # a factor not named here is a buffer, which no optimizer can reach
+    subtracted = False  # is the product of the first factors taken off again?
 
     def __init__(self, linear, rank, alpha, dropout=0.0):
         super().__init__()
@@ -63,6 +70,8 @@ class LoRALayer(nn.Module):
                 self.register_parameter(name, nn.Parameter(factor))
             else:
                 self.register_buffer(name, factor)
+            if self.subtracted:
+                self.register_buffer(f"{name}0", factor.clone())
         self.linear = linear.requires_grad_(False)
         self.train(linear.training)  # else dropout would be on in a model that is in eval mode
 
@@ -75,12 +84,25 @@ class LoRALayer(nn.Module):
     def forward(self, x):
         y = self.linear(x)  # (..., out)
         update = F.linear(F.linear(self.dropout(x).to(self.A.dtype), self.A), self.B)  # (..., in) -> rank -> out
+        if self.subtracted:  # at the start the same numbers in the same order: the difference is exactly zero
+            update = update - F.linear(F.linear(x.to(self.A.dtype), self.A0), self.B0)
         return y + (self.alpha / self.rank * update).to(y.dtype)  # y keeps its dtype: adding zeros changes nothing
 
     @torch.no_grad()
     def delta(self):
-        """The change of the weight, (alpha / rank) B A: (out, in), in the factors' float32 (or float64)."""
-        return self.alpha / self.rank * (self.B @ self.A)
+        """The change of the weight, (alpha / rank) (B A - B0 A0): (out, in), in the factors' float32 (or float64)."""
+        product = self.B @ self.A
+        return self.alpha / self.rank * (product - self.B0 @ self.A0 if self.subtracted else product)
+
+    @torch.no_grad()
+    def plain_factors(self):
+        """(A, B) of the plain LoRA with the same change, at the same alpha / rank: (k, in) and (out, k).
+
+        They are [A; A0] and [B, -B0], with k = 2 rank, where the start is subtracted; else A and B themselves.
+        """
+        if not self.subtracted:
+            return self.A.detach(), self.B.detach()
+        return torch.cat([self.A, self.A0]), torch.cat([self.B, -self.B0], dim=1)
 
     def merged(self):
         """A plain, frozen nn.Linear with weight W + delta(), added in float32 and rounded once to W's dtype."""

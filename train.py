@@ -42,7 +42,15 @@ from gpt.cli import Parser, atomic, check_writable, one_sentence_errors, pick_de
 from gpt.hub import split_name
 from gpt.tokenizer import copy_tokenizer
 from lora import LoRALayer, count_trainable, replace_linears
-from mica import MiCALayer
+from mica import (
+    MajorMiCALayer,
+    MiCALayer,
+    OrthonormalMiCALayer,
+    RandomMiCALayer,
+    TrainedMiCALayer,
+    TransposedMiCALayer,
+)
+from milora import MiLoRALayer, PiSSALayer
 
 
 @dataclass(frozen=True)
@@ -55,8 +63,17 @@ class Method:
 METHODS = {
     "mica": Method(MiCALayer, lr=2e-2, color="#0072B2"),
     "lora": Method(LoRALayer, lr=7e-3, color="#E69F00"),
+    "milora": Method(MiLoRALayer, lr=7e-3, color="#56B4E9"),
+    "pissa": Method(PiSSALayer, lr=7e-3, color="#CC79A7"),
     "full": Method(None, lr=7e-4, color="#009E73"),
+    # MiCA with one thing changed (mica.py)
+    "mica-major": Method(MajorMiCALayer, lr=2e-2, color="#666666"),
+    "mica-random": Method(RandomMiCALayer, lr=2e-2, color="#888888"),
+    "mica-orthonormal": Method(OrthonormalMiCALayer, lr=2e-2, color="#AAAAAA"),
+    "mica-trained": Method(TrainedMiCALayer, lr=7e-3, color="#D55E00"),
+    "mica-transposed": Method(TransposedMiCALayer, lr=2e-2, color="#F0E442"),
 }
+ALL = ("mica", "lora", "milora", "pissa", "full")  # what --method all runs
 
 
 @dataclass(frozen=True)
@@ -193,10 +210,10 @@ def parse_arguments():
     add(
         "--method",
         nargs="+",
-        choices=METHODS,
+        choices=[*METHODS, "all"],
         default=["mica"],
         metavar="METHOD",
-        help=f"one or several of {', '.join(METHODS)}",
+        help=f"one or several of {', '.join(METHODS)}; all: {', '.join(ALL)}",
     )
     add("--model", default="data/base", help="a model's folder, or org/name[@revision] on the Hugging Face Hub")
     add(
@@ -270,7 +287,7 @@ def parse_arguments():
         parser.error(f"--eval-every must be 0 or more, not {args.eval_every}")
     if args.lr is not None and not 0 < args.lr < math.inf:
         parser.error(f"--lr must be a positive number, not {args.lr}")
-    args.method = list(dict.fromkeys(args.method))
+    args.method = list(dict.fromkeys(name for given in args.method for name in (ALL if given == "all" else [given])))
     return args
 
 
