@@ -48,8 +48,8 @@ class RandomMiCALayer(MiCALayer):
     """B from singular vectors drawn at random, as in the paper's Figure 2: does it matter *which* ones?"""
 
     def directions(self, W):
-        U = thin_svd(W)[0]  # (out, min(out, in)); any of them may be drawn, so all are computed
-        return U[:, torch.randperm(U.shape[1])[: self.rank].to(U.device)]
+        U = minor_components(W, min(W.shape))[0]  # all of them, since any may be drawn
+        return U[:, torch.randperm(U.shape[1])[: self.rank]]
 
 
 class OrthonormalMiCALayer(MiCALayer):
@@ -74,26 +74,11 @@ class TransposedMiCALayer(LoRALayer):
         return minor_subspace(W.T, self.rank).T, torch.zeros(W.shape[0], self.rank)
 
 
-# --- singular vectors ---
+# --- a few singular vectors of a large matrix ---
 
-
-def thin_svd(W):
-    """U (out, k), S (k) and V (in, k) of W = U S V^T, k = min(out, in), largest singular value first."""
-    source = W.cpu() if W.device.type == "mps" else W  # mps has no float64
-    U, S, Vh = torch.linalg.svd(source.double(), full_matrices=False)
-    return tuple(factor.to(W.device, factor_dtype(W)) for factor in (U, S, Vh.T))
-
-
-@torch.no_grad()
-def minor_components(W, rank):
-    check_rank(rank, W.shape)
-    return tuple(factor[..., -rank:].contiguous() for factor in thin_svd(W))
-
-
-@torch.no_grad()
-def major_components(W, rank):
-    check_rank(rank, W.shape)
-    return tuple(factor[..., :rank].contiguous() for factor in thin_svd(W))
+SMALL = 128  # below this many rows or columns, the whole decomposition is as quick
+# The largest residual, in parts of the matrix's Frobenius norm, that vectors computed in this precision may leave.
+TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-9}
 
 
 def minor_subspace(W, rank):
@@ -101,8 +86,104 @@ def minor_subspace(W, rank):
 
     Of the *thin* SVD, W = U S V^T with min(out, in) columns in U: for a tall W the full SVD's last columns are the
     left null space, which W never writes to, instead of the directions it writes to most weakly.
-    Computed in float64, because neighbouring small singular values are close together; returned in float32 (float64
-    for a float64 W), on W's device. Signs, and the order among equal singular values, are arbitrary: compare
-    projectors B B^T, never vectors. Raises ValueError for a rank below 1 or above min(out, in).
+
+    How, without computing the others: multiplying a vector by W W^T stretches its component along each left singular
+    vector by S^2, so repeated products turn it towards the *largest* ones; solving with W W^T divides by S^2 and turns
+    it towards the smallest. inverse_iteration does that to a block of vectors, with one factorisation of a square W
+    for all rounds. Where W is not square its smallest singular values are large and close together, and the rounds
+    would hardly tell them apart; but then W W^T can be decomposed with little loss. Whether the vectors found are
+    singular vectors, W V = U S and W^T U = V S, is checked, and where they are not (a W that lacks rank, say), the
+    whole of W is decomposed.
+
+    Computed in float32 or float64, as it takes, and returned in float32 (float64 for a float64 W), on W's device. Signs,
+    and the order among equal singular values, are arbitrary: compare projectors B B^T, never vectors. Raises
+    ValueError for a rank below 1 or above min(out, in).
     """
     return minor_components(W, rank)[0]
+
+
+def minor_components(W, rank):
+    """(U, S, V) of W's `rank` smallest singular values, largest first: (out, rank), (rank,), (in, rank)."""
+    square = W.shape[0] == W.shape[1]
+    search, dtype = (inverse_iteration, factor_dtype(W)) if square else (smallest_of_gram, torch.float64)
+    return components(W, rank, slice(-rank, None), search, dtype)
+
+
+def major_components(W, rank):
+    """(U, S, V) of W's `rank` largest singular values, largest first: (out, rank), (rank,), (in, rank)."""
+    return components(W, rank, slice(rank), power_iteration, factor_dtype(W))
+
+
+@torch.no_grad()
+def components(W, rank, part, search, dtype):
+    """The `part` (a slice) of W's thin SVD that `search` looks for: the common frame of the functions above.
+
+    search(M, rank) yields ever better orthonormal bases (Q, Y), (out, k) and (in, k), that contain the left and the right
+    vectors, with k >= rank. M is W in `dtype`, and where that is not precise enough in float64.
+    """
+    check_rank(rank, W.shape)
+    result = factor_dtype(W)
+    if W.is_meta:  # shapes are all there is, and all that counting parameters needs
+        return tuple(W.new_empty(shape, dtype=result) for shape in ((W.shape[0], rank), (rank,), (W.shape[1], rank)))
+    source = W.cpu() if W.device.type == "mps" else W  # mps has no float64
+    scale = source.abs().max().item()
+    if min(W.shape) >= max(SMALL, 4 * rank) and scale > 0:
+        for dtype in dict.fromkeys([dtype, torch.float64]):
+            M = source.to(dtype, copy=True).div_(scale)  # no square of a number overflows or vanishes
+            tolerance = TOLERANCE[dtype] * torch.linalg.vector_norm(M)
+            for Q, Y in search(M, rank):
+                if not (Q.isfinite().all() and Y.isfinite().all()):  # M is singular
+                    break
+                QM, MY = Q.T @ M, M @ Y  # (k, in), (out, k)
+                P, S, Zh = torch.linalg.svd(Q.T @ MY)  # within these bases M is small, (k, k)
+                P, S, Z = P[:, part], S[part], Zh.T[:, part]
+                U, V = Q @ P, Y @ Z
+                residuals = torch.cat([MY @ Z - U * S, QM.T @ P - V * S])  # (out + in, rank)
+                # Singular values that are all as small as rounding errors say nothing about their vectors.
+                if residuals.norm(dim=0).max() <= tolerance and S.max() > tolerance:
+                    return tuple(factor.to(W.device, result) for factor in (U, S * scale, V))
+    U, S, Vh = torch.linalg.svd(source.double(), full_matrices=False)  # (out, k), (k,), (k, in), largest first
+    return tuple(factor[..., part].to(W.device, result).contiguous() for factor in (U, S, Vh.T))
+
+
+def orthonormal(columns):
+    return torch.linalg.qr(columns).Q
+
+
+def start(M, k):
+    """Random columns (out, k), always the same ones, without touching torch's own state of random numbers."""
+    generator = torch.Generator(M.device).manual_seed(0)
+    return torch.randn(M.shape[0], k, generator=generator, dtype=M.dtype, device=M.device)
+
+
+def inverse_iteration(M, rank):
+    """Bases of the minor directions of a square M.
+
+    With s_i the i-th smallest singular value, a round shrinks the error by (s_rank / s_k+1)^2: hence k = 2 rank.
+    """
+    LU, pivots, _ = torch.linalg.lu_factor_ex(M)  # a singular M shows in what is divided by it
+    Q = start(M, 2 * rank)
+    for _ in range(4):
+        for _ in range(8):
+            Y = orthonormal(torch.linalg.lu_solve(LU, pivots, Q))  # M^-1 Q: towards the minor right vectors
+            Q = orthonormal(torch.linalg.lu_solve(LU, pivots, Y, adjoint=True))  # M^-T Y: towards the minor left ones
+        yield Q, Y
+
+
+def power_iteration(M, rank):
+    """Bases of the major directions of M: the same, with products instead of solutions, towards the other end."""
+    Q = start(M, 2 * rank)
+    for _ in range(16):
+        for _ in range(8):
+            Y = orthonormal((Q.T @ M).T)  # several times faster here than M.T @ Q
+            Q = orthonormal(M @ Y)
+        yield Q, Y
+
+
+def smallest_of_gram(M, rank):
+    """Bases of the minor directions of M: eigenvectors of M M^T or M^T M, whichever is smaller. Its eigenvalues are S^2."""
+    wide = M.shape[0] <= M.shape[1]
+    M = M if wide else M.T
+    Q = torch.linalg.eigh(M @ M.T).eigenvectors[:, :rank]  # smallest first
+    Y = orthonormal((Q.T @ M).T)
+    yield (Q, Y) if wide else (Y, Q)
