@@ -26,6 +26,10 @@ SHAPES = {  # vocabulary, context, width, MLP, layers, heads, key/value heads, h
     "smollm2-135m": GPTConfig("llama", 49152, 8192, 576, 1536, 30, 9, 3, 64, rope_theta=1e5),
     "qwen2.5-0.5b": GPTConfig("qwen2", 151936, 32768, 896, 4864, 24, 14, 2, 64, norm_eps=1e-6, rope_theta=1e6),
     "llama-2-7b": GPTConfig("llama", 32000, 4096, 4096, 11008, 32, 32, 32, 128, tie_embeddings=False),
+    "llama-3-8b": GPTConfig("llama", 128256, 8192, 4096, 14336, 32, 32, 8, 128, rope_theta=5e5, tie_embeddings=False),
+    "qwen2.5-7b": GPTConfig(
+        "qwen2", 152064, 131072, 3584, 18944, 28, 28, 4, 128, norm_eps=1e-6, rope_theta=1e6, tie_embeddings=False
+    ),
 }
 
 

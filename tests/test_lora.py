@@ -11,9 +11,33 @@ from torch.nn import functional as F
 from conftest import TINY
 from gpt.model import GPT
 from lora import LoRALayer, count_trainable, find_adapters, merge_adapters, replace_linears
-from mica import MiCALayer
+from mica import (
+    MajorMiCALayer,
+    MiCALayer,
+    OrthonormalMiCALayer,
+    RandomMiCALayer,
+    TrainedMiCALayer,
+    TransposedMiCALayer,
+)
+from milora import MiLoRALayer, PiSSALayer
+from train import METHODS
 
 TARGETS = ["q_proj", "v_proj"]  # weights (24, 24) and (12, 24)
+SHAPES = {"tall": (30, 12), "wide": (12, 30), "square": (20, 20)}  # (out, in)
+TRAINED = {  # what each method trains
+    LoRALayer: "AB",
+    MiCALayer: "A",
+    MajorMiCALayer: "A",
+    RandomMiCALayer: "A",
+    OrthonormalMiCALayer: "A",
+    TrainedMiCALayer: "AB",
+    TransposedMiCALayer: "B",
+    MiLoRALayer: "AB",
+    PiSSALayer: "AB",
+}
+ALL = {name: method.layer for name, method in METHODS.items() if method.layer}  # with one of your own, if you add it
+every_layer = pytest.mark.parametrize("layer_class", ALL.values(), ids=ALL)
+every_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 
 
 @pytest.fixture
@@ -48,7 +72,7 @@ def assert_untouched(model, before):
     modules, tensors = before
     assert [(name, module, module.training) for name, module in model.named_modules()] == modules
     assert [name for name, _ in model.named_parameters()] == [name for name, *_ in tensors]
-    for (_, now), (_, old, requires_grad, values) in zip(model.named_parameters(), tensors):
+    for (_, now), (_, old, requires_grad, values) in zip(model.named_parameters(), tensors, strict=True):
         assert now is old and now.requires_grad == requires_grad and torch.equal(now, values)
 
 
@@ -130,7 +154,7 @@ def test_dropout_is_on_in_training_only_and_takes_the_mode_of_the_linear():
         ((nn.Embedding(6, 4), 2, 1), "not Embedding"),
     ],
 )
-@pytest.mark.parametrize("layer_class", [LoRALayer, MiCALayer])
+@every_layer
 def test_impossible_settings(layer_class, arguments, message):
     with pytest.raises(ValueError, match=message):
         layer_class(*arguments)
@@ -164,32 +188,79 @@ def test_forward_and_gradients_equal_pefts():
         torch.testing.assert_close(mine.delta(), other.get_delta_weight("default"), rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("layer_class, trained", [(LoRALayer, {"A", "B"}), (MiCALayer, {"A"})])
+def test_every_method_has_a_layer():
+    assert TRAINED.keys() <= set(ALL.values())
+
+
+@pytest.mark.parametrize("layer_class, trained", TRAINED.items())
 def test_a_lone_layer_trains_its_factors_only(layer_class, trained):
     layer = layer_class(nn.Linear(6, 4), 2, 2)
-    assert {name for name, p in layer.named_parameters() if p.requires_grad} == trained
+    assert {name for name, p in layer.named_parameters() if p.requires_grad} == set(trained)
+    sizes = {"A": 2 * 6, "B": 2 * 4}
+    assert count_trainable(layer)[0] == sum(sizes[name] for name in trained)
+
+
+@every_layer
+@every_shape
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_start_of_a_lone_layer_changes_no_bit(layer_class, shape, bias, dtype):
+    torch.manual_seed(0)
+    linear = nn.Linear(shape[1], shape[0], bias=bias, dtype=dtype)
+    x = torch.randn(2, 5, shape[1], dtype=dtype)
+    layer = layer_class(linear, rank=4, alpha=12)
+    assert torch.equal(layer(x), linear(x))
+    assert not torch.equal(randomize(layer)(x), linear(x))
+
+
+@every_layer
+@every_shape
+def test_plain_factors_make_a_plain_lora_of_the_same_function(layer_class, shape):
+    torch.manual_seed(0)
+    layer = randomize(layer_class(nn.Linear(shape[1], shape[0], dtype=torch.float64), rank=4, alpha=12))
+    A, B = layer.plain_factors()
+    k = A.shape[0]
+    assert k == (8 if layer_class in (MiLoRALayer, PiSSALayer) else 4)
+    assert A.shape == (k, shape[1]) and B.shape == (shape[0], k) and not A.requires_grad and not B.requires_grad
+    plain = LoRALayer(layer.linear, rank=k, alpha=3 * k)
+    plain.A.data, plain.B.data = A, B
+    x = torch.randn(3, shape[1], dtype=torch.float64)
+    torch.testing.assert_close(plain(x), layer(x), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(layer.merged()(x), layer(x), rtol=1e-12, atol=1e-12)
 
 
 # --- a whole model ---
 
 
-@pytest.mark.parametrize("layer_class", [LoRALayer, MiCALayer])
+@every_layer
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("autocast", [False, True])
-def test_the_start_changes_no_bit(model, ids, layer_class, dtype, autocast):
-    model = model.to(dtype)
+def test_the_start_changes_no_bit(model, ids, layer_class, training, dtype, autocast):
+    model = model.to(dtype).train(training)
+    # A start that is subtracted is exact without dropout (test_milora.py says what it is with), a zero one always.
+    dropout = 0.0 if training and layer_class.subtracted else 0.5
 
     def logits():  # one region a call: autocast caches its casts of the weights within a region
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
             return model(ids)
 
     before = logits()
-    replace_linears(model, layer_class, 4, 8, TARGETS)
+    replace_linears(model, layer_class, 4, 8, TARGETS, dropout)
     after = logits()
     assert after.dtype == before.dtype and torch.equal(after, before)
     for layer in find_adapters(model).values():
         randomize(layer)
     assert logits().dtype == before.dtype and not torch.equal(logits(), before)  # the adapters are in the path
+
+
+@every_layer
+def test_training_moves_what_the_method_trains_and_nothing_else(model, ids, layer_class):
+    names = replace_linears(model, layer_class, 4, 8, TARGETS)
+    before = {n: t.clone() for n, t in model.state_dict().items()}
+    train(model, ids)
+    changed = {n for n, t in model.state_dict().items() if not torch.equal(t, before[n])}
+    assert changed == {f"{name}.{factor}" for name in names for factor in layer_class.trained}
 
 
 def test_first_gradient_reaches_B(model, ids):
@@ -230,7 +301,7 @@ def test_a_full_name_is_a_target(model):
         (dict(targets=[]), "no target"),
     ],
 )
-@pytest.mark.parametrize("layer_class", [LoRALayer, MiCALayer])
+@every_layer
 def test_a_failure_leaves_the_model_untouched(model, layer_class, settings, message):
     before = snapshot(model)
     with pytest.raises(ValueError, match=message):
@@ -253,7 +324,7 @@ def test_adapting_twice_is_refused(model):
     assert_untouched(model, before)
 
 
-@pytest.mark.parametrize("layer_class", [LoRALayer, MiCALayer])
+@every_layer
 def test_merging_keeps_the_function_and_removes_every_adapter(model, ids, layer_class):
     base = model(ids).detach()
     names = [name for name, _ in model.named_modules()]

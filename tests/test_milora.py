@@ -1,0 +1,238 @@
+"""milora.py and the ablations of mica.py: what each start is, by numpy's SVD, and what is computed from there."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from lora import LoRALayer
+from mica import (
+    MajorMiCALayer,
+    MiCALayer,
+    OrthonormalMiCALayer,
+    RandomMiCALayer,
+    TrainedMiCALayer,
+    TransposedMiCALayer,
+)
+from milora import MiLoRALayer, PiSSALayer
+from test_lora import SHAPES, every_shape, randomize
+
+RANK, ALPHA = 4, 12
+SCALE = ALPHA / RANK
+LARGE = {"large": (150, 150), "large tall": (180, 140)}  # of these only a few singular vectors are computed
+either = pytest.mark.parametrize("layer_class", [MiLoRALayer, PiSSALayer])
+
+
+def linear_with_gaps(shape, dtype=torch.float64):
+    """The 4 largest and the 4 smallest singular values are far from the others: their vectors' spans are well defined."""
+    rng = np.random.default_rng(0)
+    k = min(shape)
+    U, _ = np.linalg.qr(rng.standard_normal((shape[0], k)))
+    V, _ = np.linalg.qr(rng.standard_normal((shape[1], k)))
+    S = np.concatenate([np.linspace(9, 7, RANK), np.linspace(4, 3, k - 2 * RANK), np.linspace(0.5, 0.2, RANK)])
+    linear = nn.Linear(shape[1], shape[0], dtype=dtype)
+    linear.weight.data = torch.from_numpy(U * S @ V.T).to(dtype)
+    return linear
+
+
+def decompose(linear):
+    """U (out, k), S (k) and V (in, k) of its weight, by numpy."""
+    U, S, Vt = np.linalg.svd(linear.weight.detach().double().numpy(), full_matrices=False)
+    return U, S, Vt.T
+
+
+def numbers(tensor):
+    return tensor.detach().double().numpy()
+
+
+def projector(columns):
+    return columns @ columns.T
+
+
+def changed(layer_class, shape=(20, 20), dtype=torch.float64, **settings):
+    """A layer some way from its start."""
+    torch.manual_seed(0)
+    layer = layer_class(linear_with_gaps(shape, dtype), RANK, ALPHA, **settings)
+    for factor in (layer.A, layer.B):
+        factor.data += 0.1 * torch.randn_like(factor)
+    return layer
+
+
+# --- MiLoRA and PiSSA ---
+
+
+@pytest.mark.parametrize("shape", (SHAPES | LARGE).values(), ids=SHAPES | LARGE)
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-7), (torch.float32, 1e-4), (torch.bfloat16, 1e-4)])
+@pytest.mark.parametrize("layer_class, part", [(MiLoRALayer, slice(-RANK, None)), (PiSSALayer, slice(RANK))])
+def test_the_factors_start_as_components_of_the_weight(layer_class, part, shape, dtype, tolerance):
+    linear = linear_with_gaps(shape, dtype)
+    layer = layer_class(linear, RANK, ALPHA)
+    U, S, V = (factor[..., part] for factor in decompose(linear))
+    A, B = numbers(layer.A), numbers(layer.B)
+    close = dict(rtol=0, atol=tolerance)
+    np.testing.assert_allclose(SCALE * B @ A, U * S @ V.T, **close)
+    np.testing.assert_allclose(B.T @ B, np.diag(S / SCALE), **close)  # both factors carry the root of S
+    np.testing.assert_allclose(A @ A.T, np.diag(S / SCALE), **close)
+    assert layer.A.dtype == layer.B.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+
+
+@either
+def test_the_first_factors_are_kept_and_cannot_be_trained(layer_class):
+    layer = layer_class(nn.Linear(6, 4), 2, 4)
+    assert {name for name, _ in layer.named_buffers()} == {"A0", "B0"}
+    assert torch.equal(layer.A, layer.A0) and torch.equal(layer.B, layer.B0) and not layer.delta().any()
+    with torch.no_grad():
+        layer.A.add_(1), layer.B.add_(1)
+    assert not torch.equal(layer.A, layer.A0) and not torch.equal(layer.B, layer.B0)  # no shared memory
+
+
+@either
+@every_shape
+def test_the_function_is_that_of_the_split_weight(layer_class, shape):
+    layer = changed(layer_class, shape)
+    W, A, B, A0, B0 = (numbers(t) for t in (layer.linear.weight, layer.A, layer.B, layer.A0, layer.B0))
+    residual = W - SCALE * B0 @ A0
+    x = torch.randn(3, 5, shape[1], dtype=torch.float64)
+    expected = numbers(x) @ residual.T + numbers(layer.linear.bias) + SCALE * (numbers(x) @ A.T) @ B.T
+    np.testing.assert_allclose(numbers(layer(x)), expected, rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(numbers(layer.delta()), residual + SCALE * B @ A - W, rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(numbers(layer.merged().weight), residual + SCALE * B @ A, rtol=1e-10, atol=1e-10)
+    plain_A, plain_B = layer.plain_factors()
+    assert plain_A.shape == (2 * RANK, shape[1]) and plain_B.shape == (shape[0], 2 * RANK)
+    np.testing.assert_allclose(SCALE * numbers(plain_B @ plain_A), numbers(layer.delta()), rtol=1e-10, atol=1e-10)
+
+
+@either
+def test_gradients_are_those_of_the_split_weight(layer_class):
+    layer = changed(layer_class, (12, 30))
+    W = layer.linear.weight.detach() - SCALE * layer.B0 @ layer.A0  # frozen, materialised
+    A, B = (factor.detach().clone().requires_grad_() for factor in (layer.A, layer.B))
+    x, other = (torch.randn(5, 30, dtype=torch.float64).requires_grad_() for _ in range(2))
+    other.data = x.data.clone()
+    layer(x).square().sum().backward()
+    F.linear(other, W + SCALE * B @ A, layer.linear.bias).square().sum().backward()
+    for mine, reference in ((layer.A, A), (layer.B, B), (x, other)):
+        assert reference.grad.any()
+        torch.testing.assert_close(mine.grad, reference.grad, rtol=1e-10, atol=1e-10)
+
+
+@either
+def test_dropout_is_on_what_is_trained_only(layer_class):
+    layer = changed(layer_class, dropout=0.5)
+    x = torch.randn(3, 20, dtype=torch.float64)
+    torch.manual_seed(1)
+    y = layer(x)
+    torch.manual_seed(1)
+    dropped = F.dropout(x, 0.5)
+    expected = layer.linear(x) + SCALE * (dropped @ layer.A.T @ layer.B.T - x @ layer.A0.T @ layer.B0.T)
+    torch.testing.assert_close(y, expected, rtol=1e-10, atol=1e-10)
+    assert not torch.allclose(dropped, x)
+
+
+@pytest.mark.parametrize("layer_class, share", [(MiLoRALayer, 0.1), (PiSSALayer, 0.01)])
+def test_a_bfloat16_base_is_rounded_no_more_than_without_an_adapter(layer_class, share):
+    """Rounding W - s B A to bfloat16 would make the error 1.7 times as large before anything is learned."""
+    torch.manual_seed(0)
+    linear = nn.Linear(128, 128, bias=False, dtype=torch.bfloat16)
+    x = torch.randn(256, 128, dtype=torch.bfloat16)
+    layer = layer_class(linear, rank=8, alpha=16)
+
+    def error(y, change=0.0):
+        exact = x.double() @ (linear.weight.double() + change).T
+        return ((y.double() - exact).norm() / exact.norm()).item()
+
+    plain = error(linear(x))
+    assert error(layer(x)) == plain
+    residual = (linear.weight.float() - 2 * layer.B0 @ layer.A0).bfloat16()
+    split = F.linear(x, residual) + (2 * x.float() @ layer.A.T @ layer.B.T).bfloat16()
+    assert error(split) > 1.4 * plain
+    for factor in (layer.A, layer.B):
+        factor.data += share * factor.std() * torch.randn_like(factor)
+    change = 2 * (layer.B.double() @ layer.A.double() - layer.B0.double() @ layer.A0.double())
+    assert error(linear(x), change) > error(layer(x), change)  # it has learned something that shows in bfloat16
+    assert error(layer(x), change) <= 1.5 * plain
+
+
+# --- ablations of MiCA: what stands in B, or in A ---
+
+
+@every_shape
+@pytest.mark.parametrize(
+    "layer_class, part",
+    [(MiCALayer, slice(-RANK, None)), (TrainedMiCALayer, slice(-RANK, None)), (MajorMiCALayer, slice(RANK))],
+)
+def test_B_spans_singular_directions(layer_class, part, shape):
+    layer = layer_class(linear_with_gaps(shape), RANK, ALPHA)
+    U = decompose(layer.linear)[0][:, part]
+    np.testing.assert_allclose(projector(numbers(layer.B)), projector(U), rtol=0, atol=1e-9)
+    assert layer.B.shape == (shape[0], RANK) and layer.A.shape == (RANK, shape[1]) and not layer.A.any()
+
+
+def drawn(layer):
+    """Which left singular vectors the columns of B are, each up to its sign; fails when one is none of them."""
+    overlap = np.abs(decompose(layer.linear)[0].T @ numbers(layer.B))  # (k, rank)
+    np.testing.assert_allclose(overlap.max(axis=0), 1, rtol=0, atol=1e-6)
+    return set(overlap.argmax(axis=0).tolist())
+
+
+@every_shape
+def test_random_directions_are_any_distinct_singular_vectors(shape):
+    linear = linear_with_gaps(shape, torch.float32)
+    draws = []
+    for seed in range(40):
+        torch.manual_seed(seed)
+        draws.append(drawn(RandomMiCALayer(linear, RANK, ALPHA)))
+    assert all(len(draw) == RANK for draw in draws)
+    assert set.union(*draws) == set(range(min(shape)))
+
+
+@every_shape
+def test_orthonormal_directions_are_no_singular_vectors(shape):
+    torch.manual_seed(0)
+    layer = OrthonormalMiCALayer(linear_with_gaps(shape, torch.float32), RANK, ALPHA)
+    np.testing.assert_allclose(numbers(layer.B.T @ layer.B), np.eye(RANK), rtol=0, atol=1e-5)
+    assert np.abs(np.linalg.svd(layer.linear.weight.numpy())[0].T @ numbers(layer.B)).max() < 0.9
+
+
+@pytest.mark.parametrize("layer_class", [LoRALayer, RandomMiCALayer, OrthonormalMiCALayer])
+def test_a_random_start_follows_the_seed(layer_class):
+    def start(seed):
+        torch.manual_seed(seed)
+        layer = layer_class(linear_with_gaps((30, 12)), RANK, ALPHA)
+        return torch.cat([layer.A.flatten(), layer.B.flatten()])
+
+    assert torch.equal(start(1), start(1)) and not torch.equal(start(1), start(2))
+
+
+@every_shape
+def test_the_transposed_twin_reads_the_minor_right_directions(shape):
+    layer = TransposedMiCALayer(linear_with_gaps(shape), RANK, ALPHA)
+    V = decompose(layer.linear)[2][:, -RANK:]
+    np.testing.assert_allclose(numbers(layer.A @ layer.A.T), np.eye(RANK), rtol=0, atol=1e-9)
+    np.testing.assert_allclose(projector(numbers(layer.A.T)), projector(V), rtol=0, atol=1e-9)
+    assert layer.A.shape == (RANK, shape[1]) and layer.B.shape == (shape[0], RANK) and not layer.B.any()
+
+
+@pytest.mark.parametrize(
+    "layer_class, first, later",
+    [
+        (MajorMiCALayer, {"A"}, {"A"}),
+        (RandomMiCALayer, {"A"}, {"A"}),
+        (OrthonormalMiCALayer, {"A"}, {"A"}),
+        (TrainedMiCALayer, {"A"}, {"A", "B"}),  # B waits until A has moved
+        (TransposedMiCALayer, {"B"}, {"B"}),
+        (MiLoRALayer, {"A", "B"}, {"A", "B"}),
+        (PiSSALayer, {"A", "B"}, {"A", "B"}),
+    ],
+)
+def test_gradients_reach_what_is_trained(layer_class, first, later):
+    def reached(layer):
+        layer(torch.randn(3, 20)).square().sum().backward()
+        return {name for name, p in layer.named_parameters() if p.grad is not None and p.grad.any()}
+
+    torch.manual_seed(0)
+    layer = layer_class(linear_with_gaps((20, 20), torch.float32), RANK, ALPHA)
+    assert reached(layer) == first
+    layer.zero_grad()
+    assert reached(randomize(layer)) == later
