@@ -1,41 +1,35 @@
-"""Adapters on disk, in PEFT's file format: save_adapters(model, folder) and load_adapters(model, folder).
+"""Adapters on disk, in PEFT's file format: save_adapters(model, folder) and load_adapters(model, folder). The command
+
+    python adapter_io.py --model data/base --adapter out/mica/seed0 --out merged
+
+writes a model with its adapter merged into the weights, as a folder that transformers and every program here open.
 
 Whatever method trained them, the files hold plain LoRA factors relative to the original weights, under the names of
 the Hugging Face checkpoint. So PEFT opens them, and loading here needs no SVD and no knowledge of the method.
-GPT-2 is the exception: its checkpoints fuse q, k and v into one c_attn, which has no name for a part of it. Its
-adapters are saved under our own names (layers.0.self_attn.q_proj): they load here, not in PEFT.
 """
 
 import json
+import math
+import re
+import sys
+from collections import Counter
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from gpt.cli import atomic
+from gpt import find_model, load_pretrained, save_pretrained
+from gpt.cli import Parser, atomic, check_writable, one_sentence_errors
+from gpt.tokenizer import copy_tokenizer
 from gpt.weights import FAMILIES, checkpoint_name
-from lora import LoRALayer, find_adapters, replace_linears
+from lora import LoRALayer, check_settings, factor_dtype, find_adapters, merge_adapters
 
 CONFIG, FACTORS = "adapter_config.json", "adapter_model.safetensors"
-PREFIX = "base_model.model."  # PEFT's wrapper around the model
 CLASS = "base_model_class"  # in "auto_mapping", where PEFT notes what an adapter was made for
-
-# The settings of PEFT that are honoured here, and their types...
-READ = {"r": int, "lora_alpha": (int, float), "lora_dropout": (int, float), "target_modules": list}
-# ...those that are honoured at one value only...
-PLAIN = {"peft_type": "LORA", "bias": "none", "fan_in_fan_out": False, "init_lora_weights": True}
-# ...and those that say nothing about what the factors mean. Any other one must be off: null, false or empty.
-NOTES = {
-    "task_type",
-    "base_model_name_or_path",
-    "inference_mode",
-    "peft_version",
-    "revision",
-    "auto_mapping",
-    "megatron_core",
-    "qalora_group_size",
-}
 
 
 def base_class(model):
@@ -43,9 +37,27 @@ def base_class(model):
     return FAMILIES[model.config.family].architecture
 
 
-def saved_name(config, name):
-    """The name a layer has in the files: the checkpoint's, or for GPT-2 our own."""
-    return name if config.family == "gpt2" else checkpoint_name(config, name)
+def checkpoint_linears(model):
+    """{checkpoint's name: our names of what it holds}: one linear, but for GPT-2's c_attn q, k and v, in this order."""
+    ours = {}
+    for name, module in model.named_modules():
+        if isinstance(module, (nn.Linear, LoRALayer)) and not name.endswith(".linear"):  # the one inside a LoRALayer
+            ours.setdefault(checkpoint_name(model.config, name), []).append(name)
+    return ours
+
+
+def factor_key(name, factor):
+    """The name in the files of factor "A" or "B" of a layer: base_model.model is PEFT's wrapper around the model."""
+    return f"base_model.model.{name}.lora_{factor}.weight"
+
+
+def rescale(alpha, rank, new_rank):
+    """The alpha that keeps alpha / rank at another rank, rounded once: the same alpha comes back from the files."""
+    alpha = Fraction(alpha) * new_rank / rank
+    return alpha.numerator if alpha.denominator == 1 else float(alpha)
+
+
+# --- saving -----------------------------------------------------------------------------------------------------------
 
 
 def save_adapters(model, folder, base_model=None, revision=None):
@@ -53,44 +65,95 @@ def save_adapters(model, folder, base_model=None, revision=None):
 
     base_model, revision: where the original weights come from (a folder, or a name on the Hub and its branch, tag or
     commit), noted in the config for PEFT.
-    Raises ValueError when the model has no adapters, or adapters of different rank, alpha or dropout.
+    Raises ValueError when the model has no adapters, or adapters of different dropout: PEFT knows one for all.
     """
-    layers = {saved_name(model.config, name): layer for name, layer in find_adapters(model).items()}
-    if not layers:
+    adapters = find_adapters(model)
+    if not adapters:
         raise ValueError("the model has no adapters to save")
-    settings = {(layer.rank, layer.alpha, layer.dropout.p) for layer in layers.values()}
-    if len(settings) > 1:
-        raise ValueError("one folder holds adapters of one rank, alpha and dropout: adapt every layer with the same")
-    rank, alpha, dropout = settings.pop()
-
-    # PEFT adapts every layer whose name ends in a target: short targets will do only if all such layers are adapted.
-    targets = {name.rpartition(".")[2] for name in layers}
-    left = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    config = PLAIN | {
+    dropouts = {layer.dropout.p for layer in adapters.values()}
+    if len(dropouts) > 1:
+        raise ValueError("one folder holds adapters of one dropout: adapt every layer with the same")
+    linears = checkpoint_linears(model)
+    factors, ranks, alphas = {}, {}, {}
+    for name, ours in linears.items():
+        if adapters.keys() & set(ours):
+            A, B, alphas[name] = fuse([model.get_submodule(our) for our in ours])
+            factors[factor_key(name, "A")], factors[factor_key(name, "B")] = A, B
+            ranks[name] = len(A)
+    rank, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
+    config = {
+        "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base_model and str(base_model),
         "revision": revision,
         "auto_mapping": {CLASS: base_class(model), "parent_library": "transformers"},
         "r": rank,
+        "rank_pattern": exceptions(ranks, rank),
         "lora_alpha": alpha,
-        "lora_dropout": dropout,
-        "target_modules": sorted(layers if targets & left else targets),
+        "alpha_pattern": exceptions(alphas, alpha),
+        # If PEFT goes on training, it also drops inputs of MiLoRA's and PiSSA's subtracted start, which we do not.
+        "lora_dropout": dropouts.pop(),
+        "target_modules": short_names(ranks, linears.keys() - ranks.keys()),
+        "bias": "none",
+        "fan_in_fan_out": FAMILIES[model.config.family].transposed,
+        "init_lora_weights": True,
     }
-    factors = {}
-    for name, layer in layers.items():
-        factors[f"{PREFIX}{name}.lora_A.weight"] = layer.A.detach().cpu().contiguous()  # (rank, in)
-        factors[f"{PREFIX}{name}.lora_B.weight"] = layer.B.detach().cpu().contiguous()  # (out, rank)
     with atomic(Path(folder) / FACTORS) as path:
         save_file(factors, path, metadata={"format": "pt"})
     with atomic(Path(folder) / CONFIG) as path:  # last: the config makes a folder an adapter
         path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
+def fuse(parts):
+    """(A (k, in), B (out, k), alpha) of the one plain LoRA that changes the rows of a weight as its parts' adapters do.
+
+    parts: LoRALayers, or nn.Linears that are not adapted; more than one only for a fused weight. A is the parts' A
+    below each other. B is block-diagonal: each part's B in its own rows and columns, zero elsewhere.
+    """
+    adapters = [part for part in parts if isinstance(part, LoRALayer)]
+    scale = adapters[0].alpha / adapters[0].rank  # of the whole: B makes up for another one of a part (else times 1.0)
+    As, Bs = [], []
+    for part in parts:
+        if part in adapters:
+            A, B = part.plain_factors()  # (k, in), (out, k)
+            As.append(A.cpu())
+            Bs.append(B.cpu() * (part.alpha / part.rank / scale))
+        else:
+            Bs.append(torch.zeros(part.out_features, 0))
+    A, B = torch.cat(As), torch.block_diag(*Bs)
+    return A, B, rescale(adapters[0].alpha, adapters[0].rank, len(A))
+
+
+def short_names(names, others):
+    """Names as PEFT's settings take them, which is for every layer that ends in them: as short as excludes the others.
+
+    "c_attn", or "attn.c_proj" where mlp.c_proj is not meant, or the whole "transformer.h.0.attn.c_proj".
+    """
+    short = set()
+    for name in names:
+        parts = name.split(".")
+        ends = [".".join(parts[-n:]) for n in (1, 2)]
+        short.add(next((end for end in ends if not any(f".{other}".endswith(f".{end}") for other in others)), name))
+    return sorted(short)
+
+
+def exceptions(values, usual):
+    """{short name: value} of layers with another value than the usual one: PEFT's rank_pattern and alpha_pattern."""
+    patterns = {}
+    for value in set(values.values()) - {usual}:
+        names = [name for name in values if values[name] == value]
+        patterns |= dict.fromkeys(short_names(names, values.keys() - set(names)), value)
+    return dict(sorted(patterns.items()))
+
+
+# --- loading ----------------------------------------------------------------------------------------------------------
+
+
 def load_adapters(model, folder):
     """Adapt a GPT with what save_adapters, or PEFT, wrote; return the layers' names.
 
-    The model holds the original weights, or others of the same shape: on an instruct model the change learned on its base
-    model is added to what instruction tuning changed (MiCA's transfer, arXiv 2604.01694).
+    The model holds the original weights, or others of the same shape: on an instruct model the change learned on its
+    base model is added to what instruction tuning changed (MiCA's transfer, arXiv 2604.01694).
 
     The base is frozen; the layers are plain LoRALayers, whose A and B are both trained if training goes on. The logits
     are those of the model that was saved. Raises ValueError for files that are missing, damaged or not for this model,
@@ -111,33 +174,130 @@ def load_adapters(model, folder):
     ours, theirs = base_class(model), note.get(CLASS) if isinstance(note, dict) else None
     if theirs not in (None, ours):  # Mistral's layers, say, can have the shapes of Llama's
         raise ValueError(f"{folder} adapts a {theirs}, but this model is a {ours}: load a model of the same family")
-    rank, remedy = settings["r"], "load the model it was made for, or save the adapter again"
 
-    linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    saved_names = {name: saved_name(model.config, name) for name in linears}
-    chosen = {}  # the part of saved_names that the files adapt
-    for target in settings["target_modules"]:
-        matches = {name: saved for name, saved in saved_names.items() if f".{saved}".endswith(f".{target}")}
-        if not matches:
-            raise ValueError(f"{folder} adapts {target}, which this model does not have: {remedy}")
-        chosen |= matches
-    shapes = {}
-    for name, saved in chosen.items():
-        rows, columns = linears[name].weight.shape  # (out, in)
-        shapes[f"{PREFIX}{saved}.lora_A.weight"] = (rank, columns)
-        shapes[f"{PREFIX}{saved}.lora_B.weight"] = (rows, rank)
-    for key in [*shapes, *factors]:
-        if key not in factors or key not in shapes:
-            raise ValueError(f"{folder} {'lacks' if key in shapes else 'has the unexpected'} {key}: {remedy}")
-    for key, shape in shapes.items():
-        if factors[key].shape != shape:
-            raise ValueError(f"{folder} has {key} of shape {tuple(factors[key].shape)}, not {shape}: {remedy}")
+    linears, starts = checkpoint_linears(model), {}  # starts: our name -> (linear, A, B, alpha)
+    for name in adapted_names(folder, settings, factors, linears):
+        rank = matching(settings["rank_pattern"], name, settings["r"])
+        alpha = matching(settings["alpha_pattern"], name, settings["lora_alpha"])
+        if settings["use_rslora"]:  # the change is scaled by alpha / sqrt(rank)
+            alpha *= math.sqrt(rank)
+        parts = [model.get_submodule(our) for our in linears[name]]
+        sizes = [part.out_features for part in parts]
+        A, B = (factors[factor_key(name, factor)].to(factor_dtype(parts[0].weight)) for factor in "AB")
+        for factor, tensor, shape in (("A", A, (rank, parts[0].in_features)), ("B", B, (sum(sizes), rank))):
+            has = f"{folder} has {factor_key(name, factor)}"
+            if tensor.shape != shape:
+                raise ValueError(f"{has} of shape {tuple(tensor.shape)}, not {shape}: load the model it was made for")
+            if not tensor.isfinite().all():
+                raise ValueError(f"{has} with NaN or infinity in it: train again with a smaller learning rate")
+        for our, part, pair in zip(linears[name], parts, split(A, B, sizes), strict=True):
+            if pair:
+                A, B = fit(*pair)
+                starts[our] = (part, A, B, rescale(alpha, rank, len(A)))
 
-    replace_linears(model, LoRALayer, rank, settings["lora_alpha"], list(chosen), settings["lora_dropout"])
-    for name, layer in find_adapters(model).items():
-        layer.A.data.copy_(factors[f"{PREFIX}{chosen[name]}.lora_A.weight"])
-        layer.B.data.copy_(factors[f"{PREFIX}{chosen[name]}.lora_B.weight"])
-    return list(find_adapters(model))
+    dropout = settings["lora_dropout"]
+    for linear, A, _, alpha in starts.values():  # all are checked before any is touched
+        check_settings(linear, len(A), alpha, dropout)
+    model.requires_grad_(False)
+    for name, (linear, A, B, alpha) in starts.items():
+        layer = LoRALayer(linear, len(A), alpha, dropout)
+        layer.A.data.copy_(A)
+        layer.B.data.copy_(B)
+        model.set_submodule(name, layer)
+    return list(starts)
+
+
+def split(A, B, sizes):
+    """[(A (k, in), B (size, k)), or None where nothing is adapted] of a weight's parts, from those of the whole.
+
+    Undoes fuse: columns of B that are zero in a part are not its own. What PEFT trained on the whole has none of them.
+    """
+    if len(sizes) == 1 or not B.any():  # B = 0 is LoRA before the first step
+        return [(A, part) for part in B.split(sizes)]
+    used = [(part, part.any(dim=0)) for part in B.split(sizes)]  # (size, rank), (rank)
+    return [(A[columns], part[:, columns]) if columns.any() else None for part, columns in used]
+
+
+def fit(A, B):
+    """The same product of factors of rank min(out, in) at most: PEFT sets no limit, nor does doubling for MiLoRA."""
+    limit = min(len(B), A.shape[1])
+    if len(A) <= limit:
+        return A, B
+    product, one = B @ A, torch.eye(limit, dtype=A.dtype)
+    return (product, one) if limit == len(B) else (one, product)
+
+
+def adapted_names(folder, settings, factors, linears):
+    """The checkpoint's names of the adapted layers. Raises ValueError unless settings, factors and model agree.
+
+    Where PEFT has further rules (a regular expression, exclude_modules, layers_to_transform) their outcome is read off
+    the names of the factors. No expression from a file is run: some take Python's `re` practically for ever.
+    """
+    remedy = "load the model it was made for, or save the adapter again (in PEFT with save_embedding_layers=False)"
+    found = [name for name in linears if {factor_key(name, factor) for factor in "AB"} & factors.keys()]
+    names, targets = found, settings["target_modules"]
+    if isinstance(targets, list):
+        names = set()
+        for target in targets:
+            matches = {name for name in linears if f".{name}".endswith(f".{target}")}
+            if not matches:
+                raise ValueError(f"{folder} adapts {target!r}, which this model does not have: {remedy}")
+            if settings.get("exclude_modules") or settings.get("layers_to_transform") is not None:
+                matches &= set(found)
+                if not matches:
+                    raise ValueError(f"{folder} lacks factors of {target}: {remedy}")
+            names |= matches
+    keys = [factor_key(name, factor) for name in linears if name in names for factor in "AB"]
+    for key in [*keys, *factors]:
+        if key not in factors or key not in keys:
+            raise ValueError(f"{folder} {'lacks' if key in keys else 'has the unexpected'} {key}: {remedy}")
+    if not keys:
+        raise ValueError(f"{folder} adapts nothing: {remedy}")
+    return [name for name in linears if name in names]
+
+
+def matching(patterns, name, default):
+    """The value of the first pattern that the end of a name matches, as in PEFT."""
+    return next((value for end, value in patterns.items() if re.match(rf"(.*\.)?({end})$", name)), default)
+
+
+# --- what is accepted -------------------------------------------------------------------------------------------------
+
+
+def is_number(value):
+    return type(value) in (int, float) and 0 <= value < 1e9
+
+
+def is_rank(value):
+    return type(value) is int and 0 < value < 1e9
+
+
+def is_pattern(value, is_value):
+    """Whether it is {name: value} with plain names: PEFT takes any regular expression (see adapted_names)."""
+    plain = re.compile(r"\^?([\w-]|\\?\.)+")
+    return isinstance(value, dict) and all(plain.fullmatch(name) and is_value(v) for name, v in value.items())
+
+
+# The settings of PEFT that are honoured here: what they must be...
+READ = {
+    "r": is_rank,
+    "rank_pattern": lambda value: is_pattern(value, is_rank),
+    "lora_alpha": is_number,
+    "alpha_pattern": lambda value: is_pattern(value, is_number),
+    "lora_dropout": is_number,
+    "use_rslora": lambda value: isinstance(value, bool),
+    "target_modules": lambda value: isinstance(value, (list, str)),
+}
+# ...those that are honoured at one value only...
+PLAIN = {"peft_type": "LORA", "bias": "none"}
+# ...starts that leave the model's own weights as they are: for others, the factors are relative to changed weights...
+STARTS = {"true", "false", "gaussian", "mica", "eva", "orthogonal"}
+# ...and settings that say nothing about the factors, or nothing that the factors do not. Others must be off.
+NOTES = set(
+    "task_type base_model_name_or_path inference_mode peft_version revision auto_mapping megatron_core "
+    "qalora_group_size fan_in_fan_out exclude_modules layers_to_transform layers_pattern init_lora_weights "
+    "eva_config corda_config lora_ga_config loftq_config".split()
+)
 
 
 def read_settings(path):
@@ -146,18 +306,31 @@ def read_settings(path):
         settings = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"{path} is missing: give a folder that save_adapters or PEFT wrote") from None
-    except ValueError:  # not JSON, or not even text
+    except (ValueError, RecursionError):  # not JSON, or not even text
         settings = None
     if not isinstance(settings, dict):
         raise ValueError(f"{path} is damaged: save the adapter again")
     for name in [*PLAIN, *settings]:  # peft_type first: another type has other settings
         value = settings.get(name)
-        plain = value == PLAIN[name] if name in PLAIN else not value or name in READ or name in NOTES
-        if not plain:
-            raise ValueError(f"{path} has {name} = {value!r}, not plain LoRA: merge it with PEFT, load the result")
-    for name, kind in READ.items():
-        if not isinstance(settings.get(name), kind):
-            raise ValueError(f"{path} has no usable {name} ({settings.get(name)!r}): save the adapter again")
+        if not (value == PLAIN[name] if name in PLAIN else not value or name in READ or name in NOTES):
+            raise ValueError(
+                f"{path} has {name} = {value!r}, which is not plain LoRA: merge it with PEFT, load the merged model"
+            )
+    start = settings.get("init_lora_weights", True)
+    if str(start).lower() not in STARTS:
+        raise ValueError(
+            f"{path} has init_lora_weights = {start!r}, which changes the model's own weights: convert it with PEFT's "
+            "save_pretrained(..., path_initial_model_for_weight_conversion=...), or merge it with PEFT, load the result"
+        )
+    settings = {"rank_pattern": {}, "alpha_pattern": {}, "use_rslora": False} | {
+        name: value for name, value in settings.items() if value is not None
+    }
+    for name, is_usable in READ.items():
+        if not is_usable(settings.get(name)):
+            raise ValueError(
+                f"{path} has no usable {name} ({settings.get(name)!r}): save the adapter again, with names of layers "
+                "and numbers"
+            )
     return settings
 
 
@@ -169,3 +342,41 @@ def read_factors(path):
         raise ValueError(f"{path} is missing: give a folder that save_adapters or PEFT wrote") from None
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged ({error}): save the adapter again") from None
+
+
+# --- the program ------------------------------------------------------------------------------------------------------
+
+
+def main():
+    parser = Parser(prog="adapter_io.py", description="Write a model with its adapter merged into the weights.")
+    add = parser.add_argument
+    add("--model", default="data/base", help="a model's folder, or org/name[@revision] on the Hugging Face Hub")
+    add("--adapter", required=True, help="folder of a run of train.py, or of an adapter that PEFT wrote")
+    add("--out", required=True, help="folder for the merged model and its tokenizer")
+    add(
+        "--dtype",
+        default="auto",
+        choices=["auto", "float32", "bfloat16", "float16"],
+        help="of the written weights; auto: the model's own",
+    )
+    args = parser.parse_args()
+    with one_sentence_errors("adapter_io.py"):
+        source, out = find_model(args.model), Path(args.out)
+        for taken in (source, Path(args.adapter), Path(args.adapter) / "adapter"):
+            if out.is_dir() and taken.is_dir() and out.samefile(taken):
+                raise ValueError(f"--out {out} is the folder of the model or of the adapter: give another one")
+        # Any other dtype comes last, so that the sum of weight and change is rounded once.
+        model, tokenizer = load_pretrained(source, dtype=None if args.dtype == "auto" else torch.float32)
+        load_adapters(model, args.adapter)
+        check_writable(out)
+        if "lm_head" in merge_adapters(model):  # it was perhaps the embedding, which has not changed
+            model.config = replace(model.config, tie_embeddings=False)
+        if args.dtype != "auto":
+            model.to(getattr(torch, args.dtype))
+        save_pretrained(model, out, tokenizer)
+        copy_tokenizer(source, out)
+        print(f"written to {out}: config.json, model.safetensors and the tokenizer's files", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -12,7 +12,7 @@ import re
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 
 import torch
@@ -125,7 +125,8 @@ FAMILIES = {
 def load_pretrained(folder, device="cpu", dtype=torch.float32):
     """Load (model, tokenizer) from a folder with config.json, the weights and the tokenizer's files.
 
-    The weights are converted to `dtype` and moved to `device`. For a name on the Hugging Face Hub see gpt/hub.py.
+    The weights are converted to `dtype` (None: as the files hold them) and moved to `device`. For a name on the Hugging
+    Face Hub see gpt/hub.py.
     Raises FileNotFoundError or ValueError, one sentence, for files that are absent, damaged or not supported.
     """
     if not Path(folder).is_dir():
@@ -149,6 +150,8 @@ def load_model(folder, device="cpu", dtype=torch.float32):
         model = GPT(config)
     stored = find_tensors(folder, config)
     check_tensors(folder, model, stored)
+    if dtype is None:  # one dtype for all: of a mixture, one that loses nothing
+        dtype = reduce(torch.promote_types, (getattr(torch, tensor.dtype) for tensor in stored.values()))
 
     state = {}
     for name, ours in layout(model).items():

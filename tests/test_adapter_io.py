@@ -1,20 +1,28 @@
 """adapter_io.py: what is saved is what is loaded, PEFT reads and writes the same files, and bad files are refused."""
 
+import copy
+import functools
 import json
 import re
+import shutil
+import sys
 from dataclasses import replace
 
+import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 import adapter_io
-from adapter_io import load_adapters, save_adapters
-from conftest import TINY
+from adapter_io import load_adapters, rescale, save_adapters
+from conftest import TINY, reference
 from gpt.model import GPT
+from gpt.weights import load_model
 from lora import LoRALayer, find_adapters, merge_adapters, replace_linears
 from mica import MiCALayer
+from milora import MiLoRALayer
+from train import METHODS, block_linears
 
 TARGETS = ["q_proj", "v_proj"]
 SETTINGS, FACTORS = "adapter_config.json", "adapter_model.safetensors"
@@ -36,15 +44,22 @@ def token_ids():
     return torch.randint(64, (2, 10), generator=torch.Generator().manual_seed(1))
 
 
-def trained_model(layer_class=MiCALayer, targets=TARGETS, dropout=0.0, **kwargs):
-    model, ids = base_model(**kwargs), token_ids()
-    replace_linears(model, layer_class, 4, 8, targets, dropout)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+def train_a_little(model, logits_of=lambda output: output, lr=1e-2):
+    """Three AdamW steps on random tokens, enough for an adapter to matter."""
+    ids = token_ids()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=lr)
     for _ in range(3):
-        F.cross_entropy(model(ids[:, :-1]).flatten(0, 1).float(), ids[:, 1:].flatten()).backward()
+        logits = logits_of(model(ids[:, :-1]))
+        F.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten()).backward()
         optimizer.step()
         optimizer.zero_grad()
     return model.eval()
+
+
+def trained_model(layer_class=MiCALayer, targets=TARGETS, dropout=0.0, rank=4, **kwargs):
+    model = base_model(**kwargs)
+    replace_linears(model, layer_class, rank, 8, targets, dropout)
+    return train_a_little(model)
 
 
 @pytest.fixture
@@ -69,12 +84,77 @@ def test_a_loaded_adapter_computes_what_the_saved_one_did(tmp_path, layer_class,
     assert names == {f"{name}.{factor}" for name in find_adapters(saved) for factor in "AB"}
 
 
-def test_gpt2_comes_back_too(tmp_path):
-    config = replace(TINY, family="gpt2", n_kv_heads=TINY.n_heads)
-    saved, loaded = trained_model(config=config), base_model(config=config).eval()
+GPT2 = replace(TINY, family="gpt2", n_kv_heads=TINY.n_heads)
+
+
+@pytest.mark.parametrize("layer_class", [LoRALayer, MiCALayer])
+@pytest.mark.parametrize(
+    "targets", [["q_proj"], TARGETS, ["k_proj", "o_proj", "down_proj"], ["v_proj", "k_proj", "q_proj"]]
+)
+def test_gpt2s_fused_layer_comes_apart_as_it_was(tmp_path, layer_class, targets):
+    saved = trained_model(layer_class, targets, config=GPT2, rank=3)
     save_adapters(saved, tmp_path)
-    load_adapters(loaded, tmp_path)
+    assert any("c_attn" in key for key in load_file(tmp_path / FACTORS))
+    loaded = base_model(config=GPT2).eval()
+    assert load_adapters(loaded, tmp_path) == list(find_adapters(saved))
     assert torch.equal(loaded(token_ids()), saved(token_ids()))
+    for name, layer in find_adapters(loaded).items():
+        assert torch.equal(layer.A, saved.get_submodule(name).A) and torch.equal(layer.B, saved.get_submodule(name).B)
+        assert (layer.rank, layer.alpha) == (3, 8)
+
+
+def test_gpt2s_untrained_lora_changes_nothing(tmp_path):
+    model = base_model(config=GPT2).eval()
+    replace_linears(model, LoRALayer, 2, 4, TARGETS)
+    save_adapters(model, tmp_path)
+    loaded = base_model(config=GPT2).eval()
+    assert len(load_adapters(loaded, tmp_path)) == 2 * 3  # B = 0 does not say which parts were meant
+    assert torch.equal(loaded(token_ids()), model(token_ids()))
+
+
+def test_a_direction_that_is_not_used_yet_stays(tmp_path):
+    model = trained_model(LoRALayer)
+    for layer in find_adapters(model).values():
+        layer.B.data[:, 1] = 0
+    save_adapters(model, tmp_path)
+    loaded = base_model().eval()
+    load_adapters(loaded, tmp_path)
+    assert {layer.rank for layer in find_adapters(loaded).values()} == {4}
+
+
+@pytest.mark.parametrize("config", [TINY, GPT2], ids=["llama", "gpt2"])
+def test_ranks_too_high_for_a_layer_are_the_same_change(tmp_path, config):
+    saved = trained_model(
+        MiLoRALayer, config=config, targets=["q_proj", "up_proj", "down_proj"], rank=20
+    )  # saved: 40 of 24
+    save_adapters(saved, tmp_path)
+    loaded = base_model(config=config).eval()
+    load_adapters(loaded, tmp_path)
+    assert {layer.rank for layer in find_adapters(loaded).values()} == {24}
+    assert_same(loaded(token_ids()), saved(token_ids()))
+
+
+def test_whole_alphas_stay_whole():
+    for alpha, rank in [(8, 3), (16, 49), (1, 7)]:
+        there = rescale(alpha, rank, 3 * rank)
+        assert (repr(there), repr(rescale(there, 3 * rank, rank))) == (str(3 * alpha), str(alpha))
+
+
+def test_layers_may_differ_in_rank_and_alpha(tmp_path):
+    for config in (TINY, GPT2):
+        model = base_model(config=config).requires_grad_(False)
+        for block, (q, v) in zip(model.layers, [((4, 8), (4, 8)), ((4, 8), (2, 4))], strict=True):
+            block.self_attn.q_proj = LoRALayer(block.self_attn.q_proj, *q)
+            block.self_attn.v_proj = LoRALayer(block.self_attn.v_proj, *v)
+            block.mlp.down_proj = LoRALayer(block.mlp.down_proj, 5, 0.1)
+        train_a_little(model)
+        save_adapters(model, tmp_path)
+        loaded = base_model(config=config).eval()
+        load_adapters(loaded, tmp_path)
+        assert [(layer.rank, layer.alpha) for layer in find_adapters(loaded).values()] == [
+            (layer.rank, layer.alpha) for layer in find_adapters(model).values()
+        ]
+        assert torch.equal(loaded(token_ids()), model(token_ids()))
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "mistral"])
@@ -127,7 +207,9 @@ def test_the_files_are_pefts(folder):
         "revision": None,
         "auto_mapping": {"base_model_class": "LlamaForCausalLM", "parent_library": "transformers"},
         "r": 4,
+        "rank_pattern": {},
         "lora_alpha": 8,
+        "alpha_pattern": {},
         "lora_dropout": 0.0,
         "target_modules": TARGETS,
         "bias": "none",
@@ -147,51 +229,188 @@ def test_short_targets_only_where_they_mean_the_same_layers(tmp_path):
     assert settings["base_model_name_or_path"] == "somewhere"
 
 
-def transformers_model():
-    """Hugging Face's Llama with base_model()'s weights."""
-    transformers = pytest.importorskip("transformers")
-    model = transformers.LlamaForCausalLM(
-        transformers.LlamaConfig(
-            vocab_size=64,
-            max_position_embeddings=32,
-            hidden_size=24,
-            intermediate_size=40,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            head_dim=6,
-            rms_norm_eps=1e-5,
-            tie_word_embeddings=True,
+# --- beside PEFT ------------------------------------------------------------------------------------------------------
+
+FAMILIES = ["gpt2", "llama", "qwen2"]
+
+
+def assert_same(ours, theirs, rtol=1e-5):
+    """Equal but for float32's rounding in another order, relative to the largest logit."""
+    assert (ours - theirs).abs().max() <= rtol * theirs.abs().max()
+
+
+@pytest.fixture(scope="session")
+def hf_model(folder_of):
+    """hf_model("gpt2"): transformers' model of that name in CONFIGS, a fresh one each time."""
+    load = functools.cache(lambda name: reference(folder_of(name)))
+    return lambda name: copy.deepcopy(load(name))
+
+
+def assert_all_the_same(folder, model, hf, base, ids):
+    """Loaded by us, merged and in PEFT: the logits of `model`, which are not those of the untouched `base`."""
+    with torch.no_grad():
+        expected = model(ids)
+        assert (base(ids) - expected).abs().max() > 0.05 * expected.abs().max()  # the adapter matters
+        load_adapters(base, folder)
+        assert_same(base(ids), expected)
+        assert_same(peft.PeftModel.from_pretrained(hf, folder)(ids).logits, expected)
+        for adapted in (model, base):
+            merge_adapters(adapted)
+            assert_same(adapted(ids), expected)
+
+
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.layer])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_peft_opens_what_we_save(tmp_path, folder_of, hf_model, input_ids, family, method):
+    for targets in (TARGETS, None):
+        model = load_model(folder_of(family))
+        replace_linears(model, METHODS[method].layer, 3, 8, targets or block_linears(model))
+        save_adapters(train_a_little(model), tmp_path)
+        assert_all_the_same(tmp_path, model, hf_model(family), load_model(folder_of(family)), input_ids)
+
+
+def test_peft_opens_adapters_that_differ(tmp_path, folder_of, hf_model, input_ids):
+    """In rank and alpha, also of the parts of one c_attn, and with some layers not adapted."""
+    for family in FAMILIES:
+        model = load_model(folder_of(family))
+        replace_linears(
+            model, LoRALayer, 4, 8, ["q_proj", "layers.1.self_attn.v_proj", "o_proj", "layers.2.mlp.up_proj"]
         )
-    )
-    weights = {n if n.startswith("lm_head") else f"model.{n}": t for n, t in base_model().state_dict().items()}
-    model.load_state_dict(weights)
-    return model.eval()
+        for name, rank, alpha in [("layers.1.self_attn.v_proj", 2, 9), ("layers.0.self_attn.o_proj", 3, 5)]:
+            model.set_submodule(name, LoRALayer(model.get_submodule(name).linear, rank, alpha))
+        save_adapters(train_a_little(model), tmp_path)
+        assert_all_the_same(tmp_path, model, hf_model(family), load_model(folder_of(family)), input_ids)
 
 
-@pytest.mark.parametrize("targets", [TARGETS, ["layers.1.self_attn.q_proj", "down_proj"]])
-def test_peft_opens_what_we_save(tmp_path, targets):
-    peft = pytest.importorskip("peft")
-    ours = trained_model(targets=targets)
-    save_adapters(ours, tmp_path)
-    theirs = peft.PeftModel.from_pretrained(transformers_model(), tmp_path)
-    ids = token_ids()
-    torch.testing.assert_close(theirs(ids).logits, ours(ids), rtol=1e-5, atol=1e-5)
-    assert (base_model()(ids) - ours(ids)).abs().max() > 1e-2  # the adapter matters
+@pytest.mark.parametrize(
+    "family, leaves, targets",
+    [
+        ("gpt2", ["q_proj"], ["c_attn"]),
+        ("gpt2", ["o_proj"], ["attn.c_proj"]),
+        ("gpt2", ["down_proj", "up_proj"], ["c_fc", "mlp.c_proj"]),
+        ("gpt2", ["o_proj", "down_proj"], ["c_proj"]),
+        ("gpt2", ["layers.1.self_attn.k_proj", "lm_head"], ["lm_head", "transformer.h.1.attn.c_attn"]),
+        ("llama", ["q_proj", "layers.1.mlp.up_proj"], ["model.layers.1.mlp.up_proj", "q_proj"]),
+    ],
+)
+def test_targets_mean_the_adapted_layers_in_peft(tmp_path, folder_of, hf_model, family, leaves, targets):
+    model = load_model(folder_of(family))
+    replace_linears(model, LoRALayer, 2, 2, leaves)
+    save_adapters(model, tmp_path)
+    settings = json.loads((tmp_path / SETTINGS).read_text())
+    assert (settings["target_modules"], settings["fan_in_fan_out"]) == (targets, family == "gpt2")
+    theirs = peft.PeftModel.from_pretrained(hf_model(family), tmp_path)
+    wrapped = {name for name, module in theirs.named_modules() if isinstance(module, peft.tuners.lora.LoraLayer)}
+    keys = load_file(tmp_path / FACTORS)
+    assert wrapped == {key.rpartition(".lora_")[0] for key in keys} and len(keys) == 2 * len(wrapped)
 
 
-def test_we_load_what_peft_saves(tmp_path):
-    peft = pytest.importorskip("peft")
-    config = peft.LoraConfig(r=4, lora_alpha=8, target_modules=TARGETS, task_type="CAUSAL_LM")
-    theirs = peft.get_peft_model(transformers_model(), config).eval()
-    for name, parameter in theirs.named_parameters():
-        if "lora_" in name:
-            torch.nn.init.normal_(parameter, std=0.2)
-    theirs.save_pretrained(tmp_path)
-    ours, ids = base_model().eval(), token_ids()
-    load_adapters(ours, tmp_path)
-    torch.testing.assert_close(ours(ids), theirs(ids).logits, rtol=1e-5, atol=1e-5)
-    assert (base_model()(ids) - ours(ids)).abs().max() > 1e-2
+def peft_model(hf, folder, dtype=torch.float32, **options):
+    """What PEFT has trained with these options of LoraConfig, saved to the folder."""
+    torch.manual_seed(0)
+    model = peft.get_peft_model(hf, peft.LoraConfig(**{"r": 4, "lora_alpha": 6, **options}))
+    train_a_little(model, lambda output: output.logits)
+    factors = [parameter for name, parameter in model.named_parameters() if "lora_" in name]
+    for factor in factors:
+        factor.data = factor.data.to(dtype)
+    model.save_pretrained(folder)
+    for factor in factors:
+        factor.data = factor.data.float()  # as PEFT loads them
+    return model
+
+
+def assert_loads(folder, theirs, ours, ids):
+    """Ours, unmerged and merged, gives the logits of theirs."""
+    with torch.no_grad():
+        expected, untouched = theirs(ids).logits, ours(ids)
+        assert (untouched - expected).abs().max() > 0.02 * expected.abs().max()
+        load_adapters(ours, folder)
+        assert_same(ours(ids), expected)
+        layers = find_adapters(ours)
+        merge_adapters(ours)
+        assert_same(ours(ids), expected)
+    return layers
+
+
+ALL = {"gpt2": ["c_attn", "c_proj", "c_fc"], "llama": "all-linear", "qwen2": "all-linear"}
+SOME = {"gpt2": ["c_attn"], "llama": TARGETS, "qwen2": TARGETS}
+
+
+@pytest.mark.parametrize("start", [True, "mica"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_we_load_what_peft_trains(tmp_path, folder_of, hf_model, input_ids, family, start):
+    for targets in (ALL[family], SOME[family]):
+        theirs = peft_model(hf_model(family), tmp_path, target_modules=targets, init_lora_weights=start)
+        layers = assert_loads(tmp_path, theirs, load_model(folder_of(family)), input_ids)
+        assert {layer.rank for layer in layers.values()} == {4}
+
+
+OPTIONS = {
+    "rank pattern": {"rank_pattern": {"v_proj": 2, r"^model.layers.1.self_attn.q_proj": 5}},
+    "alpha pattern": {"alpha_pattern": {r"layers\.1\.self_attn\.q_proj": 60.5, "q_proj": 2}},
+    "part of a name": {"alpha_pattern": {"_proj": 60}},  # which matches nothing
+    "both": {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"q_proj": 7}},
+    "rsLoRA": {"use_rslora": True, "rank_pattern": {"q_proj": 2}},
+    "gaussian": {"init_lora_weights": "Gaussian"},
+    "orthogonal": {"init_lora_weights": "orthogonal"},
+    "MiCA": {"init_lora_weights": "MiCA"},
+    "random": {"init_lora_weights": False},
+    "dropout": {"lora_dropout": 0.5},
+    "a regular expression": {"target_modules": r".*\.(0|2)\.self_attn\.[qv]_proj"},
+    "some layers": {"layers_to_transform": [0, 2]},
+    "the first layer": {"layers_to_transform": 0, "layers_pattern": "layers"},
+    "all but some": {"exclude_modules": ["layers.1.self_attn.q_proj"]},
+    "fan_in_fan_out": {"fan_in_fan_out": True},
+    "task": {"task_type": "CAUSAL_LM"},
+    "bfloat16": {"dtype": torch.bfloat16},
+    "float16": {"dtype": torch.float16},
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_settings_of_peft_that_are_honoured(tmp_path, folder_of, hf_model, input_ids, options):
+    theirs = peft_model(hf_model("llama"), tmp_path, **({"target_modules": TARGETS} | options))
+    layers = assert_loads(tmp_path, theirs, load_model(folder_of("llama")), input_ids)
+    wrapped = [module for module in theirs.modules() if isinstance(module, peft.tuners.lora.LoraLayer)]
+    assert len(layers) == len(wrapped)
+    for layer, wrap in zip(layers.values(), wrapped, strict=True):
+        assert layer.rank == wrap.r["default"] and layer.alpha / layer.rank == pytest.approx(wrap.scaling["default"])
+        assert layer.dropout.p == options.get("lora_dropout", 0)
+
+
+def test_gpt2s_patterns_from_peft(tmp_path, folder_of, hf_model, input_ids):
+    options = {
+        "target_modules": ["c_attn", "mlp.c_proj"],
+        "rank_pattern": {"c_attn": 40},
+        "alpha_pattern": {"h.1.attn.c_attn": 3},
+    }
+    theirs = peft_model(hf_model("gpt2"), tmp_path, **options)  # 40 is more than a part of 32 can have
+    layers = assert_loads(tmp_path, theirs, load_model(folder_of("gpt2")), input_ids)
+    assert [layer.rank for layer in layers.values()][:4] == [32, 32, 32, 4]
+
+
+@pytest.mark.parametrize("start", ["pissa", "pissa_niter_4", "olora"])
+def test_starts_that_change_the_base_must_be_converted(tmp_path, folder_of, hf_model, input_ids, start):
+    for family in ("llama", "gpt2"):
+        config = peft.LoraConfig(r=4, lora_alpha=6, target_modules=SOME[family], init_lora_weights=start)
+        if start == "olora" and family == "gpt2":
+            continue  # PEFT's OLoRA does not know Conv1D's transposed weight
+        theirs = peft.get_peft_model(hf_model(family), config)
+        theirs.peft_config["default"].init_lora_weights = True  # as PEFT's documentation has it
+        theirs.save_pretrained(tmp_path / "start")
+        theirs.peft_config["default"].init_lora_weights = start
+        train_a_little(theirs, lambda output: output.logits)
+        theirs.save_pretrained(tmp_path / "raw")
+        ours = load_model(folder_of(family))
+        with pytest.raises(
+            ValueError, match=f"init_lora_weights = '{start}'.*path_initial_model_for_weight_conversion"
+        ):
+            load_adapters(ours, tmp_path / "raw")
+        theirs.save_pretrained(tmp_path / "converted", path_initial_model_for_weight_conversion=str(tmp_path / "start"))
+        assert_loads(tmp_path / "converted", theirs, ours, input_ids)
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
 
 
 def assert_refused(folder, message):
@@ -201,42 +420,76 @@ def assert_refused(folder, message):
         load_adapters(model, folder)
     assert str(error.value).count("\n") == 0
     assert list(model.named_modules()) == modules and all(p.requires_grad for p in model.parameters())
-    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), base_model().state_dict().values()))
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.state_dict().values(), base_model().state_dict().values(), strict=True)
+    )
+
+
+def change_settings(folder, **changes):
+    settings = json.loads((folder / SETTINGS).read_text())
+    (folder / SETTINGS).write_text(json.dumps(settings | changes))
+
+
+OTHER_METHODS = {
+    "peft_type": "IA3", "use_dora": True, "bias": "all", "lora_bias": True, "modules_to_save": ["lm_head"],
+    "layer_replication": [[0, 2]], "target_parameters": ["q_proj.weight"], "trainable_token_indices": [1],
+    "use_qalora": True, "alora_invocation_tokens": [3], "kasa_config": {"x": 1}, "a_setting_of_the_future": True,
+}  # fmt: skip
+UNUSABLE = [
+    ("r", None), ("r", "4"), ("r", 0), ("r", True), ("r", 10**400), ("lora_alpha", -1), ("lora_alpha", None),
+    ("lora_alpha", "8"), ("lora_alpha", 10**400), ("lora_alpha", float("nan")), ("lora_dropout", None),
+    ("use_rslora", 1), ("target_modules", None), ("target_modules", {"q_proj": 1}), ("rank_pattern", [2]),
+    ("rank_pattern", {"q_proj": "2"}), ("rank_pattern", {"q_proj": 0}), ("alpha_pattern", {"q_proj": None}),
+    ("rank_pattern", {"(.*)*(.*)*(.*)*x": 2}), ("alpha_pattern", {"q_proj|v_proj": 2}),
+    ("alpha_pattern", {"[qv]_proj": 2}), ("alpha_pattern", {"": 2}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("setting, value", OTHER_METHODS.items())
+def test_methods_that_are_not_plain_lora_are_refused(folder, setting, value):
+    change_settings(folder, **{setting: value})
+    assert_refused(folder, f"has {setting} = .*, which is not plain LoRA: merge it with PEFT, load the merged model")
+
+
+@pytest.mark.parametrize("setting, value", UNUSABLE)
+def test_settings_that_cannot_be_used_are_refused(folder, setting, value):
+    change_settings(folder, **{setting: value})
+    assert_refused(folder, f"no usable {setting}.*: save the adapter again")
 
 
 @pytest.mark.parametrize(
-    "setting, value",
+    "start", ["pissa", "PiSSA_niter_16", "olora", "corda", "loftq", "lora_ga", "of the future", 1.5]
+)
+def test_starts_that_change_the_base_are_refused(folder, start):
+    change_settings(folder, init_lora_weights=start)
+    assert_refused(folder, f"init_lora_weights = '?{start}'?, which changes .* convert it .* or merge it with PEFT")
+
+
+@pytest.mark.parametrize(
+    "setting, value, message",
     [
-        ("peft_type", "IA3"),
-        ("use_dora", True),
-        ("use_rslora", True),
-        ("bias", "all"),
-        ("fan_in_fan_out", True),
-        ("rank_pattern", {"q_proj": 2}),
-        ("alpha_pattern", {"q_proj": 2}),
-        ("modules_to_save", ["lm_head"]),
-        ("init_lora_weights", "pissa"),
-        ("init_lora_weights", "olora"),
-        ("layers_to_transform", [0]),
-        ("exclude_modules", ["q_proj"]),
-        ("a_setting_of_the_future", True),
-        ("r", None),
-        ("r", "4"),
-        ("r", 0),
-        ("r", 13),
-        ("lora_alpha", -1),
-        ("lora_alpha", None),
-        ("lora_dropout", 1.5),
-        ("target_modules", "all-linear"),
+        ("r", 13, r"q_proj.lora_A.weight of shape \(4, 24\), not \(13, 24\)"),
+        (
+            "rank_pattern",
+            {"layers.1.self_attn.v_proj": 3},
+            r"1.self_attn.v_proj.lora_A.weight of shape .* not \(3, 24\)",
+        ),
+        ("lora_alpha", 0, "alpha is 0"),
+        ("lora_dropout", 1, "dropout is 1"),
+        ("target_modules", ".*q_proj", None),  # a regular expression is not run: the factors' names say what it meant
+        ("target_modules", "(.*)*(.*)*(.*)*(.*)*!", None),
+        ("layers_to_transform", [5], None),
+        ("fan_in_fan_out", True, None),
+        ("eva_config", {"rho": 2.0}, None),
+        ("init_lora_weights", False, None),
     ],
 )
-def test_settings_that_are_not_honoured(folder, setting, value):
-    settings = json.loads((folder / SETTINGS).read_text())
-    (folder / SETTINGS).write_text(json.dumps(settings | {setting: value}))
-    if (setting, value) in [("r", 0), ("r", 13)]:  # then no saved factor has the right shape
-        assert_refused(folder, "lora_A.weight of shape")
+def test_settings_that_the_factors_must_fit(folder, setting, value, message):
+    change_settings(folder, **{setting: value})
+    if message:
+        assert_refused(folder, message)
     else:
-        assert_refused(folder, {"lora_alpha": "alpha", "lora_dropout": "dropout"}.get(setting, setting))
+        assert len(load_adapters(base_model(), folder)) == 4
 
 
 def test_settings_that_are_off_or_mere_notes_are_fine(folder):
@@ -244,11 +497,6 @@ def test_settings_that_are_off_or_mere_notes_are_fine(folder):
     settings |= {"use_dora": False, "rank_pattern": {}, "modules_to_save": None, "inference_mode": True}
     (folder / SETTINGS).write_text(json.dumps(settings))
     assert len(load_adapters(base_model(), folder)) == 4
-
-
-def change_targets(folder, targets):
-    settings = json.loads((folder / SETTINGS).read_text())
-    (folder / SETTINGS).write_text(json.dumps(settings | {"target_modules": targets}))
 
 
 def change_factors(folder, change):
@@ -277,10 +525,26 @@ B_KEY = A_KEY.replace("lora_A", "lora_B")
         (lambda f: (f / SETTINGS).write_text("{}"), "peft_type"),
         (lambda f: cut(f / FACTORS), "adapter_model.safetensors is damaged"),
         (lambda f: (f / FACTORS).write_bytes(b""), "adapter_model.safetensors is damaged"),
-        (lambda f: change_targets(f, ["q_proj", "c_attn"]), "adapts c_attn, which this model does not have"),
-        (lambda f: change_targets(f, TARGETS + ["k_proj"]), "lacks .*k_proj.lora_A"),
-        (lambda f: change_targets(f, ["q_proj"]), "unexpected .*v_proj"),
-        (lambda f: change_targets(f, []), "unexpected"),
+        (
+            lambda f: change_settings(f, target_modules=["q_proj", "c_attn"]),
+            "adapts 'c_attn', which this model does not have",
+        ),
+        (lambda f: change_settings(f, target_modules=TARGETS + ["k_proj"]), "lacks .*k_proj.lora_A"),
+        (lambda f: change_settings(f, target_modules=["q_proj"]), "unexpected .*v_proj"),
+        (lambda f: change_settings(f, target_modules=[]), "unexpected"),
+        (
+            lambda f: change_settings(f, target_modules=["k_proj"], exclude_modules=["q_proj"]),
+            "lacks factors of k_proj",
+        ),
+        (lambda f: change_factors(f, lambda t: t.clear()), "lacks .*q_proj.lora_A"),
+        (
+            lambda f: (change_factors(f, lambda t: t.clear()), change_settings(f, target_modules=".*")),
+            "adapts nothing",
+        ),
+        (lambda f: (f / SETTINGS).write_text("[" * 100_000), "adapter_config.json is damaged"),
+        (lambda f: change_factors(f, lambda t: t[A_KEY][1, 2:].fill_(float("nan"))), "v_proj.lora_A.weight with NaN"),
+        (lambda f: change_factors(f, lambda t: t[B_KEY].fill_(float("inf"))), "v_proj.lora_B.weight with NaN or inf"),
+        (lambda f: change_factors(f, lambda t: t.update({B_KEY: t[B_KEY].double() + 1e200})), "lora_B.weight with NaN"),
         (lambda f: change_factors(f, lambda t: t.pop(A_KEY)), "lacks .*1.self_attn.v_proj.lora_A"),
         (
             lambda f: change_factors(f, lambda t: t.update({"lm_head.weight": torch.zeros(2)})),
@@ -321,10 +585,10 @@ def test_nothing_to_save(tmp_path):
     assert not (tmp_path / "adapter").exists()
 
 
-def test_unequal_adapters_are_not_saved(tmp_path):
+def test_unequal_dropouts_are_not_saved(tmp_path):
     model = trained_model()
-    model.layers[0].self_attn.k_proj = LoRALayer(model.layers[0].self_attn.k_proj, 2, 8)
-    with pytest.raises(ValueError, match="one rank, alpha and dropout"):
+    model.layers[0].self_attn.k_proj = LoRALayer(model.layers[0].self_attn.k_proj, 4, 8, dropout=0.1)
+    with pytest.raises(ValueError, match="one dropout"):
         save_adapters(model, tmp_path / "adapter")
     assert not (tmp_path / "adapter").exists()
 
@@ -337,3 +601,139 @@ def test_an_interrupted_save_leaves_no_config_behind(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space"):
         save_adapters(trained_model(), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [FACTORS]
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def command(monkeypatch):
+    def run(model, adapter, out, *options):
+        line = ["--model", model, "--adapter", adapter, "--out", out, *options]
+        monkeypatch.setattr(sys, "argv", ["adapter_io.py", *map(str, line)])
+        adapter_io.main()
+
+    return run
+
+
+@pytest.fixture
+def bfloat16_folder(folder_of, tmp_path):
+    """bfloat16_folder("gpt2"): a copy of that folder with bfloat16 weights."""
+
+    def convert(name):
+        folder = shutil.copytree(folder_of(name), tmp_path / "bfloat16")
+        reference(folder).to(torch.bfloat16).save_pretrained(folder)
+        return folder
+
+    return convert
+
+
+def save_trained(folder, adapter, targets=None, layer=MiLoRALayer):
+    model = load_model(folder)
+    replace_linears(model, layer, 3, 8, targets or block_linears(model))
+    save_adapters(train_a_little(model), adapter)
+
+
+@pytest.mark.parametrize("stored", ["float32", "bfloat16"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_merged_folder_opens_in_transformers(
+    tmp_path, folder_of, bfloat16_folder, command, input_ids, family, stored
+):
+    folder = folder_of(family) if stored == "float32" else bfloat16_folder(family)
+    save_trained(folder, tmp_path / "run" / "adapter")
+    command(folder, tmp_path / "run", tmp_path / "merged")  # a run's folder will do
+    names = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    assert {path.name for path in (tmp_path / "merged").iterdir()} == names
+    merged = load_model(tmp_path / "merged", dtype=None)
+    assert {str(p.dtype) for p in merged.parameters()} == {f"torch.{stored}"}
+    config = json.loads((tmp_path / "merged" / "config.json").read_text())
+    assert (config["dtype"], config["eos_token_id"]) == (stored, 0)
+
+    model = load_model(folder)  # in float32
+    untouched = model(input_ids)
+    load_adapters(model, tmp_path / "run")
+    expected, theirs = model(input_ids), reference(tmp_path / "merged")(input_ids).logits
+    assert_same(theirs, load_model(tmp_path / "merged")(input_ids))
+    assert_same(theirs, expected, rtol=1e-5 if stored == "float32" else 0.05)
+    assert (untouched - expected).abs().max() > 0.1 * expected.abs().max()
+
+
+@pytest.mark.parametrize("from_16_bits", [False, True])
+def test_the_sum_is_rounded_once(tmp_path, folder_of, bfloat16_folder, command, from_16_bits):
+    folder = bfloat16_folder("llama") if from_16_bits else folder_of("llama")
+    save_trained(folder, tmp_path / "adapter", layer=LoRALayer)
+    for dtype in ("bfloat16", "float16", "float32"):
+        command(folder, tmp_path / "adapter", tmp_path / "merged", "--dtype", dtype)
+        dtype = getattr(torch, dtype)
+        model = load_model(folder)
+        weights = {name: parameter.data.float() for name, parameter in model.named_parameters()}
+        load_adapters(model, tmp_path / "adapter")
+        deltas = {f"{name}.weight": layer.delta() for name, layer in find_adapters(model).items()}
+        merged = load_model(tmp_path / "merged", dtype=None)
+        for name, parameter in merged.named_parameters():
+            assert torch.equal(parameter, (weights[name] + deltas.get(name, 0)).to(dtype)), name
+        if dtype is not torch.float32:  # two roundings would show
+            assert any(
+                ((weights[n] + d).to(dtype) != weights[n].to(dtype) + d.to(dtype)).any() for n, d in deltas.items()
+            )
+
+
+def test_auto_rounds_once_too(tmp_path, bfloat16_folder, command):
+    folder = bfloat16_folder("gpt2")
+    save_trained(folder, tmp_path / "adapter")
+    command(folder, tmp_path / "adapter", tmp_path / "merged")
+    command(folder, tmp_path / "adapter", tmp_path / "again", "--dtype", "bfloat16")
+    files = [load_file(tmp_path / name / "model.safetensors") for name in ("merged", "again")]
+    assert all(torch.equal(tensor, files[1][name]) for name, tensor in files[0].items())
+
+
+def test_mixed_weights_lose_nothing(tmp_path, folder_of, bfloat16_folder):
+    folder = bfloat16_folder("llama")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.norm.weight"] = tensors["model.norm.weight"].half()
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    assert {p.dtype for p in load_model(folder, dtype=None).parameters()} == {torch.float32}
+
+
+def test_an_adapted_lm_head_is_no_longer_the_embedding(tmp_path, folder_of, hf_model, command, input_ids):
+    save_trained(folder_of("llama"), tmp_path / "adapter", ["q_proj", "lm_head"], LoRALayer)  # tied
+    command(folder_of("llama"), tmp_path / "adapter", tmp_path / "merged")
+    theirs = peft.PeftModel.from_pretrained(hf_model("llama"), tmp_path / "adapter")
+    assert_same(reference(tmp_path / "merged")(input_ids).logits, theirs(input_ids).logits)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (dict(model="nowhere"), "no folder 'nowhere': give a folder"),
+        (dict(adapter="nowhere"), "nowhere/adapter_config.json is missing: give a folder that"),
+        (dict(adapter="model"), "model/adapter_config.json is missing: give a folder that"),
+        (dict(adapter="damaged"), "adapter_model.safetensors is damaged"),
+        (dict(model="other"), "adapts a LlamaForCausalLM, but this model is a GPT2LMHeadModel"),
+        (dict(out="model"), "--out model is the folder of the model or of the adapter: give another one"),
+        (dict(out="link"), "--out link is the folder of the model or of the adapter"),
+        (dict(out="run"), "--out run is the folder of the model or of the adapter"),
+        (dict(out="run/adapter"), "--out run/adapter is the folder of the model or of the adapter"),
+        (dict(out="a file"), "cannot write to a file"),
+        (dict(dtype="int8"), "argument --dtype: invalid choice: 'int8'"),
+    ],
+)
+def test_errors_of_the_command(tmp_path, folder_of, command, capsys, monkeypatch, changes, message):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(folder_of("llama"), "model")
+    (tmp_path / "link").symlink_to("model")
+    (tmp_path / "a file").touch()
+    shutil.copytree(folder_of("gpt2"), "other")
+    save_trained("model", tmp_path / "run" / "adapter", TARGETS)
+    shutil.copytree("run/adapter", "damaged")
+    cut(tmp_path / "damaged" / FACTORS)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    given = dict(model="model", adapter="run", out="merged", dtype="auto") | changes
+    with pytest.raises(SystemExit) as exit:
+        command(given["model"], given["adapter"], given["out"], "--dtype", given["dtype"])
+    assert exit.value.code == 2
+    captured = capsys.readouterr()
+    said = captured.err.splitlines()[-1]  # model.save_pretrained shows its progress
+    assert said.startswith("adapter_io.py: ") and message in said and captured.out == ""
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert not (tmp_path / "merged").exists()
