@@ -1,7 +1,8 @@
 """Teach a model the facts of a small corpus with one or several methods, and measure what it learned and what it forgot.
 
     python train.py --method mica                       # the shipped base model and world
-    python train.py --method mica lora full --seeds 3   # a comparison, with standard errors over seeds
+    python train.py --method all --seeds 3              # the five main methods, with standard errors over seeds
+    python train.py --method mica mica-major mica-orthonormal mica-trained
     python train.py --method mica --corpus my.txt --qa my.jsonl
     python train.py --method mica --model HuggingFaceTB/SmolLM2-135M --lr 5e-4 --retention hellaswag_val.jsonl --text
 
@@ -63,15 +64,15 @@ class Method:
 METHODS = {
     "mica": Method(MiCALayer, lr=2e-2, color="#0072B2"),
     "lora": Method(LoRALayer, lr=7e-3, color="#E69F00"),
-    "milora": Method(MiLoRALayer, lr=7e-3, color="#56B4E9"),
-    "pissa": Method(PiSSALayer, lr=7e-3, color="#CC79A7"),
+    "milora": Method(MiLoRALayer, lr=1e-2, color="#56B4E9"),
+    "pissa": Method(PiSSALayer, lr=3e-3, color="#CC79A7"),
     "full": Method(None, lr=7e-4, color="#009E73"),
     # MiCA with one thing changed (mica.py)
-    "mica-major": Method(MajorMiCALayer, lr=2e-2, color="#666666"),
-    "mica-random": Method(RandomMiCALayer, lr=2e-2, color="#888888"),
-    "mica-orthonormal": Method(OrthonormalMiCALayer, lr=2e-2, color="#AAAAAA"),
-    "mica-trained": Method(TrainedMiCALayer, lr=7e-3, color="#D55E00"),
-    "mica-transposed": Method(TransposedMiCALayer, lr=2e-2, color="#F0E442"),
+    "mica-major": Method(MajorMiCALayer, lr=5e-3, color="#D55E00"),
+    "mica-random": Method(RandomMiCALayer, lr=2e-2, color="#999999"),
+    "mica-orthonormal": Method(OrthonormalMiCALayer, lr=1e-2, color="#444444"),
+    "mica-trained": Method(TrainedMiCALayer, lr=7e-3, color="#332288"),
+    "mica-transposed": Method(TransposedMiCALayer, lr=2e-2, color="#882255"),
 }
 ALL = ("mica", "lora", "milora", "pissa", "full")  # what --method all runs
 
@@ -431,6 +432,9 @@ def draw(untouched, runs, primary, retention, path):
             )
             ax.bar(x, 100 * mean, yerr=100 * error, capsize=4, width=0.6, color=METHODS[method].color)
         ax.set(xticks=range(len(runs)), xticklabels=runs, title=f"{title}\n({name})")
+        if len("".join(runs)) > 24:  # side by side the names would overlap
+            ax.tick_params(axis="x", rotation=40)
+            plt.setp(ax.get_xticklabels(), ha="right", rotation_mode="anchor")
     if curves:
         ax = axes[0][-1]
         for method, some in runs.items():
