@@ -12,6 +12,7 @@ import json
 import math
 import re
 import sys
+from argparse import SUPPRESS
 from collections import Counter
 from dataclasses import replace
 from fractions import Fraction
@@ -351,8 +352,8 @@ def main():
     parser = Parser(prog="adapter_io.py", description="Write a model with its adapter merged into the weights.")
     add = parser.add_argument
     add("--model", default="data/base", help="a model's folder, or org/name[@revision] on the Hugging Face Hub")
-    add("--adapter", required=True, help="folder of a run of train.py, or of an adapter that PEFT wrote")
-    add("--out", required=True, help="folder for the merged model and its tokenizer")
+    add("--adapter", required=True, default=SUPPRESS, help="folder of a run of train.py, or of an adapter that PEFT wrote")
+    add("--out", required=True, default=SUPPRESS, help="folder for the merged model and its tokenizer")
     add(
         "--dtype",
         default="auto",
@@ -362,7 +363,8 @@ def main():
     args = parser.parse_args()
     with one_sentence_errors("adapter_io.py"):
         source, out = find_model(args.model), Path(args.out)
-        for taken in (source, Path(args.adapter), Path(args.adapter) / "adapter"):
+        adapter = Path(args.adapter)
+        for taken in (source, adapter, adapter / "adapter", *([adapter.parent] if adapter.name == "adapter" else [])):
             if out.is_dir() and taken.is_dir() and out.samefile(taken):
                 raise ValueError(f"--out {out} is the folder of the model or of the adapter: give another one")
         # Any other dtype comes last, so that the sum of weight and change is rounded once.

@@ -90,10 +90,11 @@ def minor_subspace(W, rank):
     How, without computing the others: multiplying a vector by W W^T stretches its component along each left singular
     vector by S^2, so repeated products turn it towards the *largest* ones; solving with W W^T divides by S^2 and turns
     it towards the smallest. inverse_iteration does that to a block of vectors, with one factorisation of a square W
-    for all rounds. Where W is not square its smallest singular values are large and close together, and the rounds
-    would hardly tell them apart; but then W W^T can be decomposed with little loss. Whether the vectors found are
-    singular vectors, W V = U S and W^T U = V S, is checked, and where they are not (a W that lacks rank, say), the
-    whole of W is decomposed.
+    for all rounds. Where W is not square its smallest singular values are usually large and close together, and the
+    rounds would hardly tell them apart; but then the smaller of W W^T and W^T W can be decomposed with little loss.
+    What is found is trusted only if it is made of singular vectors, W V = U S and W^T U = V S, and if it stands apart
+    from the next ones: random vectors would do for a nearly orthogonal W. Else (a W that lacks rank, say) float64 is
+    tried, and last the decomposition of the whole.
 
     Computed in float32 or float64, as it takes, and returned in float32 (float64 for a float64 W), on W's device. Signs,
     and the order among equal singular values, are arbitrary: compare projectors B B^T, never vectors. Raises
@@ -128,19 +129,21 @@ def components(W, rank, part, search, dtype):
     source = W.cpu() if W.device.type == "mps" else W  # mps has no float64
     scale = source.abs().max().item()
     if min(W.shape) >= max(SMALL, 4 * rank) and scale > 0:
-        for dtype in dict.fromkeys([dtype, torch.float64]):
-            M = source.to(dtype, copy=True).div_(scale)  # no square of a number overflows or vanishes
-            tolerance = TOLERANCE[dtype] * torch.linalg.vector_norm(M)
+        for precision in dict.fromkeys([dtype, torch.float64]):
+            M = source.to(precision, copy=True).div_(scale)  # no square of a number overflows or vanishes
+            tolerance = TOLERANCE[precision] * torch.linalg.vector_norm(M)
             for Q, Y in search(M, rank):
                 if not (Q.isfinite().all() and Y.isfinite().all()):  # M is singular
                     break
                 QM, MY = Q.T @ M, M @ Y  # (k, in), (out, k)
-                P, S, Zh = torch.linalg.svd(Q.T @ MY)  # within these bases M is small, (k, k)
-                P, S, Z = P[:, part], S[part], Zh.T[:, part]
+                P, values, Zh = torch.linalg.svd(Q.T @ MY)  # within these bases M is small, (k, k)
+                P, S, Z = P[:, part], values[part], Zh.T[:, part]
                 U, V = Q @ P, Y @ Z
-                residuals = torch.cat([MY @ Z - U * S, QM.T @ P - V * S])  # (out + in, rank)
-                # Singular values that are all as small as rounding errors say nothing about their vectors.
-                if residuals.norm(dim=0).max() <= tolerance and S.max() > tolerance:
+                residual = torch.cat([MY @ Z - U * S, QM.T @ P - V * S]).norm(dim=0).max()  # of (out + in, rank)
+                spread = (values[0] - S[0]) + (S[-1] - values[-1])  # how far those not kept are from those kept
+                if residual <= tolerance and (residual <= spread / 10 or len(values) == rank):
+                    if S[0] <= tolerance:  # values as small as rounding errors say nothing about their vectors
+                        break
                     return tuple(factor.to(W.device, result) for factor in (U, S * scale, V))
     U, S, Vh = torch.linalg.svd(source.double(), full_matrices=False)  # (out, k), (k,), (k, in), largest first
     return tuple(factor[..., part].to(W.device, result).contiguous() for factor in (U, S, Vh.T))
@@ -159,12 +162,12 @@ def start(M, k):
 def inverse_iteration(M, rank):
     """Bases of the minor directions of a square M.
 
-    With s_i the i-th smallest singular value, a round shrinks the error by (s_rank / s_k+1)^2: hence k = 2 rank.
+    With s_i the i-th smallest singular value, a round shrinks the error by (s_rank / s_(k+1))^2: hence k = 2 rank.
     """
     LU, pivots, _ = torch.linalg.lu_factor_ex(M)  # a singular M shows in what is divided by it
     Q = start(M, 2 * rank)
     for _ in range(4):
-        for _ in range(8):
+        for _ in range(7):
             Y = orthonormal(torch.linalg.lu_solve(LU, pivots, Q))  # M^-1 Q: towards the minor right vectors
             Q = orthonormal(torch.linalg.lu_solve(LU, pivots, Y, adjoint=True))  # M^-T Y: towards the minor left ones
         yield Q, Y

@@ -17,10 +17,10 @@ class MiLoRALayer(LoRALayer):
     """
 
     subtracted = True
-    components = staticmethod(minor_components)
+    part_of = staticmethod(minor_components)
 
     def initial_factors(self, W):
-        U, S, V = self.components(W, self.rank)  # (out, rank), (rank), (in, rank)
+        U, S, V = self.part_of(W, self.rank)  # (out, rank), (rank), (in, rank)
         root = (S * self.rank / self.alpha).sqrt()
         return root[:, None] * V.T, U * root
 
@@ -28,4 +28,4 @@ class MiLoRALayer(LoRALayer):
 class PiSSALayer(MiLoRALayer):
     """The same with the major components: B = U_p sqrt(S_p), A = sqrt(S_p) V_p^T (arXiv 2404.02948)."""
 
-    components = staticmethod(major_components)
+    part_of = staticmethod(major_components)

@@ -2,7 +2,7 @@
 
     python train.py --method mica                       # the shipped base model and world
     python train.py --method all --seeds 3              # the five main methods, with standard errors over seeds
-    python train.py --method mica mica-major mica-orthonormal mica-trained
+    python train.py --method mica mica-major mica-orthonormal mica-trained   # does it matter which directions B has?
     python train.py --method mica --corpus my.txt --qa my.jsonl
     python train.py --method mica --model HuggingFaceTB/SmolLM2-135M --lr 5e-4 --retention hellaswag_val.jsonl --text
 
@@ -58,7 +58,7 @@ from milora import MiLoRALayer, PiSSALayer
 class Method:
     layer: type | None  # replaces the linears; None: every weight of the model is trained
     lr: float  # default learning rate, chosen on worlds that are not shipped (data/README.md)
-    color: str  # in figures; told apart by colour-blind readers too
+    color: str  # in figures; the five main ones are told apart by colour-blind readers too
 
 
 METHODS = {

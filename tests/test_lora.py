@@ -188,7 +188,7 @@ def test_forward_and_gradients_equal_pefts():
         torch.testing.assert_close(mine.delta(), other.get_delta_weight("default"), rtol=1e-6, atol=1e-6)
 
 
-def test_every_method_has_a_layer():
+def test_every_layer_is_a_method():
     assert TRAINED.keys() <= set(ALL.values())
 
 

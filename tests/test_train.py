@@ -271,6 +271,20 @@ def test_the_results_hold_every_run_with_its_settings(results):
     assert set(results["untouched"]) == {"tiny/new", "tiny/control", "perplexity"}
 
 
+@pytest.mark.parametrize(
+    "given, methods",
+    [
+        (["all"], ["mica", "lora", "milora", "pissa", "full"]),
+        (["all", "full"], ["mica", "lora", "milora", "pissa", "full"]),
+        (["mica-major", "all"], ["mica-major", "mica", "lora", "milora", "pissa", "full"]),
+        (["lora", "lora"], ["lora"]),
+    ],
+)
+def test_all_is_the_five_main_methods_each_once(monkeypatch, given, methods):
+    monkeypatch.setattr(sys, "argv", ["train.py", "--method", *given])
+    assert train.parse_arguments().method == methods
+
+
 def test_the_default_learning_rate_is_the_methods_own(tiny_llama_folder, world, tmp_path):
     run_program(arguments(tiny_llama_folder, world, method=["lora", "mica"], out=tmp_path))
     runs = json.loads((tmp_path / "results.json").read_text())["runs"]
