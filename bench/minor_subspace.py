@@ -1,7 +1,7 @@
 """The minor subspace: mica.minor_subspace beside torch.linalg.svd, and MiCA's set-up beside PEFT's, in one run.
 
     pip install -r requirements-test.txt
-    python bench/minor_subspace.py                     # about six minutes on two cores
+    python bench/minor_subspace.py                     # three to four minutes on two cores
     python bench/minor_subspace.py --shapes 576x576    # a look
 
 Printed for each shape (out x in) and rank, in float32: the median seconds of each, their ratio, and for both the largest
