@@ -24,13 +24,11 @@ def changes(base, model):
     return found
 
 
-def amplification(W, dW, rank):
-    """||U^T dW V||_F / ||U^T W V||_F, with U and V the `rank` first singular vectors of dW (arXiv 2406.09044).
+def amplification(W, dW, U, V):
+    """||U^T dW V||_F / ||U^T W V||_F, with U and V the first singular vectors of dW (arXiv 2406.09044).
 
     How many times larger the change is than what W itself does between the same directions.
     """
-    U, _, Vh = torch.linalg.svd(dW, full_matrices=False)
-    U, V = U[:, :rank], Vh[:rank].T
     return ((U.T @ dW @ V).norm() / (U.T @ W @ V).norm()).item()
 
 
@@ -51,16 +49,20 @@ def landing(base, model, rank):
     left, right: `shares` of dW on W's left (output) and right (input) singular vectors, largest singular values first.
     projections: for q_proj and so on, the amplification, and the similarity of dW's `rank` first left and right singular
     vectors with W's `rank` largest ("major") and smallest ("minor") ones. Numbers are rounded to 6 significant digits.
+    None where nothing has changed, or where training diverged.
     """
+    found = changes(base, model)
+    if not found or not all(dW.isfinite().all() for _, dW in found.values()):
+        return None
     left, right, projections = [], [], {}
-    for name, (W, dW) in changes(base, model).items():
+    for name, (W, dW) in found.items():
         U, _, Vh = torch.linalg.svd(W, full_matrices=False)
         dU, _, dVh = torch.linalg.svd(dW, full_matrices=False)
         dU, dV, V = dU[:, :rank], dVh[:rank].T, Vh.T
         left.append(shares(U, dW))
         right.append(shares(V, dW.T))
         measured = {
-            "amplification": amplification(W, dW, rank),
+            "amplification": amplification(W, dW, dU, dV),
             "left_major": similarity(dU, U[:, :rank]),
             "left_minor": similarity(dU, U[:, -rank:]),
             "right_major": similarity(dV, V[:, :rank]),
@@ -86,6 +88,7 @@ def forgetting_loss(base, model, tokenizer, documents, seq_len=128, batch_size=1
 
     It asks for the base's whole distribution, not for the text: the base itself has its own entropy, the least there is.
     """
+    seq_len = min(seq_len, base.config.context_length)
     inputs, targets = pack([tokenizer.encode(d) for d in documents], tokenizer.eot_id, seq_len, tokenizer.bos_id)
     total = torch.zeros((), dtype=torch.float64)
     for x, y in zip(inputs.split(batch_size), targets.split(batch_size)):

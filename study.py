@@ -275,7 +275,7 @@ def perform(run, base, tokenizer):
     record = {"trained": trained, "all": total, "history": history, "summary": summary}
     if judged:
         record["forgetting loss"] = analysis.forgetting_loss(base, model, tokenizer, task.texts["old text"])
-        record["landing"] = analysis.landing(base, model, run.arm.settings.rank) if history else None
+        record["landing"] = analysis.landing(base, model, run.arm.settings.rank)
     return record
 
 
