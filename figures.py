@@ -61,8 +61,9 @@ class Results:
         self.folder, self.design = Path(folder), design
         self.arms = {arm.name: arm for arm in (*design.arms, *design.extended)}
         self.rates, missing = chosen_rates(design, self.find)
-        if missing or not any(self.worlds(name) for name in self.rates if name != "untouched"):
-            raise ValueError(f"{folder} holds no judged runs yet: let python study.py finish")
+        if missing or len(self.worlds("untouched", *PAIRS[0])) < 2:
+            names = " and ".join(PAIRS[0])
+            raise ValueError(f"{folder} does not yet hold two worlds on which {names} are judged: let study.py go on")
 
     def find(self, run):
         return self.records.get(run.name)
@@ -143,12 +144,12 @@ def mean_cell(values, scale=100, digits=1):
     return cell(*mean_and_error(values), scale=scale, digits=digits)
 
 
-def interval(comparison):
-    """A difference as text: mean [low, high] verdict."""
+def interval(comparison, usual=None):
+    """A difference as text: mean [low, high] verdict; with the number of worlds where it is not the usual one."""
     scale, digits = (100, 1) if comparison.endpoint in PERCENT else (1, 3)
     d = comparison.difference
     numbers = "{:+.{n}f} [{:+.{n}f}, {:+.{n}f}]".format(scale * d.mean, scale * d.low, scale * d.high, n=digits)
-    return f"{numbers} {comparison.verdict}"
+    return f"{numbers} {comparison.verdict}" + (f" ({d.n} worlds)" if usual not in (None, d.n) else "")
 
 
 def rate_cell(lr):
@@ -196,7 +197,7 @@ def pairs_table(results):
                 [
                     f"{first} - {second}",
                     "{:.2f} [{:.2f}, {:.2f}]".format(*share),
-                    *(interval(comparison) if comparison else "-" for comparison in found),
+                    *(interval(comparison, len(worlds)) if comparison else "-" for comparison in found),
                 ]
             )
     return markdown(rows)
@@ -397,7 +398,7 @@ def draw_epochs(results):
 
 def draw_bars(results):
     """New knowledge and retention, a bar an arm, a dot a world; the unbound control beside."""
-    names = [name for name in results.arms if name != "untouched" and results.worlds(name)]
+    names = [arm.name for arm in results.design.arms if arm.method and results.worlds(arm.name)]
     figure, axes = plt.subplots(2, 1, figsize=(max(6, 0.62 * len(names)), 6), sharex=True)
     for ax, endpoint in zip(axes, ("new knowledge", "never asked")):
         for x, name in enumerate(names):
@@ -411,7 +412,7 @@ def draw_bars(results):
                 ax.plot(
                     x, 100 * control, "_", color="black", markersize=14, label="unbound control" if x == 0 else None
                 )
-        ax.set(ylim=(0, 105), ylabel=f"{endpoint}, %")
+        ax.set(xlim=(-0.8, len(names) + 1), ylim=(0, 105), ylabel=f"{endpoint}, %")
     untouched_line(axes[0], results)
     axes[0].legend(frameon=False, loc="upper right", fontsize=8)
     axes[1].set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
@@ -441,13 +442,17 @@ def draw_frontier(results):
 def draw_parameters(results):
     """What was learned against how many numbers were trained."""
     figure, ax = plt.subplots(figsize=(6, 4.5))
-    for name, arm in results.arms.items():
-        worlds = results.worlds(name, "untouched")
-        if arm.method and worlds and arm in results.design.arms:
-            mean, error = mean_and_error([100 * gain for gain in results.gains(name, worlds)])
-            trained = results.record(name, worlds[0])["trained"]
-            ax.errorbar(trained, mean, error, capsize=2, marker=MARKERS[arm.method], color=color(results, name))
-            ax.annotate(f" {name}", (trained, mean), fontsize=7, va="center")
+    points = []  # (gain, its error, trained parameters, arm)
+    for arm in results.design.arms:
+        if arm.method and (worlds := results.worlds(arm.name, "untouched")):
+            gain, error = mean_and_error([100 * gain for gain in results.gains(arm.name, worlds)])
+            points.append((gain, error, results.record(arm.name, worlds[0])["trained"], arm))
+    labels = []  # where they stand: lowest first, moved up as far as those of like size ask for
+    for gain, error, trained, arm in sorted(points, key=lambda point: point[0]):
+        ax.errorbar(trained, gain, error, capsize=2, marker=MARKERS[arm.method], color=METHODS[arm.method].color)
+        height = max([gain, *(y + 2.4 for x, y in labels if 0.4 < x / trained < 2.5)])
+        labels.append((trained, height))
+        ax.annotate(arm.name, (1.12 * trained, height), fontsize=7, va="center")
     ax.set(
         xscale="log", xlabel="trained parameters", ylabel="learned above the untouched model, points", ylim=(0, None)
     )

@@ -48,7 +48,7 @@ from eval_qa import make_question
 from gpt import load_pretrained
 from gpt.cli import Parser, check_writable, one_sentence_errors, pick_device, progress
 from lora import count_trainable
-from train import ALL, METHODS, Settings, Task, adapt, copy_for, measure, write_json
+from train import ALL, METHODS, Settings, Task, adapt, copy_for, measure, write_lines
 
 NEW_CLOZE, OLD_CLOZE = "new cloze", "old cloze"  # with NEW, CONTROL and RETENTION, what judged runs are asked
 
@@ -369,7 +369,7 @@ def perform_all(runs, results, workers, model_folder, device, around):
         for future in progress(as_completed(futures), f"runs ({workers} at once)", total=len(runs)):
             run = futures[future]
             extra = {"machine": machine, "workers": workers, "finished": time.strftime("%Y-%m-%d %H:%M:%S")}
-            write_json(record_path(results, run), {"key": key_of(run, around), **future.result(), **extra})
+            write_lines(record_path(results, run), [{"key": key_of(run, around), **future.result(), **extra}])
     except BrokenProcessPool:
         raise ValueError("a worker died, perhaps for lack of memory: use fewer --workers; the study goes on") from None
     finally:

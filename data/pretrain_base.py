@@ -14,6 +14,7 @@ import math
 import random
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -42,6 +43,12 @@ CONFIG = GPTConfig(
     n_kv_heads=6,
     head_dim=32,
 )
+
+
+def config_of(width):
+    """The shipped model's configuration at another width (hidden size, a multiple of head_dim)."""
+    heads = width // CONFIG.head_dim
+    return replace(CONFIG, hidden_size=width, intermediate_size=8 * width // 3, n_heads=heads, n_kv_heads=heads)
 
 
 def one_pass(asked, never_asked, questions_each, rng):
@@ -95,9 +102,14 @@ def main():
     parser.add_argument("--batch-size", type=int, default=16, help="windows a step")
     parser.add_argument("--seq-len", type=int, default=128, help="window, in tokens")
     parser.add_argument("--weight-decay", type=float, default=0.05, help="of matrices")
+    parser.add_argument(
+        "--width", type=int, default=CONFIG.hidden_size, help="hidden size, a multiple of 32; the MLP's is 8/3 of it"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of initialisation, wordings and order")
     parser.add_argument("--device", default="auto", help="cpu, cuda, mps or auto")
     args = parser.parse_args()
+    if args.width < 32 or args.width % 32:
+        parser.error(f"--width must be a multiple of 32, not {args.width}")
     with one_sentence_errors("pretrain_base.py"):
         pretrain(args, Path(args.out), pick_device(args.device))
 
@@ -109,7 +121,7 @@ def pretrain(args, out, device):
     train_tokenizer(one_pass(asked, never_asked, args.questions_each, random.Random("tokenizer")), out)
     tokenizer = load_tokenizer(out)
 
-    model = GPT(CONFIG).to(device)
+    model = GPT(config_of(args.width)).to(device)
     initialise(model)
     matrices = [p for p in model.parameters() if p.dim() == 2]
     vectors = [p for p in model.parameters() if p.dim() < 2]

@@ -55,6 +55,16 @@ def test_retention_is_tuned_on_other_old_subjects_than_the_reported_ones():
     assert tuned_on <= {subject.name for subject in never_asked}
 
 
+def test_other_widths_have_the_shipped_models_shape(monkeypatch, capsys):
+    assert pretrain_base.config_of(192) == pretrain_base.CONFIG
+    narrow = pretrain_base.config_of(64)
+    assert (narrow.hidden_size, narrow.intermediate_size, narrow.n_heads, narrow.n_kv_heads) == (64, 170, 2, 2)
+    for width in (0, 100):
+        with pytest.raises(SystemExit) as stop:
+            run(monkeypatch, pretrain_base, "--width", width)
+        assert stop.value.code == 2 and f"not {width}" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_the_recipe_of_the_base_model_runs_and_what_it_writes_opens(tmp_path, monkeypatch, capsys):
     run(monkeypatch, pretrain_base, "--out", tmp_path, "--passes", 2, "--start-small", 0.5, "--device", "cpu")

@@ -297,6 +297,17 @@ def numbers(folder):
     }
 
 
+def wait_until_gone(process):
+    """Wait until neither the study nor a worker of it is left: they are the group of a session of their own."""
+    for _ in range(300):
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    pytest.fail("a worker lives on")
+
+
 @pytest.mark.slow
 def test_a_killed_study_goes_on_to_the_same_numbers(tiny_llama_folder, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -308,7 +319,7 @@ def test_a_killed_study_goes_on_to_the_same_numbers(tiny_llama_folder, tmp_path)
 
     rng, runs, survivors = random.Random(), killed / "results/runs", {}
     for kill in range(2):
-        process = small_study(killed, tiny_llama_folder, workers=2)
+        process = small_study(killed, tiny_llama_folder, workers=2, start_new_session=True)
         before = len(list(runs.glob("*.json")))
         deadline = time.monotonic() + 120
         while len(list(runs.glob("*.json"))) < before + 2 and time.monotonic() < deadline:
@@ -316,6 +327,7 @@ def test_a_killed_study_goes_on_to_the_same_numbers(tiny_llama_folder, tmp_path)
         time.sleep(rng.uniform(0, 1))  # anywhere: while training, while writing
         process.kill()
         process.wait(60)
+        wait_until_gone(process)
         survivors |= {path: path.read_bytes() for path in runs.glob("*.json")}
         assert survivors.keys() == set(runs.glob("*.json"))
         assert all(json.loads(content)["key"] for content in survivors.values())  # whole, or not there
@@ -337,6 +349,7 @@ def test_ctrl_c_keeps_what_is_finished_and_leaves_no_process(tiny_llama_folder, 
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
     _, errors = process.communicate(timeout=60)
+    wait_until_gone(process)
     assert process.returncode == 130
     assert "study.py: interrupted" in errors and "Traceback" not in errors
     assert len(numbers(tmp_path)) >= 2
