@@ -7,7 +7,7 @@ from conftest import SENTENCES, TINY
 from analysis import BINS, amplification, changes, forgetting_loss, landing, shares, similarity
 from gpt import GPT, load_pretrained
 from lora import LoRALayer, find_adapters, merge_adapters, replace_linears
-from mica import MiCALayer
+from mica import MiCALayer, TransposedMiCALayer
 from train import copy_for
 
 
@@ -85,6 +85,17 @@ def test_mica_lands_in_the_minor_left_directions_and_nowhere_else():
         assert measured["left_minor"] == pytest.approx(1, abs=1e-4)
         assert measured["left_major"] == pytest.approx(0, abs=1e-4)
         assert 0 < measured["right_minor"] < 1
+
+
+def test_its_mirror_image_lands_in_the_minor_right_directions():
+    torch.manual_seed(0)
+    base = GPT(TINY)
+    found = landing(base, trained(base, TransposedMiCALayer), rank=2)
+    assert sum(found["right"][-2:]) == pytest.approx(1) and sum(found["left"][-2:]) < 0.9
+    for measured in found["projections"].values():
+        assert measured["right_minor"] == pytest.approx(1, abs=1e-4)
+        assert measured["right_major"] == pytest.approx(0, abs=1e-4)
+        assert 0 < measured["left_minor"] < 0.99
 
 
 def test_landing_of_a_change_that_is_a_multiple_of_the_weight_and_of_none():
