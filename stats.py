@@ -29,8 +29,8 @@ def paired(first, second):
     n, mean = len(differences), float(differences.mean())
     if n < 2:
         raise ValueError("one world has no standard error: run the study on two or more")
-    if np.ptp(differences) == 0:  # no spread at all, where t is 0 / 0 or infinite
-        return Difference(mean, 0.0, mean, mean, float(mean == 0), n)
+    if np.ptp(differences) < 1e-12:  # no spread but rounding errors, where t is 0 / 0 or infinite
+        return Difference(mean, 0.0, mean, mean, float(abs(mean) < 1e-12), n)
     test = stats.ttest_1samp(differences, 0)
     interval = test.confidence_interval(0.95)
     return Difference(mean, *map(float, (stats.sem(differences), interval.low, interval.high, test.pvalue)), n)

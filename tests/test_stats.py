@@ -42,6 +42,8 @@ def test_paired_is_about_pairs_and_signed():
 def test_paired_without_any_spread():
     assert paired([0.5, 0.5], [0.5, 0.5]) == Difference(0, 0, 0, 0, 1, 2)
     assert paired([0.75, 1.0], [0.5, 0.75]) == Difference(0.25, 0, 0.25, 0.25, 0, 2)
+    thirds = paired([1 / 3 + 0.1, 2 / 3 + 0.1, 0.1], [1 / 3, 2 / 3, 0])  # none but rounding errors
+    assert (thirds.se, thirds.p, thirds.mean) == (0, 0, pytest.approx(0.1))
     with pytest.raises(ValueError, match="one world"):
         paired([0.5], [0.4])
 
