@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -342,7 +343,8 @@ def test_a_killed_study_goes_on_to_the_same_numbers(tiny_llama_folder, tmp_path)
 
 @pytest.mark.slow
 def test_ctrl_c_keeps_what_is_finished_and_leaves_no_process(tiny_llama_folder, tmp_path):
-    process = small_study(tmp_path, tiny_llama_folder, workers=2, start_new_session=True)
+    listening = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a job in the background may start deaf to it
+    process = small_study(tmp_path, tiny_llama_folder, workers=2, start_new_session=True, preexec_fn=listening)
     runs = tmp_path / "results/runs"
     deadline = time.monotonic() + 120
     while len(list(runs.glob("*.json"))) < 2 and time.monotonic() < deadline:
