@@ -505,11 +505,12 @@ def draw_extended(results):
             if arm.method in ("mica", "lora", "mica-random") and alike and results.worlds(arm.name):
                 label = "mica by rule" if arm.follows == ("lora", 2) else arm.method
                 series.setdefault(label, []).append((value(arm), arm))
+        worlds = results.worlds(*(arm.name for members in series.values() for _, arm in members))  # that all have
         for label, members in series.items():
             if len(members) > 1:
                 members.sort(key=lambda member: member[0])
                 names = [arm.name for _, arm in members]
-                values = [results.values(name, "new knowledge", results.worlds(name)) for name in names]
+                values = [results.values(name, "new knowledge", worlds) for name in names]
                 y, error = zip(*(mean_and_error([100 * one for one in some]) for some in values))
                 arm = members[0][1]
                 style = {"linestyle": ":" if label == "mica by rule" else "-", "marker": MARKERS[arm.method]}
@@ -517,7 +518,8 @@ def draw_extended(results):
                     [x for x, _ in members], y, error, capsize=2, color=METHODS[arm.method].color, label=label, **style
                 )
         ticks = sorted({x for members in series.values() for x, _ in members})
-        ax.set(xscale="log", xlabel=what, ylim=(0, 105))
+        title = f"worlds {', '.join(map(str, worlds))}"
+        ax.set(xscale="log", xlabel=what, ylim=(0, 105), title=title)
         ax.minorticks_off()
         ax.set_xticks(ticks, ticks)
         ax.legend(frameon=False, fontsize=8)
