@@ -5,7 +5,12 @@
 writes a model with its adapter merged into the weights, as a folder that transformers and every program here open.
 
 Whatever method trained them, the files hold plain LoRA factors relative to the original weights, under the names of
-the Hugging Face checkpoint. So PEFT opens them, and loading here needs no SVD and no knowledge of the method.
+the Hugging Face checkpoint: MiLoRA's and PiSSA's are [B, -B0] and [A; A0] at twice the rank, and GPT-2's q, k and v one
+block-diagonal pair for its fused c_attn. So PEFT opens them, and loading here needs no SVD and no knowledge of the method.
+
+What PEFT trained as LoRA or MiCA is read too, with rank and alpha patterns and rsLoRA's scaling. What changes the base's
+weights (PEFT's PiSSA or OLoRA start, unless converted when saved) or is more than LoRA (DoRA, biases, whole modules) is
+refused by name.
 """
 
 import json
@@ -24,10 +29,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from gpt import find_model, load_pretrained, save_pretrained
-from gpt.cli import Parser, atomic, check_writable, one_sentence_errors
+from gpt.hub import split_name
 from gpt.tokenizer import copy_tokenizer
 from gpt.weights import FAMILIES, checkpoint_name
 from lora import LoRALayer, check_settings, factor_dtype, find_adapters, merge_adapters
+from tools.cli import Parser, atomic, check_writable, one_sentence_errors
 
 CONFIG, FACTORS = "adapter_config.json", "adapter_model.safetensors"
 CLASS = "base_model_class"  # in "auto_mapping", where PEFT notes what an adapter was made for
@@ -103,6 +109,18 @@ def save_adapters(model, folder, base_model=None, revision=None):
         save_file(factors, path, metadata={"format": "pt"})
     with atomic(Path(folder) / CONFIG) as path:  # last: the config makes a folder an adapter
         path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def save_trained(model, tokenizer, out, name, folder):
+    """Write what was trained: the adapters to out/adapter, or of a model without any, which was trained whole, all of it.
+
+    name: of the base model, as --model gives it; folder: where its files are.
+    """
+    if find_adapters(model):
+        save_adapters(model, out / "adapter", *((name, None) if Path(name).is_dir() else split_name(name)))
+    else:
+        save_pretrained(model, out / "model", tokenizer)
+        copy_tokenizer(folder, out / "model")
 
 
 def fuse(parts):
@@ -352,7 +370,7 @@ def main():
     parser = Parser(prog="adapter_io.py", description="Write a model with its adapter merged into the weights.")
     add = parser.add_argument
     add("--model", default="data/base", help="a model's folder, or org/name[@revision] on the Hugging Face Hub")
-    add("--adapter", required=True, default=SUPPRESS, help="folder of a run of train.py, or of an adapter that PEFT wrote")
+    add("--adapter", required=True, default=SUPPRESS, help="folder of a run of train.py, or PEFT's of an adapter")
     add("--out", required=True, default=SUPPRESS, help="folder for the merged model and its tokenizer")
     add(
         "--dtype",

@@ -3,29 +3,56 @@
 Read lora.py first. Both split W = U S V^T into `rank` of its components, which are trained as B A, and the rest, which
 is frozen. MiLoRA trains the minor components and so means to keep what the major ones know; PiSSA trains the major
 components, where the weight does most.
+
+Their product does not start at zero, so the start, A0 and B0, is kept and taken off again:
+
+    y = linear(x) + (alpha / rank) * (B A - B0 A0) x
+
+This is training B A on the frozen weight W - (alpha / rank) B0 A0, as the papers say it, without rounding that difference
+to W's dtype and without a second copy of W.
 """
 
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from fast.subspace import major_components, minor_components
 from lora import LoRALayer
-from mica import major_components, minor_components
 
 
 class MiLoRALayer(LoRALayer):
     """LoRA with B = U_m sqrt(S_m) and A = sqrt(S_m) V_m^T, the minor components, both trained (arXiv 2406.09044).
 
-    S is divided by alpha / rank first, so that (alpha / rank) B A is those components of W. It is subtracted again, so
-    the layer first computes exactly what `linear` does.
+    S is divided by alpha / rank first, so that (alpha / rank) B A is those components of W.
     """
 
-    subtracted = True
-    part_of = staticmethod(minor_components)
-
-    def initial_factors(self, W):
-        U, S, V = self.part_of(W, self.rank)  # (out, rank), (rank), (in, rank)
+    def init_factors(self, W):
+        U, S, V = self.components(W)  # (out, rank), (rank,), (in, rank)
         root = (S * self.rank / self.alpha).sqrt()
-        return root[:, None] * V.T, U * root
+        A, B = root[:, None] * V.T, U * root
+        self.A, self.B = nn.Parameter(A), nn.Parameter(B)
+        self.A0, self.B0 = nn.Buffer(A.clone()), nn.Buffer(B.clone())
+
+    def components(self, W):
+        """The `rank` columns of U and V, with their S, that are trained."""
+        return minor_components(W, self.rank)
+
+    def update(self, x):
+        # At the start the same numbers in the same order (but for dropout): the difference is exactly zero.
+        return super().update(x) - F.linear(F.linear(x.to(self.A0.dtype), self.A0), self.B0)
+
+    @torch.no_grad()
+    def delta(self):
+        return self.alpha / self.rank * (self.B @ self.A - self.B0 @ self.A0)
+
+    @torch.no_grad()
+    def plain_factors(self):
+        """([A; A0], [B, -B0]): the difference of two products is one product of twice the rank."""
+        return torch.cat([self.A, self.A0]), torch.cat([self.B, -self.B0], dim=1)
 
 
 class PiSSALayer(MiLoRALayer):
     """The same with the major components: B = U_p sqrt(S_p), A = sqrt(S_p) V_p^T (arXiv 2404.02948)."""
 
-    part_of = staticmethod(major_components)
+    def components(self, W):
+        return major_components(W, self.rank)

@@ -31,10 +31,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all files are here
 
 import torch
 
-from eval_qa import Question, batches_of, encode_question, read_questions, score_questions
+from eval_qa import Question, encode_question, read_questions, score_questions
+from fast.scoring import batches_of, rows_of
 from gpt import GPT, GPTConfig, load_pretrained, save_pretrained
-from gpt.cli import Parser, one_sentence_errors
 from gpt.tokenizer import copy_tokenizer
+from tools.cli import Parser, one_sentence_errors
 
 BASE = ROOT / "data" / "base"
 SMOLLM2 = GPTConfig("llama", 49152, 8192, 576, 1536, 30, 9, 3, 64, rope_theta=1e5)  # 135M
@@ -82,7 +83,8 @@ class Ours:
     def tokens_saved(self, questions):
         """Tokens that the model reads when each choice is read with the whole prompt, for each that it reads here."""
         context = self.model.config.context_length
-        rows = [row for i, q in enumerate(questions) for row in encode_question(self.tokenizer, q, i, context)]
+        encoded = [(*encode_question(self.tokenizer, q, context), q.answer) for q in questions]
+        rows = [row for i, ids in enumerate(encoded) for row in rows_of(i, ids, context)]
         apart = sum(len(row.prompt) + len(branch) - 1 for row in rows for branch in row.branches.values())
         batches = batches_of(rows, 64)
         beginnings = {tuple(beginning) for beginning, _ in batches}

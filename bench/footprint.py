@@ -15,10 +15,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 from bench.real_sizes import SHAPES
-from gpt.cli import Parser, one_sentence_errors
 from gpt.model import GPT
 from lora import LoRALayer, count_trainable, replace_linears
 from mica import MiCALayer, TransposedMiCALayer
+from tools.cli import Parser, one_sentence_errors
 from train import block_linears
 
 ROWS = [  # model, linears, rank of LoRA and rank of MiCA; no linears: all of the blocks

@@ -20,9 +20,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from safetensors.torch import load_file
 
-from gpt.cli import Parser
 from gpt.model import GPT, GPTConfig
 from gpt.weights import load_model, save_pretrained
+from tools.cli import Parser
 
 
 def make_checkpoint(folder, dtype, name, layers):

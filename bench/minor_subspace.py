@@ -1,4 +1,4 @@
-"""The minor subspace: mica.minor_subspace beside torch.linalg.svd, and MiCA's set-up beside PEFT's, in one run.
+"""The minor subspace: fast/subspace.py beside torch.linalg.svd, and MiCA's set-up beside PEFT's, in one run.
 
     pip install -r requirements-test.txt
     python bench/minor_subspace.py                     # three to four minutes on two cores
@@ -23,9 +23,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import numpy as np
 import torch
 
-from gpt.cli import Parser, one_sentence_errors, progress
+from fast.subspace import minor_components
 from lora import replace_linears
-from mica import MiCALayer, minor_subspace
+from mica import MiCALayer
+from tools.cli import Parser, one_sentence_errors, progress
 
 SHAPES = "576x576 192x576 2048x2048 512x2048 4096x4096 8192x2048 2048x8192".split()
 RANKS = (16, 64)
@@ -75,7 +76,7 @@ def bench_shape(rows, columns):
     exact = torch.from_numpy(np.linalg.svd(W.double().numpy(), full_matrices=False)[0])  # (rows, min(rows, columns))
     svd_seconds, svd = seconds(lambda: torch.linalg.svd(W, full_matrices=False), repeats)
     for rank in RANKS:
-        ours_seconds, B = seconds(lambda: minor_subspace(W, rank), repeats)
+        ours_seconds, B = seconds(lambda: minor_components(W, rank)[0], repeats)
         sines = largest_sine(B, exact[:, -rank:]), largest_sine(svd.U[:, -rank:], exact[:, -rank:])
         print(
             f"{f'{rows} x {columns}':12} {rank:4} {ours_seconds:9.4f} {svd_seconds:9.4f}"

@@ -17,9 +17,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from gpt.cli import Parser, one_sentence_errors, pick_device
 from gpt.model import GPT, GPTConfig
 from lora import count_trainable
+from tools.cli import Parser, one_sentence_errors, pick_device
 from train import METHODS, Settings, adapt
 
 SHAPES = {  # vocabulary, context, width, MLP, layers, heads, key/value heads, head_dim

@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from data.make_data import old_question, old_subjects, old_text
 from eval_qa import IGNORE, pack
 from gpt import GPT, GPTConfig, load_tokenizer, save_pretrained
-from gpt.cli import Parser, atomic, one_sentence_errors, pick_device
+from tools.cli import Parser, atomic, one_sentence_errors, pick_device
 from train import learning_rate
 
 END_OF_TEXT = "<|endoftext|>"

@@ -2,7 +2,7 @@
 
 from gpt.generate import generate
 from gpt.hub import find_model
-from gpt.model import GPT, GPTConfig, KVCache, SharedBeginning
+from gpt.model import GPT, GPTConfig, KVCache
 from gpt.tokenizer import Tokenizer, load_tokenizer
 from gpt.weights import load_pretrained, save_pretrained
 
@@ -10,7 +10,6 @@ __all__ = [
     "GPT",
     "GPTConfig",
     "KVCache",
-    "SharedBeginning",
     "Tokenizer",
     "find_model",
     "generate",

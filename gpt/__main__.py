@@ -6,10 +6,10 @@ python -m gpt HuggingFaceTB/SmolLM2-135M "Once upon a time"
 
 import torch
 
-from gpt.cli import Parser, one_sentence_errors, pick_device
 from gpt.generate import generate
 from gpt.hub import find_model
 from gpt.weights import load_pretrained
+from tools.cli import Parser, one_sentence_errors, pick_device
 
 
 def parse_args():
@@ -26,6 +26,9 @@ def parse_args():
     )
     parser.add_argument("--seed", type=int, default=0, help="of the random choices: the same seed gives the same text")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    parser.add_argument(
+        "--dtype", default="float32", choices=["float32", "bfloat16", "float16"], help="of the model's weights"
+    )
     return parser.parse_args()
 
 
@@ -47,7 +50,7 @@ def count_parameters(model):
 def main():
     args = parse_args()
     device = pick_device(args.device)
-    model, tokenizer = load_pretrained(find_model(args.model), device)
+    model, tokenizer = load_pretrained(find_model(args.model), device, getattr(torch, args.dtype))
     for name, value in vars(model.config).items():
         print(f"{name:<18} {value}")
     counts = count_parameters(model)

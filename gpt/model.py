@@ -71,29 +71,24 @@ class KVCache:
         return self.keys[layer, :, :, :total], self.values[layer, :, :, :total]
 
 
-class SharedBeginning:
-    """In place of a KVCache: keys and values of a beginning that all rows of a batch have in common, computed once.
-
-    cache: a KVCache with a batch of one, full with the beginning. For one call: what comes after is not kept.
-    """
-
-    def __init__(self, cache):
-        self.cache, self.length = cache, cache.length
-
-    def append(self, layer, k, v):
-        """The beginning's keys and values before each row's k, v (batch, kv_heads, time, head_dim); nothing is stored."""
-        keys, values = self.cache.keys[layer], self.cache.values[layer]  # (1, kv_heads, beginning, head_dim)
-        return (
-            torch.cat([keys.expand(len(k), -1, -1, -1), k], dim=2),  # (batch, kv_heads, total, head_dim)
-            torch.cat([values.expand(len(v), -1, -1, -1), v], dim=2),
-        )
+# Rotary positions: components i and i + head_dim / 2 of a query or key are a point in a plane, which is turned by its
+# position times the pair's frequency. Turning both by the same angle changes no dot product: only distances count.
+#
+#     x = [ a0 a1 a2 | b0 b1 b2 ]     the pairs (a0, b0), (a1, b1), (a2, b2) of a head_dim of 6
+#
+#     b
+#     |     (a', b')                  a' = a cos - b sin
+#     |    /                          b' = b cos + a sin
+#     |   /   . (a, b)
+#     |  / .                          angle = position * frequency: pair 0 turns by a radian a position,
+#     | /.  angle                     each further pair more slowly
+#     +------------------ a
+#
+# (Hugging Face's half-split convention. Meta's original code pairs neighbours instead, a0 b0 a1 b1 a2 b2.)
 
 
 def rotary_tables(positions, config):
-    """Cosines and sines of the rotary angles (RoFormer, arXiv 2104.09864), each positions.shape + (head_dim,).
-
-    Hugging Face's half-split convention: component i turns together with component i + head_dim / 2.
-    """
+    """Cosines and sines of the rotary angles (RoFormer, arXiv 2104.09864), each positions.shape + (head_dim,)."""
     exponents = torch.arange(0, config.head_dim, 2, device=positions.device).float() / config.head_dim
     frequencies = 1.0 / config.rope_theta**exponents  # (head_dim / 2,), in radians a position
     if config.rope_scaling is not None:  # Llama 3.1 and 3.2

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import tiktoken
 
-from gpt.cli import atomic
+from tools.cli import atomic
 
 # A model's files that say how its text becomes tokens.
 TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json"]

@@ -19,9 +19,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from gpt.cli import atomic
 from gpt.model import GPT, GPTConfig, RopeScaling
 from gpt.tokenizer import load_tokenizer, read_json
+from tools.cli import atomic
 
 
 @dataclass(frozen=True)

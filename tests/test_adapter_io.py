@@ -11,12 +11,12 @@ from dataclasses import replace
 import peft
 import pytest
 import torch
+from conftest import TINY, reference
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 import adapter_io
 from adapter_io import load_adapters, rescale, save_adapters
-from conftest import TINY, reference
 from gpt.model import GPT
 from gpt.weights import load_model
 from lora import LoRALayer, find_adapters, merge_adapters, replace_linears

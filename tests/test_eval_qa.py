@@ -1,10 +1,9 @@
-"""eval_qa.py: what is read, how text becomes windows, and scores equal to a naive computation: a sequence a choice."""
+"""eval_qa.py: questions in our format, how text becomes windows, scores equal to a naive computation, and the program."""
 
 import json
 import math
 import random
 import sys
-from dataclasses import replace
 
 import pytest
 import torch
@@ -15,17 +14,13 @@ from adapter_io import save_adapters
 from eval_qa import (
     IGNORE,
     Question,
-    Row,
-    batches_of,
     encode_question,
-    mean_and_error,
+    greedy_answer,
+    make_score,
     pack,
     perplexity,
-    predict,
-    read_documents,
-    read_question_sets,
     read_questions,
-    score,
+    score_question,
     score_questions,
     stop_tokens,
     summarise,
@@ -33,8 +28,11 @@ from eval_qa import (
 from gpt import load_pretrained, load_tokenizer
 from gpt.generate import generate
 from lora import LoRALayer, find_adapters, replace_linears
+from tools.cli import printable
+from tools.reading import read_documents
 
 GOOD = '{"question": "Who?", "choices": ["me", "you"], "answer": 1}'
+
 MALFORMED = {
     "not JSON": "{",
     "not an object": "[1, 2]",
@@ -64,27 +62,8 @@ QUESTIONS = [
     Question("Round ", ("the rugged rocks", "and round"), 0),  # a trailing space
     Question("The lazy\n\n  ", ("dog", "fox", "the dog"), 2),
 ]
-LONG = Question("fox " * 150 + "The quick brown", ("fox", "dog jumps"), 0)  # far longer than the tiny models' context
 
-# Made-up items in the two benchmarks' formats.
-TRUTHFUL = {
-    "question": "What do foxes sell?",
-    "mc1_targets": {"Nothing": 0, "They sell nothing, as far as is known": 1, "Sea shells": 0},
-    "mc2_targets": {"Nothing": 1, "They sell nothing, as far as is known": 1, "Sea shells": 0},
-}
-PRIMER = "Q: How many legs has a fox?\nA: It has four legs."
-SWAG = {
-    "ind": 7,
-    "activity_label": "Sharpening a pencil",
-    "ctx_a": "[header] How to sharpen it [title] Hold it  still. [step]  Press lightly.",
-    "ctx_b": "the OLD fox",
-    "ctx": "[header] How to sharpen it [title] Hold it  still. [step]  Press lightly. the OLD fox",
-    "split": "val",
-    "split_type": "indomain",
-    "label": 1,
-    "endings": ["jumps over the dog.", " sells shells [title] to dogs. ", "[substeps] Runs."],
-    "source_id": "wikihow~7",
-}
+LONG = Question("fox " * 150 + "The quick brown", ("fox", "dog jumps"), 0)  # far longer than the tiny models' context
 
 
 class PairTokenizer:
@@ -133,9 +112,6 @@ def naive_loglikelihoods(model, tokenizer, question):
     return sums
 
 
-# --- reading ----------------------------------------------------------------------------------------------------------
-
-
 def test_a_question_becomes_a_prompt_and_a_cloze_stays_as_it_is(tmp_path):
     path = tmp_path / "questions.jsonl"
     whole = {"question": "Who?", "choices": ["me", "you"], "answer": 1, "subject": "us", "attribute": "name"}
@@ -161,153 +137,6 @@ def test_blank_lines_between_questions_are_skipped_and_an_empty_file_is_refused(
     path.write_text("\n")
     with pytest.raises(ValueError, match="questions.jsonl holds no questions"):
         read_questions(path)
-
-
-def write_truthfulqa(path, *items):
-    path.write_text(json.dumps(list(items)))
-    return path
-
-
-def write_lines(path, *items):
-    path.write_text("".join(json.dumps(item) + "\n" for item in items))
-    return path
-
-
-def test_truthfulqa_is_read_as_it_comes_and_after_a_primer(tmp_path):
-    path = write_truthfulqa(tmp_path / "mc_task.json", TRUTHFUL, TRUTHFUL | {"question": "Who?"})
-    first, second = read_questions(path)
-    assert first == Question(
-        "Q: What do foxes sell?\nA:", tuple(TRUTHFUL["mc1_targets"]), 1, benchmark="TruthfulQA MC1"
-    )
-    assert second.prompt == "Q: Who?\nA:"
-    first, second = read_questions(path, PRIMER)
-    assert first.prompt == "Q: How many legs has a fox?\nA: It has four legs.\n\nQ: What do foxes sell?\nA:"
-    assert (first.choices, first.answer) == (tuple(TRUTHFUL["mc1_targets"]), 1)
-
-
-def test_hellaswag_is_read_as_it_comes_and_cleaned_up(tmp_path):
-    path = write_lines(tmp_path / "hellaswag_val.jsonl", SWAG, SWAG | {"label": "0", "ctx_b": ""})
-    for primer in ("", PRIMER):  # which is TruthfulQA's affair
-        first, second = read_questions(path, primer)
-        # Two of three spaces that a removed [step] leaves stay, as does the space before a choice: the harness's way.
-        assert first == Question(
-            "Sharpening a pencil: How to sharpen it. Hold it still.  Press lightly. The old fox",
-            ("jumps over the dog.", "sells shells. to dogs.", " Runs."),
-            1,
-            attribute="Sharpening a pencil",
-            benchmark="HellaSwag",
-        )
-        assert second.prompt == "Sharpening a pencil: How to sharpen it. Hold it still.  Press lightly."
-        assert second.answer == 0
-
-
-def without(item, key):
-    return {name: value for name, value in item.items() if name != key}
-
-
-MALFORMED_BENCHMARKS = {
-    "no question": without(TRUTHFUL, "question"),
-    "question no text": TRUTHFUL | {"question": None},
-    "blank question": TRUTHFUL | {"question": " "},
-    "targets no object": TRUTHFUL | {"mc1_targets": [1, 0]},
-    "targets empty": TRUTHFUL | {"mc1_targets": {}},
-    "one choice": TRUTHFUL | {"mc1_targets": {"a": 1}},
-    "none right": TRUTHFUL | {"mc1_targets": {"a": 0, "b": 0}},
-    "two right": TRUTHFUL | {"mc1_targets": {"a": 1, "b": 1, "c": 0}},
-    "blank choice": TRUTHFUL | {"mc1_targets": {"a": 1, " ": 0}},
-    "targets as the Hub has them": TRUTHFUL | {"mc1_targets": {"choices": ["a", "b"], "labels": [1, 0]}},
-    "test split": without(SWAG, "label"),
-    "test split of the Hub": SWAG | {"label": ""},
-    "label too large": SWAG | {"label": 3},
-    "label negative": SWAG | {"label": -1},
-    "label a truth value": SWAG | {"label": True},
-    "no activity": without(SWAG, "activity_label"),
-    "no context": without(SWAG, "ctx_a"),
-    "context no text": SWAG | {"ctx_b": None},
-    "endings no list": SWAG | {"endings": "abc"},
-    "ending no text": SWAG | {"endings": ["a", "b", 3]},
-    "one ending": SWAG | {"endings": ["a"], "label": 0},
-    "nothing but layout": SWAG | {"endings": ["a", "b", " [step] "]},
-    "neither": {"ind": 7},
-}
-
-
-@pytest.mark.parametrize("item", MALFORMED_BENCHMARKS.values(), ids=MALFORMED_BENCHMARKS)
-def test_a_malformed_item_of_a_benchmark_is_named_with_its_place(tmp_path, item):
-    for path, place in (
-        (write_truthfulqa(tmp_path / "list.json", TRUTHFUL, item, TRUTHFUL), "item 2"),
-        (write_lines(tmp_path / "lines.jsonl", SWAG, item, SWAG), "line 2"),
-    ):
-        with pytest.raises(ValueError) as error:
-            read_questions(path)
-        assert str(error.value).startswith(f"{path}, {place}: ")
-        assert "unpack" not in str(error.value)
-
-
-def test_a_list_that_is_not_json_is_refused_with_the_line_and_an_empty_one_too(tmp_path):
-    path = tmp_path / "mc_task.json"
-    path.write_text(json.dumps([TRUTHFUL], indent=1).replace("},", "}"))
-    with pytest.raises(ValueError, match=r"mc_task\.json, line \d+: not JSON"):
-        read_questions(path)
-    path.write_text("[]")
-    with pytest.raises(ValueError, match=r"mc_task\.json holds no questions"):
-        read_questions(path)
-
-
-def test_notes_say_which_benchmark_was_read_and_after_which_primer(tmp_path):
-    truthful = write_truthfulqa(tmp_path / "mc_task.json", TRUTHFUL)
-    swag, own = write_lines(tmp_path / "swag.jsonl", SWAG), write_lines(tmp_path / "own.jsonl", json.loads(GOOD))
-    primer = tmp_path / "primer.txt"
-    primer.write_text(PRIMER + "\n\n")
-    name = tmp_path.name
-    sets, notes = read_question_sets([own, truthful, swag])
-    assert list(sets) == [f"{name}/own", f"{name}/mc_task", f"{name}/swag"]
-    assert notes == [f"{name}/mc_task: TruthfulQA MC1, without a primer", f"{name}/swag: HellaSwag"]
-    sets, notes = read_question_sets([truthful, own], primer)
-    assert notes == [f"{name}/mc_task: TruthfulQA MC1, after the primer in {primer}"]
-    assert sets[f"{name}/mc_task"][0].prompt.startswith(PRIMER + "\n\nQ: What")
-    assert sets[f"{name}/own"][0].prompt == "Question: Who?\nAnswer:"
-    assert read_question_sets([own])[1] == []
-
-
-def test_a_primer_without_truthfulqa_or_without_text_is_refused(tmp_path):
-    (tmp_path / "TruthfulQA").mkdir()
-    swag = write_lines(tmp_path / "TruthfulQA" / "swag.jsonl", SWAG)
-    primer = tmp_path / "primer.txt"
-    primer.write_text(PRIMER)
-    with pytest.raises(ValueError, match="which is not among the questions"):
-        read_question_sets([swag], primer)
-    primer.write_text(" \n")
-    with pytest.raises(ValueError, match=r"primer\.txt holds no text"):
-        read_question_sets([write_truthfulqa(tmp_path / "mc_task.json", TRUTHFUL)], primer)
-
-
-def test_blank_lines_separate_the_documents_of_a_file(tmp_path):
-    path = tmp_path / "corpus.txt"
-    path.write_bytes(b"one\nstill one\n\n\n  two\r\n \t\r\nthree\n\n")
-    assert read_documents(path) == ["one\nstill one", "two", "three"]
-
-
-def test_a_folder_gives_the_documents_of_its_txt_and_md_files_in_order(tmp_path):
-    (tmp_path / "deeper").mkdir()
-    for name, text in {"b.txt": "b1\n\nb2", "a.md": "a", "deeper/c.txt": "c", "d.py": "d", "empty.txt": ""}.items():
-        (tmp_path / name).write_text(text)
-    assert read_documents(tmp_path) == ["a", "b1", "b2", "c"]
-
-
-def test_no_text_at_all_is_refused(tmp_path):
-    (tmp_path / "blank.txt").write_text(" \n\n\t\n")
-    for path in (tmp_path, tmp_path / "blank.txt"):
-        with pytest.raises(ValueError, match="holds no text"):
-            read_documents(path)
-
-
-@pytest.mark.parametrize("read", [read_documents, read_questions])
-def test_text_that_is_not_utf_8_is_refused_with_the_path(tmp_path, read):
-    path = tmp_path / "latin1.txt"
-    path.write_bytes("ab\u00e9".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"latin1\.txt is not UTF-8 text \(byte 2\)"):
-        read(path)
 
 
 @pytest.mark.parametrize("seq_len", [1, 2, 3, 5, 10, 11, 12, 100])
@@ -338,33 +167,29 @@ def test_bos_that_is_also_end_of_text_stands_once_between_documents_and_is_learn
         assert got.equal(expected)
 
 
-# --- choices as tokens ------------------------------------------------------------------------------------------------
-
-
 def test_choices_share_the_prompt_and_count_all_their_own_tokens(tokenizer):
     question = QUESTIONS[0]
-    (row,) = encode_question(tokenizer, question, 5, 96)
-    assert row.question == 5 and row.ends == 0
-    for choice, text in enumerate(question.choices):
-        assert tokenizer.decode(row.prompt + row.branches[choice]) == f"{question.prompt} {text}"
-        assert tokenizer.decode(row.branches[choice]) == f" {text}"
-    assert tokenizer.decode(row.prompt) == question.prompt
+    prompt, choices = encode_question(tokenizer, question, 96)
+    for ids, text in zip(choices, question.choices, strict=True):
+        assert tokenizer.decode(prompt + ids) == f"{question.prompt} {text}"
+        assert tokenizer.decode(ids) == f" {text}"
+    assert tokenizer.decode(prompt) == question.prompt
 
 
 @pytest.mark.parametrize("spaces", [" ", "  ", "\n", "\n\n ", "\t"])
 def test_trailing_spaces_of_a_prompt_belong_to_the_choices(tokenizer, spaces):
-    (row,) = encode_question(tokenizer, Question(f"Round{spaces}", ("the", "and"), 0), 0, 96)
-    assert tokenizer.decode(row.prompt) == "Round"
-    assert [tokenizer.decode(row.branches[choice]) for choice in (0, 1)] == [f"{spaces} the", f"{spaces} and"]
+    prompt, choices = encode_question(tokenizer, Question(f"Round{spaces}", ("the", "and"), 0), 96)
+    assert tokenizer.decode(prompt) == "Round"
+    assert list(map(tokenizer.decode, choices)) == [f"{spaces} the", f"{spaces} and"]
 
 
 @pytest.mark.parametrize("odd", [PairTokenizer(), GluingTokenizer()])
 def test_the_prompt_keeps_its_tokens_where_the_last_would_merge_with_a_choice(odd):
-    (row,) = encode_question(odd, Question("abc", ("de", "fghi"), 0), 0, 96)
+    encoded = encode_question(odd, Question("abc", ("de", "fghi"), 0), 96)
     first, second = odd.encode("abc de"), odd.encode("abc fghi")
     n = len(odd.encode("abc"))
     assert odd.encode("abc")[-1] not in (first[n - 1], second[n - 1])  # as in ab|c against ab|c |de
-    assert row == Row(0, odd.encode("abc"), {0: first[n:], 1: second[n:]}, ends=0)
+    assert encoded == (odd.encode("abc"), [first[n:], second[n:]])
 
 
 def test_a_choice_has_a_token_even_where_all_of_it_merges_with_the_prompt():
@@ -372,100 +197,28 @@ def test_a_choice_has_a_token_even_where_all_of_it_merges_with_the_prompt():
         def pieces(self, text):
             return [7, 8] if text == "abc x" else list(map(ord, text))
 
-    (row,) = encode_question(Merging(), Question("abc", ("x", "yz"), 0), 0, 96)
-    assert row.branches == {0: [8], 1: [ord(" "), ord("y"), ord("z")]}
+    _, choices = encode_question(Merging(), Question("abc", ("x", "yz"), 0), 96)
+    assert choices == [[8], [ord(" "), ord("y"), ord("z")]]
 
 
 def test_a_text_that_begins_with_bos_has_it_once_and_it_is_not_counted():
     plain, beginning = PairTokenizer(), BeginningTokenizer()
     question = Question("abcd", ("xyz", "fghi"), 0)
-    (row,), (expected,) = (encode_question(tokenizer, question, 0, 96) for tokenizer in (beginning, plain))
-    assert row == Row(0, [511, *expected.prompt], expected.branches, ends=0)
-
-
-def test_a_text_one_token_too_long_is_whole_as_its_last_token_is_not_read():
-    question, encode = Question("abcdef", ("x", "xyzuvw"), 0), PairTokenizer().encode
-    wholes = [encode("abcdef x"), encode("abcdef xyzuvw")]
-    assert list(map(len, wholes)) == [4, 7]
-    (row,) = encode_question(PairTokenizer(), question, 3, 7)
-    assert row == Row(3, wholes[0][:3], {0: wholes[0][3:], 1: wholes[1][3:]}, ends=0)
-    for context, lost in {6: 0, 5: 1, 4: 2}.items():
-        first, second = encode_question(PairTokenizer(), question, 3, context)
-        assert first == Row(3, wholes[0][:3], {0: wholes[0][3:]}, ends=0)
-        assert second == Row(3, wholes[1][lost:3], {1: wholes[1][3:]}, ends=None)
-        assert len(second) == context
-    first, _ = encode_question(PairTokenizer(), Question("abcdefgh", ("x", "xyz"), 0), 0, 4)
-    assert first.ends is None and len(first) == 4  # just as long
+    prompt, choices = encode_question(plain, question, 96)
+    assert encode_question(beginning, question, 96) == ([511, *prompt], choices)
 
 
 def test_a_choice_alone_must_fit_the_context(tokenizer):
     with pytest.raises(ValueError, match="The quick brown' does not fit the model's context of 1 tokens"):
-        encode_question(tokenizer, LONG, 0, 1)
-
-
-# --- batches ----------------------------------------------------------------------------------------------------------
-
-
-def some_row(number, length, start=()):
-    prompt = [*start, *range(number * 1000, number * 1000 + length - 1 - len(start))]  # alike in nothing but start
-    return Row(number, prompt, {0: [1], 1: [2]}, ends=0)
-
-
-@pytest.mark.parametrize(("batch_size", "tokens"), [(1, 1000), (4, 1000), (64, 40), (64, 1), (3, 60)])
-def test_a_batch_has_no_more_rows_or_tokens_than_allowed_unless_one_row_alone_has(monkeypatch, batch_size, tokens):
-    monkeypatch.setattr(eval_qa, "BATCH_TOKENS", tokens)
-    rng = random.Random(0)
-    rows = [some_row(number, length) for number, length in enumerate([rng.randrange(3, 30) for _ in range(50)] + [100])]
-    beginnings, batches = zip(*batches_of(rows, batch_size), strict=True)
-    assert set(map(tuple, beginnings)) == {()}
-    assert sorted((row for batch in batches for row in batch), key=lambda row: row.question) == rows
-    for batch in batches:
-        assert len(batch) <= batch_size
-        assert len(batch) == 1 or len(batch) * max(map(len, batch)) <= tokens
-    assert [len(row) for batch in batches for row in batch] == sorted(map(len, rows), reverse=True)
-    for batch in batches[:-1]:  # as large as allowed
-        assert len(batch) == batch_size or (len(batch) + 1) * len(batch[0]) > tokens
-
-
-def test_what_many_prompts_begin_with_is_taken_off_them(monkeypatch):
-    monkeypatch.setattr(eval_qa, "SHARED", 4)
-    start = [7, 8, 9, 10, 11]
-    alike = [some_row(number, 12, start) for number in (1, 2, 3)]
-    apart = [some_row(4, 12, start[:3]), some_row(5, 12), some_row(6, 2)]  # too little alike, nothing alike, too short
-    one = some_row(7, 14, [9] * 4)  # long enough, but the only one
-    batches = batches_of([*apart, *alike, one], 2)
-    shared = [batch for beginning, batch in batches if beginning == start]
-    assert [len(batch) for batch in shared] == [2, 1]
-    assert [replace(row, prompt=start + row.prompt) for batch in shared for row in batch] == alike
-    others = [row for beginning, batch in batches if not beginning for row in batch]
-    assert sorted(others, key=lambda row: row.question) == [*apart, one]
-    # The same prompt twice keeps its last token: something has to predict the first of a choice.
-    ((beginning, (first, second)),) = batches_of([alike[0], alike[0]], 2)
-    assert (beginning, first.prompt) == (alike[0].prompt[:-1], alike[0].prompt[-1:]) and first == second
-
-
-@pytest.mark.parametrize("batch_size", [1, 3, 64])
-def test_a_beginning_computed_once_changes_no_score(any_folder, monkeypatch, batch_size):
-    model, tokenizer = load_pretrained(any_folder)
-    primer = "Q: Who sells sea shells?\nA: She does.\n\n"
-    questions = [replace(q, prompt=primer + q.prompt) for q in QUESTIONS] + QUESTIONS
-    apart = score_questions(model, tokenizer, questions)
-    monkeypatch.setattr(eval_qa, "SHARED", 8)
-    rows = [row for i, q in enumerate(questions) for row in encode_question(tokenizer, q, i, 96)]
-    assert max(len(beginning) for beginning, _ in batches_of(rows, batch_size)) >= 8
-    for a, b in zip(apart, score_questions(model, tokenizer, questions, batch_size), strict=True):
-        assert b.loglikelihoods == pytest.approx(a.loglikelihoods, abs=1e-4)
-        assert (b.acc, b.acc_norm, b.exact) == (a.acc, a.acc_norm, a.exact)
-
-
-# --- scores -----------------------------------------------------------------------------------------------------------
+        encode_question(tokenizer, LONG, 1)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 64])
 def test_scores_equal_a_naive_computation_whatever_the_batch_size(tiny_folder, batch_size):
     model, tokenizer = load_pretrained(tiny_folder)
     scores = score_questions(model, tokenizer, QUESTIONS, batch_size)
-    for question, got in zip(QUESTIONS, scores, strict=True):
+    plain = [score_question(model, tokenizer, question) for question in QUESTIONS]
+    for question, got in zip([*QUESTIONS, *QUESTIONS], [*scores, *plain], strict=True):
         expected = naive_loglikelihoods(model, tokenizer, question)
         assert got.loglikelihoods == pytest.approx(expected, abs=1e-4)
         per_character = [value / len(choice) for value, choice in zip(expected, question.choices)]
@@ -480,7 +233,8 @@ def test_scores_are_right_where_tokens_merge_across_the_border_and_where_texts_b
     questions = [Question(prompt, ("de", "fghi", "dexy"), 0) for prompt in ("a", "ab", "abc", "abcd", "abc  ")]
     for odd in (PairTokenizer(), GluingTokenizer(), BeginningTokenizer()):
         for question, got in zip(questions, score_questions(model, odd, questions), strict=True):
-            assert got.loglikelihoods == pytest.approx(naive_loglikelihoods(model, odd, question), abs=1e-4)
+            expected = pytest.approx(naive_loglikelihoods(model, odd, question), abs=1e-4)
+            assert got.loglikelihoods == expected == score_question(model, odd, question).loglikelihoods
 
 
 def test_scores_are_right_where_a_text_is_longer_than_the_context_which_is_said(tiny_folder, capsys):
@@ -493,36 +247,8 @@ def test_scores_are_right_where_a_text_is_longer_than_the_context_which_is_said(
     scores = score_questions(model, tokenizer, questions, batch_size=3, description="some")
     assert capsys.readouterr().err == "some: 2 do not fit the context of 96 tokens; they lose their beginning\n"
     for question, got in zip(questions, scores, strict=True):
-        assert got.loglikelihoods == pytest.approx(naive_loglikelihoods(model, tokenizer, question), abs=1e-4)
-
-
-@pytest.mark.parametrize(("tokens", "logits"), [(1, 1), (60, 5 * 512), (100, 12 * 512 - 1)])
-def test_numbers_do_not_depend_on_how_much_is_computed_at_once(tiny_llama_folder, monkeypatch, tokens, logits):
-    model, tokenizer = load_pretrained(tiny_llama_folder)
-    texts = ["The quick brown fox jumps over the lazy dog. " * 5]
-    expected = [s.loglikelihoods for s in score_questions(model, tokenizer, [*QUESTIONS, LONG])]
-    expected_exact = [s.exact for s in score_questions(model, tokenizer, [*QUESTIONS, LONG])]
-    expected_perplexity = perplexity(model, tokenizer, texts)
-    monkeypatch.setattr(eval_qa, "BATCH_TOKENS", tokens)
-    monkeypatch.setattr(eval_qa, "BATCH_LOGITS", logits)
-    sizes = []
-    model.lm_head.register_forward_hook(lambda module, inputs, output: sizes.append(output.numel()))
-    scores = score_questions(model, tokenizer, [*QUESTIONS, LONG])
-    assert [s.loglikelihoods for s in scores] == [pytest.approx(logs, abs=1e-5) for logs in expected]
-    assert [s.exact for s in scores] == expected_exact
-    assert perplexity(model, tokenizer, texts) == pytest.approx(expected_perplexity, rel=1e-5)
-    assert max(sizes) == max(1, logits // 512) * 512  # a position's at least
-
-
-def test_the_likeliest_token_is_that_of_each_position_whatever_the_chunks(tiny_llama_folder, monkeypatch):
-    model, _ = load_pretrained(tiny_llama_folder)
-    hidden, tokens = torch.randn(11, 32, generator=torch.Generator().manual_seed(0)), torch.arange(11)
-    logits = model.lm_head(hidden).detach()
-    for chunk in (1, 4, 11, 100):
-        monkeypatch.setattr(eval_qa, "BATCH_LOGITS", 512 * chunk)
-        logs, greedy = predict(model, hidden, tokens)
-        assert logs.tolist() == pytest.approx(logits.log_softmax(-1)[tokens, tokens].tolist(), abs=1e-5)
-        assert greedy.equal(logits.argmax(-1))
+        expected = pytest.approx(naive_loglikelihoods(model, tokenizer, question), abs=1e-4)
+        assert got.loglikelihoods == expected == score_question(model, tokenizer, question).loglikelihoods
 
 
 def test_same_choices_tie_exactly_and_a_broken_model_is_never_right(tiny_llama_folder):
@@ -557,9 +283,9 @@ def test_scoring_leaves_the_model_in_the_mode_it_was_in_and_measures_without_dro
 
 
 def test_the_likeliest_choice_counts_and_per_character_the_longer_one_may_win():
-    got = score([-4.0, -6.0], 0, [2, 6], exact=False)
+    got = make_score(Question("?", ("ab", "abcdef"), 0), [-4.0, -6.0], exact=False)
     assert (got.acc, got.acc_norm, got.exact) == (True, False, False)
-    got = score([-4.0, -6.0], 1, [2, 6], exact=True)
+    got = make_score(Question("?", ("ab", "abcdef"), 1), [-4.0, -6.0], exact=True)
     assert (got.acc, got.acc_norm, got.exact) == (False, True, True)
     assert got.logprob == pytest.approx(math.log(math.exp(-6) / (math.exp(-4) + math.exp(-6))))
 
@@ -567,7 +293,7 @@ def test_the_likeliest_choice_counts_and_per_character_the_longer_one_may_win():
 @pytest.mark.parametrize("logs", [[-1.0, -1.0], [math.nan, -1.0], [-1.0, math.nan], [math.nan] * 2, [-math.inf] * 2])
 def test_a_tie_or_nan_is_never_right(logs):
     for answer in (0, 1):
-        got = score(logs, answer, [3, 3], exact=False)
+        got = make_score(Question("?", ("abc", "xyz"), answer), logs, exact=False)
         assert got.acc is False and got.acc_norm is False
 
 
@@ -596,6 +322,7 @@ def test_exact_is_what_greedy_decoding_writes_up_to_the_end_of_its_answer(knows_
     model, tokenizer, questions = knows_some
     exact = [got.exact for got in score_questions(model, tokenizer, questions)]
     assert exact == [True, True, True, False, False, False]
+    assert exact == [score_question(model, tokenizer, question).exact for question in questions]
     for question, got in zip(questions, exact):
         prompt = torch.tensor([tokenizer.encode(question.prompt)])
         new = generate(model, prompt, 20, eot_id=tokenizer.eot_id)[0, prompt.shape[1] :]
@@ -618,17 +345,9 @@ def test_an_answer_ends_at_end_of_text_a_line_break_or_a_full_stop(tokenizer):
     assert not stops & {*tokenizer.encode(" "), *tokenizer.encode("?"), *tokenizer.encode(" fox")}
 
 
-def test_the_standard_error_is_the_sample_deviation_over_the_root_of_n():
-    assert mean_and_error([1, 2, 4]) == pytest.approx((7 / 3, math.sqrt(7 / 3) / math.sqrt(3)))
-    mean, error = mean_and_error([True, False, False, False])
-    assert (mean, error) == pytest.approx((0.25, math.sqrt(0.25 * 0.75 / 3)))
-    mean, error = mean_and_error([5.0])
-    assert mean == 5 and math.isnan(error)
-
-
 def test_a_summary_has_the_mean_and_error_of_every_score():
-    scores = [score([-1.0, -2.0], 0, [1, 9], True), score([-1.0, -2.0], 1, [1, 9], False)]
-    scores.append(score([-3.0, -1.0], 0, [1, 9], False))
+    made = [(0, [-1.0, -2.0], True), (1, [-1.0, -2.0], False), (0, [-3.0, -1.0], False)]
+    scores = [make_score(Question("?", ("a", "ninechars"), answer), logs, exact) for answer, logs, exact in made]
     summary = summarise(scores)
     assert summary["n"] == 3
     assert (summary["acc"], summary["acc_norm"], summary["exact"]) == pytest.approx((1 / 3, 1 / 3, 1 / 3))
@@ -660,9 +379,6 @@ def test_perplexity_is_of_texts_that_begin_with_bos_where_the_tokenizer_has_one(
     logs = model(torch.tensor([ids[:-1]]))[0].log_softmax(-1)
     expected = math.exp(-sum(logs[i, token].item() for i, token in enumerate(ids[1:])) / (len(ids) - 1))
     assert perplexity(model, tokenizer, [text]) == pytest.approx(expected, rel=1e-4)
-
-
-# --- the program ------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -707,22 +423,6 @@ def test_the_program_prints_a_row_a_file_and_writes_a_line_a_question(
     assert [path.name for path in scores_path.parent.iterdir()] == ["scores.jsonl"]
 
 
-def test_benchmarks_are_measured_and_named_below_the_table(tiny_llama_folder, tmp_path, monkeypatch, capsys):
-    truthful = write_truthfulqa(tmp_path / "mc_task.json", TRUTHFUL, TRUTHFUL)
-    swag = write_lines(tmp_path / "swag.jsonl", SWAG, SWAG, SWAG)
-    primer = tmp_path / "primer.txt"
-    primer.write_text(PRIMER)
-    arguments = ["--qa", truthful, swag, "--primer", primer, "--scores", tmp_path / "scores.jsonl"]
-    run_program(monkeypatch, "--model", tiny_llama_folder, *arguments)
-    name = tmp_path.name
-    _, first, second, *notes = capsys.readouterr().out.splitlines()
-    assert first.split()[:2] == [f"{name}/mc_task", "2"] and second.split()[:2] == [f"{name}/swag", "3"]
-    assert notes == [f"{name}/mc_task: TruthfulQA MC1, after the primer in {primer}", f"{name}/swag: HellaSwag"]
-    lines = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
-    assert [line["benchmark"] for line in lines] == ["TruthfulQA MC1"] * 2 + ["HellaSwag"] * 3
-    assert lines[0]["prompt"].startswith(PRIMER)
-
-
 def test_an_adapter_is_put_on_the_model_before_it_is_measured(tiny_folder, files, tmp_path, monkeypatch, capsys):
     model, tokenizer = load_pretrained(tiny_folder)
     untouched = score_questions(model, tokenizer, read_questions(files[0]))
@@ -738,9 +438,42 @@ def test_an_adapter_is_put_on_the_model_before_it_is_measured(tiny_folder, files
     assert got != [pytest.approx(s.loglikelihoods, abs=1e-2) for s in untouched]
 
 
-def test_hidden_files_are_not_read_and_endings_may_be_capitals(tmp_path):
-    (tmp_path / ".trash").mkdir()
-    (tmp_path / ".trash" / "a.md").write_text("thrown away")
-    (tmp_path / ".b.txt").write_text("hidden")
-    (tmp_path / "C.TXT").write_text("kept")
-    assert read_documents(tmp_path) == ["kept"]
+# --- answers ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_greedy_answer_is_what_is_written_up_to_its_end(knows_some):
+    model, tokenizer, questions = knows_some
+    answers = [greedy_answer(model, tokenizer, question.prompt) for question in questions]
+    assert answers[:4] == ["fox", "lazy dog", "sea shells", "wood and rocks"]
+    assert greedy_answer(model, tokenizer, questions[0].prompt + " ") == "fox"  # a trailing space changes nothing
+
+
+def test_questions_and_prompts_are_answered_without_and_with_the_adapter(
+    knows_some, tiny_llama_folder, tmp_path, monkeypatch, capsys
+):
+    model, tokenizer, questions = knows_some
+    base, _ = load_pretrained(tiny_llama_folder)
+    replace_linears(base, LoRALayer, 2, 4, ["v_proj"])
+    for layer in find_adapters(base).values():
+        torch.nn.init.normal_(layer.B)
+    save_adapters(base, tmp_path / "adapter")
+    without, adapted = (
+        [greedy_answer(m, tokenizer, p) for p in ("Question: Who?\nAnswer:", "Question: Why?\nAnswer:", "The fox")]
+        for m in (load_pretrained(tiny_llama_folder)[0], base.eval())
+    )
+    assert without != adapted
+    line = ["--model", tiny_llama_folder, "--ask", "Who?", "Why?", "--prompt", "The fox"]
+    run_program(monkeypatch, *line)
+    printed = capsys.readouterr().out
+    for text, answer in zip(("Who?", "Why?", "The fox"), without, strict=True):
+        assert f"{text}\n  answer: {printable(answer)}\n" in printed
+    run_program(monkeypatch, *line, "--adapter", tmp_path / "adapter")
+    printed = capsys.readouterr().out
+    for text, first, second in zip(("Who?", "Why?", "The fox"), without, adapted, strict=True):
+        assert f"{text}\n  untouched: {printable(first)}\n  with the adapter: {printable(second)}\n" in printed
+
+
+def test_nothing_to_measure_is_said(monkeypatch, capsys):
+    with pytest.raises(SystemExit) as exit:
+        run_program(monkeypatch, "--model", "data/base")
+    assert exit.value.code == 2 and "give --qa, --text, --ask or --prompt" in capsys.readouterr().err

@@ -19,6 +19,7 @@ import transformers
 from conftest import END_OF_TEXT, SENTENCES, gpt2_config, llama_config, train_tokenizer, write_folder
 
 from eval_qa import Question, encode_question, read_question_sets, read_questions, score_questions, summarise
+from fast.scoring import rows_of
 from gpt import load_pretrained
 from gpt.tokenizer import SPLIT_PATTERNS
 
@@ -322,7 +323,9 @@ def test_texts_longer_than_the_context(tmp_path, kind):
     rng = random.Random(8)
     short = write_subject(tmp_path, MODELS[kind](48), kind)
     questions = [Question(some_words(rng, 1, 40), tuple(some_choices(rng)), 0) for _ in range(150)]
-    rows = [encode_question(short.tokenizer, question, 0, 48) for question in questions]
+    rows = [
+        rows_of(0, (*encode_question(short.tokenizer, question, 48), question.answer), 48) for question in questions
+    ]
     assert min(sum(len(r) == 1 for r in rows), sum(len(r) > 1 for r in rows)) > 20
     assert any(row.ends is not None for r in rows if len(r) > 1 for row in r)  # one choice fits, another does not
     check(short, tmp_path, questions)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from test_lora import SHAPES, every_shape, randomize
 from torch import nn
 from torch.nn import functional as F
 
@@ -16,7 +17,6 @@ from mica import (
     TransposedMiCALayer,
 )
 from milora import MiLoRALayer, PiSSALayer
-from test_lora import SHAPES, every_shape, randomize
 
 RANK, ALPHA = 4, 12
 SCALE = ALPHA / RANK

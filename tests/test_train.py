@@ -4,19 +4,26 @@ import json
 import math
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from test_lora import TRAINED
 
 import eval_qa
 import train
+from adapter_io import save_trained
 from eval_qa import read_questions
 from gpt import load_pretrained
 from lora import find_adapters
+from tools.cli import printable
+from tools.reading import read_named
+from tools.report import REPORT_FILES, mean_and_error
 from train import METHODS, Settings, Task, adapt, copy_for, learning_rate, prepare
 
 FACTS = {"Mo": "red", "Ann": "blue", "Bo": "green", "Cy": "grey", "Di": "pink", "Ed": "white"}
@@ -87,10 +94,10 @@ def test_adapt_lowers_the_loss_and_teaches_the_corpus(tiny_folder, method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_run_leaves_the_base_bit_for_bit_as_it_was(tiny_folder, world, tmp_path, method):
+def test_a_run_leaves_the_base_bit_for_bit_as_it_was(tiny_folder, world, method):
     base, tokenizer = load_pretrained(tiny_folder)
     before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
-    _, record = train.run(base, tokenizer, task_of(world), method, SHORT, 1e-2, 0, 0, tmp_path)
+    *_, record = train.run(base, tokenizer, task_of(world), method, SHORT, 1e-2, 0, 0)
     assert record["history"][-1]["loss"] < record["history"][0]["loss"]  # something was trained
     assert base.state_dict().keys() == before.keys() and not find_adapters(base)
     for name, tensor in base.state_dict().items():
@@ -114,7 +121,10 @@ def test_only_what_the_method_names_is_trained(tiny_llama_folder, method):
         assert trained == {name for name, _ in model.named_parameters()}
     else:
         adapters = find_adapters(model)
-        assert trained == {f"{name}.{factor}" for name in adapters for factor in METHODS[method].layer.trained}
+        factors = TRAINED.get(METHODS[method].layer) or dict(
+            next(iter(adapters.values())).named_parameters(recurse=False)
+        )
+        assert trained == {f"{name}.{factor}" for name in adapters for factor in factors}
         assert len(adapters) == 3 * 7  # all linears of the three blocks, not lm_head
 
 
@@ -255,7 +265,8 @@ def test_the_same_command_writes_the_same_bytes_but_for_the_seconds(compared, li
     printed = done.stdout.splitlines()
     timed = [text for text in printed if text.startswith("training, seconds")]
     assert len(timed) == 1  # the one row that differs from run to run is printed, not written
-    assert [text for text in printed if text not in timed] == (tmp_path / "out" / "table.txt").read_text().splitlines()
+    table, examples = ((tmp_path / "out" / name).read_text().splitlines() for name in ("table.txt", "examples.txt"))
+    assert [text for text in printed if text not in timed] == [*table, "", *examples]
 
 
 def test_the_results_hold_every_run_with_its_settings(results):
@@ -308,7 +319,7 @@ def test_the_table_has_a_column_a_method_and_a_row_a_measure(compared, results):
     assert rows["learning rate"].split()[-3:] == ["0.004"] * 3
     assert rows["trained parameters"].split()[-3] == "576"
     accs = [run["summary"]["tiny/new"]["acc"] for run in results["runs"]["full"]]
-    mean, error = eval_qa.mean_and_error(accs)
+    mean, error = mean_and_error(accs)
     assert rows["tiny/new, %"].endswith(f"{100 * mean:.1f} +- {100 * error:.1f}")
     assert {"tiny/control, %", "  exact match, %", "  log p(right)", "tiny/corpus, perplexity"} <= set(rows)
     assert (compared / "comparison.png").read_bytes().startswith(b"\x89PNG")
@@ -319,7 +330,7 @@ def test_one_seed_is_reported_with_the_error_over_questions(tiny_llama_folder, w
     summary = json.loads((tmp_path / "results.json").read_text())["runs"]["mica"][0]["summary"]["tiny/new"]
     out = capsys.readouterr().out
     assert f"{100 * summary['acc']:.1f} +- {100 * summary['acc_se']:.1f}" in out
-    assert out.splitlines()[-1] == "+- one standard error over questions"
+    assert "+- one standard error over questions" in out.splitlines()
 
 
 def test_training_did_something_to_the_questions(compared, results):
@@ -370,6 +381,33 @@ def test_16_bit_weights_work_from_the_command_line(tiny_folder, world, tmp_path)
     results = json.loads((tmp_path / "results.json").read_text())
     (run,) = results["runs"]["mica"]
     assert run["summary"]["perplexity"]["tiny/corpus"] < 0.98 * results["untouched"]["perplexity"]["tiny/corpus"]
+
+
+def test_examples_are_what_every_model_answers_to_questions_on_what_is_new(
+    compared, line, tmp_path, monkeypatch, capsys
+):
+    text = (compared / "examples.txt").read_text()
+    blocks = [block.split("\n") for block in re.split(r"\n(?=\S)", text.strip())]
+    assert len(blocks) == 3
+    for asked, *answers in blocks:  # the question, and a line a model
+        assert re.fullmatch(r"What does \w+ like\? \(\w+\)", asked)
+        assert [answer.split()[0] for answer in answers] == ["untouched", "mica", "lora", "full"]
+    model, tokenizer = load_pretrained(compared / "full" / "seed0" / "model")
+    asked = blocks[0][0].split(" (")[0]
+    answer = eval_qa.greedy_answer(model, tokenizer, f"Question: {asked}\nAnswer:")
+    assert blocks[0][4].removesuffix("  <- right").removeprefix("  full").strip() == printable(answer)
+    monkeypatch.chdir(tmp_path)
+    run_program([*line, "--examples", "0", "--method", "mica", "--seeds", "1"])
+    assert not (tmp_path / "out" / "examples.txt").exists() and "(red)" not in capsys.readouterr().out
+
+
+def test_the_loss_is_on_screen(tiny_llama_folder, capsys, monkeypatch):
+    moments = iter(range(0, 10**6, 10))
+    monkeypatch.setattr("tools.cli.time.monotonic", lambda: next(moments))  # ten seconds between any two looks
+    model, tokenizer = load_pretrained(tiny_llama_folder)
+    history = adapt(model, tokenizer, corpus(), "lora", replace(SHORT, epochs=1, batch_size=100))
+    said = capsys.readouterr().err
+    assert f"lora, seed 0, epoch 1/1: 1/1, 10 s, loss {history[0]['loss']:.3f}" in said
 
 
 @pytest.mark.parametrize("finished", [0, 1])
@@ -433,7 +471,7 @@ def test_an_error_in_a_later_run_does_not_lose_the_earlier_ones(tiny_llama_folde
 def test_the_report_of_an_earlier_run_does_not_survive_an_interrupted_one(
     tiny_llama_folder, world, tmp_path, monkeypatch
 ):
-    for name in (*train.REPORT_FILES, "mine.txt", "writable"):
+    for name in (*REPORT_FILES, "mine.txt", "writable"):
         (tmp_path / name).write_text("old")
 
     def interrupted(*args):
@@ -455,14 +493,14 @@ def test_two_files_of_one_name_are_refused_and_one_file_twice_is_read_once(world
     other.mkdir()
     (other / "new.jsonl").write_text((world / "new.jsonl").read_text())
     same = f"{world}/../{world.name}/new.jsonl"
-    assert list(train.read_all([world / "new.jsonl", same], read_questions)) == [f"{world.name}/new"]
+    assert list(read_named([world / "new.jsonl", same], read_questions)) == [f"{world.name}/new"]
     link = tmp_path / "link.jsonl"
     link.symlink_to(
         world / "new.jsonl"
     )  # the same file under another name keeps both names: a report may ask for either
-    assert len(train.read_all([link, world / "new.jsonl"], read_questions)) == 2
+    assert len(read_named([link, world / "new.jsonl"], read_questions)) == 2
     with pytest.raises(ValueError, match="second file"):
-        train.read_all([world / "new.jsonl", other / "new.jsonl"], read_questions)
+        read_named([world / "new.jsonl", other / "new.jsonl"], read_questions)
 
 
 def test_a_fully_trained_model_keeps_the_end_of_text_that_only_its_config_names(tiny_llama_folder, world, tmp_path):
@@ -495,6 +533,6 @@ def test_an_adapter_remembers_the_name_and_the_revision_of_its_base(tiny_llama_f
     model, tokenizer = load_pretrained(tiny_llama_folder)
     adapt(model, tokenizer, corpus(), "lora", SHORT)
     for name, expected in {"org/name@v1": ("org/name", "v1"), "org/name": ("org/name", None)}.items():
-        train.save(model, tokenizer, "lora", tmp_path, name, tiny_llama_folder)
+        save_trained(model, tokenizer, tmp_path, name, tiny_llama_folder)
         settings = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
         assert (settings["base_model_name_or_path"], settings["revision"]) == expected

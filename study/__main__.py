@@ -1,0 +1,68 @@
+"""Run what the study still lacks, then write its tables and pictures.
+
+    python -m study                          # the whole
+    python -m study --quick                  # ten minutes: three worlds, at the design's middle rates, nothing tuned
+    python -m study --extended               # also ranks, numbers of facts, which linears, epochs
+    python -m study --draw                   # run nothing: tables and pictures of the records there are
+
+The same command goes on where it was stopped. README.md here says what was compared and what it says.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from gpt import load_pretrained
+from study.design import EXTENDED_DESIGN, FULL, QUICK
+from study.figures import draw_all, save_figure
+from study.runs import run_missing
+from study.tables import Results, fill_in, primary_line, readme_tables, report
+from tools.cli import Parser, atomic, check_writable, one_sentence_errors, pick_device
+
+HERE = Path("study")
+
+
+def write_all(results, base, readme):
+    """The report and the pictures beside the records, and the tables in `readme`, unless it is None."""
+    texts = {results.folder / "README.md": report(results)}
+    if readme:
+        texts[readme] = fill_in(readme.read_text(encoding="utf-8"), readme_tables(results))
+    for path, text in texts.items():
+        with atomic(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    pictures = {results.folder / f"{name}.png": figure for name, figure in draw_all(results, base).items()}
+    for path, figure in pictures.items():
+        save_figure(figure, path)
+    print("\n".join([primary_line(results), *map(str, [*texts, *pictures])]))
+
+
+def main():
+    parser = Parser(prog="python -m study", description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_true", help="three worlds, nothing tuned; about 10 minutes on two cores")
+    size.add_argument("--extended", action="store_true", help="also ranks, numbers of facts, linears, epochs")
+    add("--draw", action="store_true", help="run nothing, draw from the records there are, whatever code made them")
+    add("--model", default="data/base", help="folder of the base model")
+    add("--results", help="folder of the records; None: study/results, or out/quick with --quick")
+    add("--readme", help="file whose tables are renewed; None: study/README.md for study/results, for others none")
+    add("--workers", type=int, default=os.cpu_count(), help="runs side by side, each with one thread")
+    add("--device", default="cpu", help="cpu, cuda or mps")
+    args = parser.parse_args()
+    if args.workers < 1:
+        parser.error(f"--workers must be at least 1, not {args.workers}")
+    results = Path(args.results or ("out/quick" if args.quick else HERE / "results"))
+    readme = args.readme or (HERE / "README.md" if results.resolve() == (HERE / "results").resolve() else None)
+    with one_sentence_errors("python -m study"):
+        device = pick_device(args.device)
+        base, _ = load_pretrained(args.model)  # what is wrong with it is said here, not by a worker
+        if not args.draw:
+            check_writable(results / "runs")
+            design = QUICK if args.quick else EXTENDED_DESIGN if args.extended else FULL
+            run_missing(design, results, args.workers, args.model, device)
+            print(f"every run is in {results / 'runs'}", file=sys.stderr)
+        write_all(Results(results, QUICK if args.quick else EXTENDED_DESIGN), base, readme and Path(readme))
+
+
+if __name__ == "__main__":
+    main()

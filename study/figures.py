@@ -1,0 +1,188 @@
+"""The study's pictures: each a function of Results that returns a figure."""
+
+import matplotlib
+import torch
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+from study.design import MAIN, NEW, Arm, curve_rates
+from tools.cli import atomic
+from tools.report import mean_and_error
+from train import METHODS, Method
+
+
+def style(arm):
+    """Colour and marker of an arm's method; one that is no longer in METHODS has what Method itself gives."""
+    method = METHODS.get(arm.method, Method)
+    return {"color": method.color, "marker": method.marker}
+
+
+def percent(values):
+    """(mean, standard error) over worlds, in %."""
+    return mean_and_error([100 * value for value in values])
+
+
+def untouched_line(ax, results):
+    level, _ = percent(results.values("untouched", "new knowledge", results.worlds("untouched")))
+    ax.axhline(level, color="black", linestyle="--", linewidth=1)
+    ax.annotate("untouched", (0.99, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8)
+
+
+def draw_epochs(results):
+    """New knowledge after each epoch of one schedule, as in Figure 2 of MiCA's paper, with bands of one standard error."""
+    figure, ax = plt.subplots(figsize=(5.5, 4))
+    for name in ("mica", "lora", "mica-random"):
+        worlds = results.worlds(name, "untouched")
+        if not worlds:
+            continue
+        epochs = results.arms[name].settings.epochs
+        histories = [[entry[NEW] for entry in results.record(name, world)["history"][:-1]] for world in worlds]
+        before, after = (results.values(arm, "new knowledge", worlds) for arm in ("untouched", name))
+        columns = [before, *zip(*histories), after]  # by epoch, 0 first: a value a world
+        means, errors = zip(*map(percent, columns))
+        band = [[m - e for m, e in zip(means, errors)], [m + e for m, e in zip(means, errors)]]
+        look = style(results.arms[name])
+        ax.fill_between(range(epochs + 1), *band, color=look["color"], alpha=0.25, linewidth=0)
+        ax.plot(range(epochs + 1), means, label=name, **look)
+    untouched_line(ax, results)
+    ax.set(xlabel="epoch", ylabel="new knowledge, %", ylim=(0, 100), xticks=range(epochs + 1))
+    ax.legend(frameon=False)
+    return figure
+
+
+def draw_bars(results):
+    """New knowledge and retention, a bar an arm, a dot a world; the unbound control beside."""
+    names = [arm.name for arm in results.design.arms if arm.method and results.worlds(arm.name)]
+    figure, axes = plt.subplots(2, 1, figsize=(max(6, 0.62 * len(names)), 6), sharex=True)
+    for ax, endpoint in zip(axes, ("new knowledge", "never asked")):
+        for x, name in enumerate(names):
+            worlds = results.worlds(name)
+            values = results.values(name, endpoint, worlds)
+            mean, error = percent(values)
+            ax.bar(x, mean, yerr=error, capsize=3, width=0.65, color=style(results.arms[name])["color"], alpha=0.75)
+            ax.plot([x + 0.2] * len(values), [100 * value for value in values], ".", color="black", markersize=3)
+            if endpoint == "new knowledge":
+                control, _ = percent(results.values(name, "unbound", worlds))
+                ax.plot(x, control, "_", color="black", markersize=14, label=None if x else "unbound control")
+        ax.set(xlim=(-0.8, len(names) + 1), ylim=(0, 105), ylabel=f"{endpoint}, %")
+    untouched_line(axes[0], results)
+    axes[0].legend(frameon=False, loc="upper right", fontsize=8)
+    axes[1].set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
+    return figure
+
+
+def draw_frontier(results):
+    """Retention against new knowledge, a curve a main method over learning rates; bars are standard errors over worlds."""
+    figure, ax = plt.subplots(figsize=(5.5, 4.5))
+    for arm in MAIN:
+        points = []
+        for lr in curve_rates(results.design, arm, results.rates[arm.name]):
+            if worlds := results.worlds(arm.name, lr=lr):
+                ends = ("new knowledge", "never asked")
+                points.append([percent(results.values(arm.name, end, worlds, lr)) for end in ends])
+        if points:
+            (x, dx), (y, dy) = (zip(*axis) for axis in zip(*points))
+            ax.errorbar(x, y, dy, dx, capsize=2, linewidth=1.5, markersize=6, label=arm.name, **style(arm))
+    ax.set(xlabel="new knowledge, %", ylabel="never asked (retention), %", title="better: up and to the right")
+    ax.legend(frameon=False)
+    return figure
+
+
+def draw_parameters(results):
+    """What was learned against how many numbers were trained."""
+    figure, ax = plt.subplots(figsize=(6, 4.5))
+    points = []  # (gain, its error, trained parameters, arm)
+    for arm in results.design.arms:
+        if arm.method and (worlds := results.worlds(arm.name, "untouched")):
+            gain, error = percent(results.gains(arm.name, worlds))
+            points.append((gain, error, results.record(arm.name, worlds[0])["trained"], arm))
+    names = []  # where they stand: lowest first, moved up as far as those of like size ask for
+    for gain, error, trained, arm in sorted(points, key=lambda point: point[0]):
+        ax.errorbar(trained, gain, error, capsize=2, **style(arm))
+        height = max([gain, *(y + 2.4 for x, y in names if 0.4 < x / trained < 2.5)])
+        names.append((trained, height))
+        ax.annotate(arm.name, (1.12 * trained, height), fontsize=7, va="center")
+    ax.set(xscale="log", xlabel="trained parameters", ylabel="learned above the untouched model, points")
+    ax.set_ylim(0, None)
+    ax.margins(x=0.2)
+    return figure
+
+
+def draw_landing(results, base):
+    """Left: the base's singular values. Middle, right: how much of dW falls on W's left and right singular vectors."""
+    figure, (spectra, *sides) = plt.subplots(1, 3, figsize=(12, 3.8))
+    linears = [(n, m.weight.detach()) for n, m in base.layers.named_modules() if isinstance(m, torch.nn.Linear)]
+    kinds = dict.fromkeys(name.rpartition(".")[2] for name, _ in linears)
+    for kind, dashes in zip(kinds, ("-", "--", ":", "-.", (0, (1, 1)), (0, (5, 1)), (0, (3, 1, 1, 1)))):
+        values = torch.stack([torch.linalg.svdvals(W.double()) for name, W in linears if name.endswith(kind)]).mean(0)
+        spectra.plot(range(1, len(values) + 1), values, linestyle=dashes, color="black", linewidth=1, label=kind)
+    spectra.set(yscale="log", xlabel="singular value, largest first", ylabel="mean over layers", title="base model")
+    spectra.legend(frameon=False, fontsize=7)
+    shown = [name for name in (*(arm.name for arm in MAIN), "mica-random") if results.worlds(name)]
+    for ax, side in zip(sides, ("left", "right")):
+        for name in shown:
+            shares = [results.record(name, world)["landing"][side] for world in results.worlds(name)]
+            means = [percent(column)[0] for column in zip(*shares)]
+            position = [(i + 0.5) / len(means) for i in range(len(means))]
+            ax.plot(position, means, markersize=4, linewidth=1, label=name, **style(results.arms[name]))
+        # MiCA's B holds all of its left side in the last bin: a linear scale would flatten the others
+        ax.set(yscale="log", ylim=(0.3, 130), xlabel="singular vectors of W, major (0) to minor (1)")
+        ax.set(ylabel="share of dW, %", title=f"{side} singular vectors")
+        ax.axhline(100 / len(means), color="black", linestyle="--", linewidth=0.8)
+    sides[0].legend(frameon=False, fontsize=7)
+    return figure
+
+
+PANELS = {  # what --extended varies, one at a time
+    "epochs, each with its own schedule": lambda arm: arm.settings.epochs,
+    "rank": lambda arm: arm.settings.rank,
+    "new subjects of a kind": lambda arm: arm.subjects,
+}
+
+
+def draw_extended(results):
+    """New knowledge against epochs, rank and number of subjects, all else as in the study."""
+    figure, axes = plt.subplots(1, len(PANELS), figsize=(12, 3.8), sharey=True)
+    standard = Arm("standard", None)
+    for ax, (what, value) in zip(axes, PANELS.items()):
+        others = [other for other in PANELS.values() if other is not value]
+        series = {}  # name -> [(value, arm), ...]
+        for arm in results.arms.values():
+            alike = arm.settings.targets is None and all(other(arm) == other(standard) for other in others)
+            if arm.method in ("mica", "lora", "mica-random") and alike and results.worlds(arm.name):
+                name = "mica by rule" if arm.follows == ("lora", 2) else arm.method
+                series.setdefault(name, []).append((value(arm), arm))
+        worlds = results.worlds(*(arm.name for members in series.values() for _, arm in members))  # that all have
+        for name, members in series.items():
+            if len(members) > 1:
+                xs, arms = zip(*sorted(members, key=lambda member: member[0]))
+                y, error = zip(*(percent(results.values(arm.name, "new knowledge", worlds)) for arm in arms))
+                line = ":" if name == "mica by rule" else "-"
+                ax.errorbar(xs, y, error, capsize=2, linestyle=line, label=name, **style(arms[0]))
+        ticks = sorted({x for members in series.values() for x, _ in members})
+        ax.set(xscale="log", xlabel=what, ylim=(0, 105), title=f"worlds {', '.join(map(str, worlds))}")
+        ax.minorticks_off()
+        ax.set_xticks(ticks, ticks)
+        ax.legend(frameon=False, fontsize=8)
+    axes[0].set_ylabel("new knowledge, %")
+    return figure
+
+
+def draw_all(results, base):
+    """{name: figure} of all that there are records for; base: the model, for its singular values."""
+    figures = {
+        "epochs": draw_epochs(results),
+        "bars": draw_bars(results),
+        "frontier": draw_frontier(results),
+        "parameters": draw_parameters(results),
+        "landing": draw_landing(results, base),
+    }
+    return figures | ({"extended": draw_extended(results)} if results.extended else {})
+
+
+def save_figure(figure, path):
+    figure.tight_layout()
+    with atomic(path) as temporary:
+        figure.savefig(temporary, dpi=130, format="png")
+    plt.close(figure)

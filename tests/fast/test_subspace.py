@@ -1,0 +1,386 @@
+"""fast/subspace.py: minor and major components against numpy's SVD and mica.py's plain one, and how they are found."""
+
+from functools import partial
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fast import subspace
+from fast.subspace import major_components, minor_components
+from mica import minor_directions
+
+F16, BF16, F32, F64 = torch.float16, torch.bfloat16, torch.float32, torch.float64
+SQUARE, WIDE, TALL, NEARLY = (
+    (130, 130),
+    (130, 300),
+    (300, 130),
+    (257, 256),
+)  # (out, in), on the fast side of subspace.SMALL
+SHAPES = {"square": SQUARE, "wide": WIDE, "tall": TALL, "nearly square": NEARLY}
+both = pytest.mark.parametrize("find", [minor_components, major_components])
+
+
+# --- weights with given singular values ---
+
+
+def weight(S, shape=None, dtype=F64, seed=0):
+    """(out, in) with the singular values S, in any order, and random singular vectors."""
+    rng = np.random.default_rng(seed)
+    out, columns = shape or (len(S), len(S))
+    U, V = (np.linalg.qr(rng.standard_normal((n, len(S))))[0] for n in (out, columns))
+    return torch.from_numpy(U * S @ V.T).to(dtype)
+
+
+def with_gap(shape, rank=4, dtype=F64):
+    """The `rank` smallest singular values are far below the others: the span of their vectors is well defined."""
+    return weight(np.r_[np.linspace(9, 5, min(shape) - rank), np.linspace(0.3, 0.1, rank)], shape, dtype)
+
+
+def gaussian(shape, dtype=F32):
+    return torch.from_numpy(np.random.default_rng(0).standard_normal(shape)).to(dtype)
+
+
+def growing(n):
+    """Wilkinson's matrix: well conditioned, but elimination with partial pivoting loses everything in it."""
+    W = np.eye(n) - np.tril(np.ones((n, n)), -1)
+    W[:, -1] = 1
+    return torch.from_numpy(W)
+
+
+SPECTRA = {  # of k singular values, the largest 1
+    "generic": lambda k, rng: rng.uniform(0.1, 1, k),
+    "equal": lambda k, rng: np.ones(k),  # an orthogonal matrix
+    "few levels": lambda k, rng: rng.choice([1, 0.5, 0.1], k),  # most cuts go through equal values
+    "clustered": lambda k, rng: 1 - 1e-8 * np.arange(k),
+    "close": lambda k, rng: np.linspace(1, 0.99, k),
+    "steep": lambda k, rng: np.logspace(0, -5, k),
+    "ill conditioned": lambda k, rng: np.logspace(0, -12, k),
+    "rank one": lambda k, rng: np.eye(k)[0],
+    "half the rank": lambda k, rng: 1.0 * (np.arange(k) <= k // 2),
+    "zero": lambda k, rng: np.zeros(k),
+}
+CHANGES = {
+    "none": lambda W: None,
+    "zero rows": lambda W: W[::3].zero_(),
+    "zero columns": lambda W: W[:, ::3].zero_(),
+    "equal rows": lambda W: W[1::2].copy_(W[: W.shape[0] // 2 * 2 : 2]),
+    "equal columns": lambda W: W[:, 1::2].copy_(W[:, : W.shape[1] // 2 * 2 : 2]),
+}
+SCALES = {  # up to the largest numbers that leave room for the singular values, down to denormal ones
+    F16: [1, 3e4, 1e-6],
+    BF16: [1, 1e36, 1e-36, 1e-39],
+    F32: [1, 1e36, 1e-36, 1e-40],
+    F64: [1, 1e300, 1e-300, 1e-310],
+}
+
+
+@st.composite
+def weights(draw):
+    """(W, rank) of all kinds, up to (40, 40)."""
+    k, more = draw(st.integers(1, 40)), draw(st.sampled_from([0, 0, 1, 12]))
+    shape = draw(st.permutations([k, min(k + more, 40)]))
+    rank = draw(st.one_of(st.integers(1, k), st.sampled_from(sorted({1, max(1, k // 4), min(k, k // 4 + 1), k}))))
+    dtype = draw(st.sampled_from([F32, F64, BF16, F16]))
+    rng = np.random.default_rng(draw(st.integers(0, 999)))
+    S = SPECTRA[draw(st.sampled_from(list(SPECTRA)))](k, rng)
+    if draw(st.booleans()):
+        W = weight(S, shape, seed=rng)
+    else:  # the singular vectors are unit vectors
+        W = torch.from_numpy(rng.permutation(np.eye(shape[0], k) * S @ np.eye(k, shape[1])))
+    CHANGES[draw(st.sampled_from(list(CHANGES)))](W)
+    W = (W * draw(st.sampled_from(SCALES[dtype]))).to(dtype)
+    return W.T.contiguous().T if draw(st.booleans()) else W, rank
+
+
+# --- what must be true of the components of any weight ---
+
+
+def assert_components(find, W, rank):
+    """Compare find(W, rank) with numpy's SVD in float64 of the same numbers.
+
+    subspace.py promises residuals of 1e-6 of the weight's Frobenius norm in float32 and 1e-9 in float64. Exact singular
+    vectors rounded to float32 leave 1e-7, and the small values of any SVD are only as exact as the large ones allow.
+    So all errors are in parts of that norm, and vectors are as exact as that part of the distance to the next value.
+    """
+    before = W.clone()
+    U, S, V = factors = find(W, rank)
+    exact = W.double().numpy()
+    assert torch.equal(W, before)
+    assert [tuple(f.shape) for f in factors] == [(W.shape[0], rank), (rank,), (W.shape[1], rank)]
+    for factor in factors:
+        assert factor.dtype == (F64 if W.dtype == F64 else F32) and factor.device == W.device
+        assert factor.is_contiguous() and factor.isfinite().all() and not factor.requires_grad
+
+    scale = np.abs(exact).max() or 1.0  # nothing below over- or underflows
+    exact, U, V, (S, smallest) = exact / scale, *numbers(U, V), [s / scale for s in (*numbers(S), least(S.dtype))]
+    error = (2e-9 if W.dtype == F64 else 2e-6) * np.linalg.norm(exact) + smallest
+    close, k = dict(rtol=0, atol=error), min(W.shape)
+    for columns in (U, V):
+        np.testing.assert_allclose(columns.T @ columns, np.eye(rank), rtol=0, atol=1e-12 if W.dtype == F64 else 3e-6)
+    U0, S0, V0t = np.linalg.svd(exact, full_matrices=False)
+    part, rest = (slice(k - rank, k), slice(k - rank)) if find is minor_components else (slice(rank), slice(rank, k))
+    np.testing.assert_allclose(S, S0[part], **close)
+    np.testing.assert_allclose(values(exact.T @ U), S0[part], **close)
+    np.testing.assert_allclose(values(exact @ V), S0[part], **close)
+    assert (np.linalg.norm(exact @ V - U * S, axis=0) <= error).all()
+    assert (np.linalg.norm(exact.T @ U - V * S, axis=0) <= error).all()
+    np.testing.assert_allclose(values(exact - U * S @ V.T)[: k - rank], S0[rest], rtol=0, atol=error * rank)
+
+    gap = np.abs(S0[part][:, None] - S0[rest]).min(initial=np.inf)
+    for columns, others in ((U, U0), (V, V0t.T)):
+        # What is neither in W's columns nor in its rows has the singular value 0, and its own distance to keep.
+        distance = min(gap, S0[part].min()) if others.shape[0] > k else gap
+        outside = columns - others[:, part] @ (others[:, part].T @ columns)
+        assert np.linalg.norm(outside) <= error * rank / max(distance, 1e-300) + 1e-6
+
+
+def numbers(*tensors):
+    return [tensor.detach().double().numpy() for tensor in tensors]
+
+
+def least(dtype):
+    """The smallest number of a dtype: the rounding error of singular values that are hardly larger."""
+    return torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
+
+
+def values(M):
+    return np.linalg.svd(M, compute_uv=False)
+
+
+def projector(B):
+    (B,) = numbers(B)
+    return B @ B.T
+
+
+def small(rows):
+    """From how many rows and columns on only a few components are computed."""
+    return patch.object(subspace, "SMALL", rows)
+
+
+@both
+@settings(max_examples=250, deadline=None)
+@given(weights())
+def test_components_of_any_weight(find, case):
+    with small(8):
+        assert_components(find, *case)
+
+
+@both
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize(
+    "dtype, spectrum", [(F32, "generic"), (F64, "steep"), (BF16, "few levels"), (F32, "half the rank")]
+)
+def test_components_of_a_large_weight(find, shape, dtype, spectrum):
+    S = SPECTRA[spectrum](min(shape), np.random.default_rng(0))
+    assert_components(find, weight(S, shape, dtype), 5)
+
+
+@both
+@pytest.mark.parametrize("W", [growing(130), torch.eye(130), torch.ones(130, 130), torch.eye(130).roll(1, 0)])
+def test_components_of_a_special_matrix(find, W):
+    assert_components(find, W, 3)
+
+
+@pytest.mark.parametrize("size, rank, gap, dtype", [(200, 1, 4e-5, F32), (256, 2, 5e-5, F32), (200, 1, 6e-8, F64)])
+@both
+def test_a_nearly_orthogonal_weight_needs_more_than_small_residuals(find, size, rank, gap, dtype):
+    """Any vectors at all nearly are singular vectors of it."""
+    sign = -1 if find is minor_components else 1
+    W = weight(np.r_[np.ones(size - rank), np.full(rank, 1 + sign * gap)], dtype=dtype)
+    assert_components(find, W, rank)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(F64, 1e-8), (F32, 1e-4), (BF16, 1e-4)])
+@pytest.mark.parametrize("shape", [*SHAPES.values(), (30, 12)])
+def test_the_minor_components_span_what_the_plain_svd_finds(shape, dtype, tolerance):
+    W = with_gap(shape, dtype=dtype)
+    U, S, _ = minor_components(W, 4)
+    plain = minor_directions(W.to(U.dtype), 4)
+    assert plain.shape == U.shape and plain.dtype == U.dtype
+    np.testing.assert_allclose(projector(plain), projector(U), rtol=0, atol=tolerance)
+    assert (S < 1).all()
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.sampled_from([SQUARE, WIDE, TALL, NEARLY]), st.integers(1, 32), st.integers(0, 999))
+def test_the_plain_svd_agrees_on_random_weights(shape, rank, seed):
+    """Where the next singular value is far enough away for the span to be defined."""
+    W = torch.from_numpy(np.random.default_rng(seed).standard_normal(shape))
+    S = np.linalg.svd(W.numpy(), compute_uv=False)[::-1]
+    if rank < len(S) and S[rank] - S[rank - 1] < 1e-3:
+        rank = len(S) // 4 if S[len(S) // 4] - S[len(S) // 4 - 1] >= 1e-3 else 1
+    U = minor_components(W, rank)[0]
+    gap = S[rank] - S[rank - 1]
+    assert np.abs(projector(minor_directions(W, rank)) - projector(U)).max() <= 1e-6 / gap
+
+
+@pytest.mark.parametrize("shape", [(30, 12), TALL])
+@pytest.mark.parametrize("all_of_them", [False, True])
+def test_a_tall_weight_does_not_give_its_left_null_space(shape, all_of_them):
+    W = with_gap(shape)
+    B = minor_components(W, min(shape) if all_of_them else 4)[0]
+    Q, _ = np.linalg.qr(W.numpy())  # (out, in): all that W can write to
+    assert np.abs(projector(B) - Q @ Q.T @ projector(B)).max() < 1e-8
+    assert values((W.T @ B).numpy()).min() > 0.09  # it would be zero in the null space
+
+
+@pytest.mark.parametrize("shape", [(20, 20), (12, 30), (30, 12), SQUARE, TALL])
+@pytest.mark.parametrize("major", [None, 3])
+def test_minor_and_major_components_add_up_to_the_weight(shape, major):
+    W = gaussian(shape, F64)
+    rank = major or min(shape) // 2
+    parts = minor_components(W, min(shape) - rank), major_components(W, rank)
+    torch.testing.assert_close(sum(U * S @ V.T for U, S, V in parts), W, rtol=0, atol=1e-7)
+
+
+@both
+@pytest.mark.parametrize("rank", [-1, 0, 13])
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_impossible_rank(find, rank, device):
+    with pytest.raises(ValueError, match=f"rank {rank} does not fit"):
+        find(torch.ones(30, 12, device=device), rank)
+
+
+# --- how they are found ---
+
+
+@pytest.fixture
+def decomposed(monkeypatch):
+    """A function: what find(W, rank) decomposes, as [(how, dtype, shape)], and how many bases of a search it tries."""
+    made = []
+
+    def record(how, original, M, *args, **kwargs):
+        made.append((how, M.dtype, tuple(M.shape)))
+        return original(M, *args, **kwargs)
+
+    for how, name in (("svd", "svd"), ("eigh", "eigh"), ("lu", "lu_factor_ex")):
+        monkeypatch.setattr(torch.linalg, name, partial(record, how, getattr(torch.linalg, name)))
+
+    def find_and_tell(find, W, rank):
+        made.clear()
+        find(W, rank)
+        tried = [call for call in made if call[0] == "svd" and max(call[2]) <= 2 * rank]  # within the bases
+        return [call for call in made if call not in tried], len(tried)
+
+    return find_and_tell
+
+
+WHOLE = ("svd", F64)
+
+
+@pytest.mark.parametrize(
+    "W, rank, expected",
+    [
+        (gaussian(SQUARE), 4, [("lu", F32)]),
+        (gaussian(SQUARE, BF16), 4, [("lu", F32)]),
+        (gaussian(SQUARE, F64), 4, [("lu", F64)]),
+        (gaussian((128, 128)), 32, [("lu", F32)]),
+        (gaussian((128, 128)), 33, [WHOLE]),  # too many
+        (gaussian((127, 127)), 4, [WHOLE]),  # too small
+        (gaussian((127, 300)), 4, [WHOLE]),
+        (gaussian(WIDE), 4, [("eigh", F64, (130, 130))]),
+        (gaussian(TALL), 4, [("eigh", F64, (130, 130))]),
+        (gaussian(TALL), 33, [WHOLE]),
+        (weight(np.r_[np.ones(126), 1e-6, 9e-7, 8e-7, 7e-7], dtype=F32), 4, [("lu", F32), ("lu", F64)]),
+        (weight(np.r_[np.ones(126), np.full(4, 1e-12)]), 4, [("lu", F64), WHOLE]),
+        (weight(np.r_[np.ones(126), np.zeros(4)], WIDE), 4, [("eigh", F64, (130, 130)), WHOLE]),
+        (weight(np.eye(130)[0], TALL), 4, [("eigh", F64, (130, 130)), WHOLE]),
+        (torch.ones(130, 130), 4, [("lu", F32), ("lu", F64), WHOLE]),  # singular
+        (growing(130), 4, [("lu", F64), WHOLE]),
+        (torch.zeros(130, 130), 4, [WHOLE]),
+    ],
+)
+def test_minor_components_are_found_with_the_least_work(decomposed, W, rank, expected):
+    expected = [call if len(call) == 3 else (*call, tuple(W.shape)) for call in expected]
+    assert decomposed(minor_components, W, rank)[0] == expected
+
+
+def test_no_more_rounds_are_spent_on_values_as_small_as_rounding_errors(decomposed):
+    W = weight(np.r_[np.ones(126), np.full(4, 1e-12)])
+    assert decomposed(minor_components, W, 4)[1] == 1
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_major_components_are_found_with_products_alone(decomposed, shape):
+    W = weight(np.r_[np.ones(4), np.full(min(shape) - 4, 0.2)], shape, F32)
+    assert decomposed(major_components, W, 4) == ([], 1)
+
+
+HARD = {  # (the first few singular values from that end, all others)
+    ("close to the cut", minor_components): (np.linspace(0.2, 0.202, 7), 1),
+    ("close to the cut", major_components): (np.linspace(1, 0.99, 7), 0.2),
+    ("slow", minor_components): (np.ones(4), 1.4),
+    ("slow", major_components): (np.ones(4), 0.95),
+}
+
+
+@both
+@pytest.mark.parametrize("case, dtype, tries", [("close to the cut", F64, range(1, 5)), ("slow", F32, range(2, 17))])
+def test_close_values_take_rounds_but_no_whole_decomposition(decomposed, find, case, dtype, tries):
+    """The first takes more directions than the four asked for, the second more rounds than are done at once."""
+    few, others = HARD[case, find]
+    W = weight(np.r_[few, np.full(130 - len(few), others)], dtype=dtype)
+    other, count = decomposed(find, W, 4)
+    assert other == ([("lu", dtype, SQUARE)] if find is minor_components else []) and count in tries
+
+
+def bases(kind):
+    """A search that finds nothing. Some residuals of its bases are zero, but never all."""
+
+    def search(M, rank):
+        Q, Y = (subspace.orthonormal(subspace.random_columns(N, 2 * rank)) for N in (M, M.T))
+        for _ in range(3):
+            if kind == "left from right":
+                Q = subspace.orthonormal(M @ Y)
+            elif kind == "right from left":
+                Y = subspace.orthonormal(M.T @ Q)
+            elif kind == "not finite":
+                Q = Q * torch.inf
+            yield Q, Y
+
+    return search
+
+
+@pytest.mark.parametrize("kind", ["random", "left from right", "right from left", "not finite"])
+@pytest.mark.parametrize("shape", [SQUARE, WIDE, TALL])
+@both
+def test_what_a_search_has_not_found_is_not_believed(decomposed, monkeypatch, find, shape, kind):
+    for name in ("inverse_iteration", "eigenvectors", "power_iteration"):
+        monkeypatch.setattr(subspace, name, bases(kind))
+    W = gaussian(shape)
+    assert_components(find, W, 4)
+    precisions = 1 if find is minor_components and shape != SQUARE else 2  # then both, before all is decomposed
+    assert decomposed(find, W, 4) == ([(*WHOLE, shape)], 0 if kind == "not finite" else 3 * precisions)
+
+
+@pytest.mark.parametrize("dtype, result", [(BF16, F32), (F64, F64)])
+@both
+def test_a_meta_weight_has_only_shapes(decomposed, find, dtype, result):
+    W = torch.empty(300, 200, dtype=dtype, device="meta")
+    factors = find(W, 7)
+    assert [(tuple(f.shape), f.dtype, f.device.type) for f in factors] == [
+        (shape, result, "meta") for shape in ((300, 7), (7,), (200, 7))
+    ]
+    assert decomposed(find, W, 7) == ([], 0)
+
+
+@pytest.mark.parametrize("shape", [SQUARE, WIDE, (20, 20)])
+@both
+def test_no_seed_matters_and_none_is_used_up(find, shape):
+    W, results = gaussian(shape), []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        state = torch.get_rng_state()
+        results.append(torch.cat([factor.flatten() for factor in find(W, 4)]))
+        assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(*results)
+
+
+@both
+def test_a_parameter_is_searched_without_its_gradient(find):
+    W = gaussian(SQUARE).requires_grad_()
+    assert not any(factor.requires_grad for factor in find(W, 4))

@@ -1,0 +1,790 @@
+"""gpt/weights.py: files that transformers wrote open here and the reverse; what is damaged or unknown is refused."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from conftest import LLAMA3_ROPE, reference
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from gpt import GPT, GPTConfig, load_pretrained, save_pretrained
+from gpt.model import RopeScaling
+from gpt.weights import checkpoint_name, load_model, read_config
+
+
+@pytest.fixture
+def copy(tiny_folder, tmp_path):
+    """A copy of a model's folder, to be changed or damaged: a Llama and a GPT-2 in turn."""
+    return shutil.copytree(tiny_folder, tmp_path / "copy")
+
+
+@pytest.fixture
+def any_copy(any_folder, tmp_path):
+    """The same, with every kind of model in turn."""
+    return shutil.copytree(any_folder, tmp_path / "copy")
+
+
+@pytest.fixture
+def llama_copy(tiny_llama_folder, tmp_path):
+    return shutil.copytree(tiny_llama_folder, tmp_path / "copy")
+
+
+@pytest.fixture
+def gpt2_copy(tiny_gpt2_folder, tmp_path):
+    return shutil.copytree(tiny_gpt2_folder, tmp_path / "copy")
+
+
+def edit_config(folder, **changes):
+    """Change keys of config.json; ... as a value removes the key."""
+    path = folder / "config.json"
+    content = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({key: value for key, value in content.items() if value is not ...}))
+
+
+def edit_weights(folder, change):
+    """Rewrite model.safetensors after change(tensors), which edits the dict in place."""
+    path = folder / "model.safetensors"
+    tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
+    change(tensors)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
+
+
+def pickle_weights(folder, change=lambda tensors: None, zipped=True):
+    """Replace model.safetensors by pytorch_model.bin, after change(tensors)."""
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    torch.save(tensors, folder / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
+    (folder / "model.safetensors").unlink()
+
+
+def refusal(folder, error=ValueError):
+    """The message with which loading the folder fails: one line."""
+    with pytest.raises(error) as raised:
+        load_pretrained(folder)
+    assert type(raised.value) is error
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
+
+
+def assert_same_weights(model, other):
+    state, expected = model.state_dict(), other.state_dict()
+    assert state.keys() == expected.keys()
+    for name in state:
+        assert torch.equal(state[name], expected[name]), name
+
+
+# What opens
+
+
+def test_shards_equal_one_file(any_folder, tmp_path):
+    reference(any_folder).save_pretrained(tmp_path, max_shard_size="30KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 2
+    assert not (tmp_path / "model.safetensors").exists()
+    assert_same_weights(load_model(tmp_path), load_model(any_folder))
+
+
+def test_bfloat16_files_read_as_float32_equal_transformers(any_folder, tmp_path, input_ids):
+    reference(any_folder).bfloat16().save_pretrained(tmp_path)
+    with torch.inference_mode():
+        ours, theirs = load_model(tmp_path)(input_ids), reference(tmp_path)(input_ids).logits
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("stored", [torch.float64, torch.float16])
+def test_stored_dtypes(copy, stored):
+    expected = load_model(copy)
+    edit_weights(copy, lambda tensors: tensors.update({name: tensors[name].to(stored) for name in tensors}))
+    assert_same_weights(load_model(copy), expected.to(stored).float())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_dtype_and_mode(tiny_folder, dtype):
+    model = load_model(tiny_folder, dtype=dtype)
+    assert {parameter.dtype for parameter in model.parameters()} == {dtype}
+    assert all(parameter.requires_grad and parameter.is_contiguous() for parameter in model.parameters())
+    assert not model.training
+
+
+def test_tied_stays_tied_and_untied_untied(any_folder, tmp_path):
+    model = load_model(any_folder)
+    tied = reference(any_folder).config.tie_word_embeddings
+    assert (model.lm_head.weight is model.embed_tokens.weight) == tied
+    assert torch.equal(model.lm_head.weight, model.embed_tokens.weight) == tied
+    save_pretrained(model, tmp_path)
+    assert ("lm_head.weight" in load_file(tmp_path / "model.safetensors")) != tied
+
+
+@pytest.mark.parametrize("pickled", [False, True])
+def test_training_does_not_write_to_the_file(copy, pickled):
+    """The tensors are memory-mapped; what changes them must stay in memory."""
+    if pickled:
+        pickle_weights(copy)
+    path = copy / ("pytorch_model.bin" if pickled else "model.safetensors")
+    before = path.read_bytes()
+    model = load_model(copy)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    assert path.read_bytes() == before
+
+
+MEASURE = """
+import sys
+import torch
+from gpt.weights import load_model
+
+def status(key):  # in bytes; VmRSS: resident now, VmHWM: resident at most
+    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(key))
+
+warm_up, folder = sys.argv[1:]
+sum(parameter.sum() for parameter in load_model(warm_up, dtype=torch.bfloat16).float().parameters())
+before = status("VmRSS")
+model = load_model(folder)
+sum(parameter.sum() for parameter in model.parameters())  # every page is touched
+size = sum(parameter.numel() * 4 for parameter in model.parameters())
+print((status("VmRSS") - before) / size, (status("VmHWM") - before) / size)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is measured as Linux tells it")
+@pytest.mark.parametrize(("family", "stored"), [("gpt2", torch.float32), ("llama", torch.bfloat16)])
+def test_loading_takes_little_more_memory_than_the_model(tiny_llama_folder, tmp_path, family, stored):
+    """A file's pages are given back when its tensors have been split or converted. About 60 MB as float32."""
+    config = GPTConfig(
+        family=family, vocab_size=512, context_length=64, hidden_size=768, intermediate_size=3072, n_layers=2,
+        n_heads=12, n_kv_heads=12, head_dim=64,
+    )  # fmt: skip
+    save_pretrained(GPT(config).to(stored), tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, tiny_llama_folder, tmp_path],
+        capture_output=True, encoding="utf-8", cwd=Path(__file__).resolve().parents[2], timeout=60,
+    )  # fmt: skip
+    assert done.stderr == ""
+    after, peak = map(float, done.stdout.split())
+    assert 0.9 < after < 1.15
+    assert peak < 1.2
+
+
+def test_names_with_and_without_prefix(any_copy):
+    copy = any_copy
+    expected = load_model(copy)
+    prefix = checkpoint_name(expected.config, "norm").rsplit(".", 1)[0] + "."
+
+    def strip(tensors):
+        for name in list(tensors):
+            tensors[name.removeprefix(prefix)] = tensors.pop(name)
+
+    edit_weights(copy, strip)
+    with safe_open(copy / "model.safetensors", framework="pt") as file:
+        assert not any(name.startswith(prefix) for name in file.keys())
+    assert_same_weights(load_model(copy), expected)
+
+
+@pytest.mark.parametrize("prefixed", [True, False])
+def test_constants_are_ignored(copy, prefixed):
+    expected = load_model(copy)
+    if expected.config.family == "gpt2":
+        prefix = "transformer."
+        extra = {"h.0.attn.bias": torch.ones(1, 1, 4, 4), "h.1.attn.masked_bias": torch.ones(())}
+    else:
+        prefix = "model."
+        extra = {"layers.0.self_attn.rotary_emb.inv_freq": torch.ones(6)}
+    extra = {prefix * prefixed + name: tensor for name, tensor in extra.items()}
+    edit_weights(copy, lambda tensors: tensors.update(extra))
+    assert_same_weights(load_model(copy), expected)
+
+
+def test_stored_tied_head_must_equal_the_embedding(copy):
+    expected = load_model(copy)
+    edit_weights(copy, lambda tensors: tensors.update({"lm_head.weight": expected.embed_tokens.weight.detach()}))
+    loaded = load_model(copy)
+    assert_same_weights(loaded, expected)
+    assert loaded.lm_head.weight is loaded.embed_tokens.weight
+    edit_weights(copy, lambda tensors: tensors["lm_head.weight"].add_(1))
+    assert "lm_head.weight differs from the embedding" in refusal(copy)
+    embedding = checkpoint_name(expected.config, "embed_tokens.weight")
+    edit_weights(copy, lambda tensors: tensors.pop(embedding))
+    assert f"missing {embedding}" in refusal(copy)
+
+
+def test_rope_in_old_and_new_places(folder_of, tmp_path):
+    copy = shutil.copytree(folder_of("llama3.1"), tmp_path / "copy")
+    scaling, without_theta = RopeScaling(4.0, 0.5, 3.0, 48), LLAMA3_ROPE | {"type": "llama3"}
+    for key in ("rope_theta", "rope_type"):
+        without_theta.pop(key)
+
+    def found(**changes):
+        edit_config(copy, **({"rope_theta": ..., "rope_scaling": ..., "rope_parameters": ...} | changes))
+        config, theirs = read_config(copy), transformers.AutoConfig.from_pretrained(copy).rope_parameters
+        assert theirs["rope_theta"] == config.rope_theta
+        assert (theirs["rope_type"] == "llama3") == (config.rope_scaling is not None)
+        return config.rope_theta, config.rope_scaling
+
+    assert found(rope_parameters=LLAMA3_ROPE) == (500, scaling)
+    assert found(rope_theta=500, rope_scaling=without_theta) == (500, scaling)
+    assert found(rope_theta=500.0, rope_scaling=without_theta, rope_parameters=LLAMA3_ROPE) == (500, scaling)
+    assert found(rope_scaling=without_theta) == (10000, scaling)
+    assert found(rope_theta=123.0, rope_scaling=None) == (123, None)
+    assert found(rope_parameters={"rope_theta": 7}) == (7, None)
+    assert found() == (10000, None)
+
+
+def test_keys_that_older_files_leave_out(llama_copy):
+    edit_config(llama_copy, num_key_value_heads=..., head_dim=None, tie_word_embeddings=..., hidden_act=...)
+    config = read_config(llama_copy)
+    assert (config.n_kv_heads, config.head_dim, config.tie_embeddings) == (4, 8, False)
+
+
+# Pickled weights
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before PyTorch 1.6"])
+def test_pickled_weights(any_copy, zipped):
+    """As torch.save has them: a tied head shares the embedding's storage."""
+    expected = load_model(any_copy)
+
+    def tie(tensors):
+        tensors.setdefault("lm_head.weight", tensors[checkpoint_name(expected.config, "embed_tokens.weight")])
+
+    pickle_weights(any_copy, tie, zipped)
+    loaded = load_model(any_copy)
+    assert_same_weights(loaded, expected)
+    assert all(parameter.is_contiguous() and parameter.requires_grad for parameter in loaded.parameters())
+    assert {parameter.dtype for parameter in load_model(any_copy, dtype=torch.float16).parameters()} == {torch.float16}
+
+
+def test_pickled_shards(copy):
+    expected = load_model(copy)
+    tensors, shards = load_file(copy / "model.safetensors"), {}
+    for i, name in enumerate(tensors):
+        shards[name] = f"pytorch_model-{i % 3 + 1:05}-of-00003.bin"
+    for shard in set(shards.values()):
+        torch.save({name: tensors[name] for name in tensors if shards[name] == shard}, copy / shard)
+    (copy / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": shards}))
+    (copy / "model.safetensors").unlink()
+    assert_same_weights(load_model(copy), expected)
+    (copy / "pytorch_model-00002-of-00003.bin").unlink()
+    assert "pytorch_model-00002-of-00003.bin not found" in refusal(copy, FileNotFoundError)
+
+
+def test_safetensors_win_over_a_pickle(copy):
+    expected = load_model(copy)
+    (copy / "pytorch_model.bin").write_bytes(b"not to be read")
+    assert_same_weights(load_model(copy), expected)
+    (copy / "model.safetensors").rename(copy / "part.safetensors")
+    assert f"{copy / 'pytorch_model.bin'} is truncated or damaged" in refusal(copy)
+    index = {"weight_map": dict.fromkeys(["a", "b"], "part.safetensors")}
+    (copy / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert_same_weights(load_model(copy), expected)
+
+
+class Attack:
+    """Opens a file for writing when it is unpickled."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return open, (str(self.marker), "w")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_code_in_a_pickle_does_not_run(copy, tmp_path, zipped):
+    marker = tmp_path / "marker"
+    pickle_weights(copy, lambda tensors: tensors.update(attack=Attack(marker)), zipped)
+    assert "pytorch_model.bin holds io.open, not only tensors, and code in it is never run" in refusal(copy)
+    assert not marker.exists()
+    torch.load(copy / "pytorch_model.bin", weights_only=False)["attack"].close()
+    assert marker.exists()  # else this test would show nothing
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("keep", [0, 1, 100, 1000, 4000, -1, -100, -5000])
+def test_truncated_pickles(copy, zipped, keep):
+    pickle_weights(copy, zipped=zipped)
+    path = copy / "pytorch_model.bin"
+    path.write_bytes(path.read_bytes()[:keep])
+    assert f"{path} is truncated or damaged, download it again" in refusal(copy)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [[torch.ones(1)], torch.ones(1), {"state_dict": {"norm": torch.ones(1)}}, {"step": 3}, {1: torch.ones(1)}],
+    ids=["list", "tensor", "nested", "number", "unnamed"],
+)
+def test_pickles_of_other_things(copy, content):
+    (copy / "model.safetensors").unlink()
+    torch.save(content, copy / "pytorch_model.bin")
+    assert "pytorch_model.bin is not a table of tensors with their names" in refusal(copy)
+
+
+# What is written
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_round_trip_is_bit_equal(any_folder, tmp_path, dtype):
+    model = load_model(any_folder, dtype=dtype)
+    save_pretrained(model, tmp_path)
+    again = load_model(tmp_path, dtype=dtype)
+    assert again.config == model.config
+    assert_same_weights(again, model)
+    with safe_open(tmp_path / "model.safetensors", framework="pt") as file:
+        assert file.metadata() == {"format": "pt"}
+        assert {file.get_tensor(name).dtype for name in file.keys()} == {dtype}
+    assert json.loads((tmp_path / "config.json").read_text())["dtype"] == str(dtype).removeprefix("torch.")
+    assert sorted(os.listdir(tmp_path)) == ["config.json", "model.safetensors"]  # no temporary files
+
+
+def test_transformers_opens_what_we_write(any_folder, tmp_path, input_ids):
+    save_pretrained(load_model(any_folder), tmp_path)
+    theirs, ours = reference(any_folder), reference(tmp_path)
+    assert type(ours) is type(theirs)
+    for key in ("rope_parameters", "sliding_window", "layer_types", "tie_word_embeddings", "max_position_embeddings"):
+        if any_folder.name.startswith("mistral-window") and key == "sliding_window":
+            continue  # as long as the context, and not written
+        assert getattr(ours.config, key, None) == getattr(theirs.config, key, None), key
+    with torch.inference_mode():
+        assert torch.equal(ours(input_ids).logits, theirs(input_ids).logits)
+    old, new = load_file(any_folder / "model.safetensors"), load_file(tmp_path / "model.safetensors")
+    assert old.keys() == new.keys()
+    assert all(torch.equal(old[name], new[name]) for name in old)
+
+
+def test_readers_before_transformers_5_find_the_rotary_settings(any_folder, tmp_path):
+    model = load_model(any_folder)
+    save_pretrained(model, tmp_path)
+    edit_config(tmp_path, rope_parameters=...)
+    assert read_config(tmp_path) == model.config
+
+
+def test_a_failed_save_leaves_the_old_files(copy, monkeypatch):
+    before = {path.name: path.read_bytes() for path in copy.iterdir()}
+
+    def fail(tensors, path, metadata):
+        path.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr("gpt.weights.save_file", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save_pretrained(load_model(copy), copy)
+    assert {path.name: path.read_bytes() for path in copy.iterdir()} == before
+
+
+def test_a_model_that_gpt2_cannot_express_is_not_written(tiny_gpt2_folder, tmp_path):
+    model = GPT(replace(read_config(tiny_gpt2_folder), n_kv_heads=2))
+    with pytest.raises(ValueError, match="GPT2LMHeadModel cannot express"):
+        save_pretrained(model, tmp_path / "out")
+    assert not list(tmp_path.rglob("*.*"))
+
+
+def test_checkpoint_names(tiny_llama_folder, tiny_gpt2_folder):
+    llama, gpt2 = read_config(tiny_llama_folder), read_config(tiny_gpt2_folder)
+    assert checkpoint_name(llama, "layers.0.self_attn.q_proj") == "model.layers.0.self_attn.q_proj"
+    assert checkpoint_name(llama, "layers.10.mlp.up_proj.weight") == "model.layers.10.mlp.up_proj.weight"
+    assert checkpoint_name(llama, "norm.weight") == "model.norm.weight"
+    assert checkpoint_name(llama, "lm_head") == "lm_head"
+    assert checkpoint_name(gpt2, "layers.2.self_attn.v_proj.bias") == "transformer.h.2.attn.c_attn.bias"
+    assert checkpoint_name(gpt2, "layers.2.post_attention_layernorm") == "transformer.h.2.ln_2"
+    assert checkpoint_name(gpt2, "norm.bias") == "transformer.ln_f.bias"
+
+
+# config.json of real models
+
+
+def real(family, hidden, mlp, layers, heads, kv_heads, head_dim, vocab, context, eps, theta, tied, scaling=None):
+    return GPTConfig(
+        family=family, vocab_size=vocab, context_length=context, hidden_size=hidden, intermediate_size=mlp,
+        n_layers=layers, n_heads=heads, n_kv_heads=kv_heads, head_dim=head_dim, norm_eps=eps, rope_theta=theta,
+        rope_scaling=scaling, tie_embeddings=tied,
+    )  # fmt: skip
+
+
+COMMON = {"hidden_act": "silu", "initializer_range": 0.02, "use_cache": True, "bos_token_id": 1, "eos_token_id": 2}
+LLAMA = COMMON | {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "pretraining_tp": 1,
+    "torch_dtype": "float16",
+}
+MISTRAL = COMMON | {
+    "architectures": ["MistralForCausalLM"], "model_type": "mistral", "hidden_size": 4096, "intermediate_size": 14336,
+    "max_position_embeddings": 32768, "num_attention_heads": 32, "num_hidden_layers": 32, "num_key_value_heads": 8,
+    "rms_norm_eps": 1e-05, "tie_word_embeddings": False, "torch_dtype": "bfloat16", "transformers_version": "4.42.0",
+}  # fmt: skip
+MISTRAL_1 = MISTRAL | {"vocab_size": 32000, "sliding_window": 4096, "rope_theta": 10000.0}
+QWEN2 = COMMON | {
+    "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "attention_dropout": 0.0, "bos_token_id": 151643,
+    "eos_token_id": 151643, "rms_norm_eps": 1e-06, "rope_theta": 1000000.0, "torch_dtype": "bfloat16",
+    "use_mrope": False, "use_sliding_window": False,
+}  # fmt: skip
+GPT2 = {
+    "activation_function": "gelu_new", "architectures": ["GPT2LMHeadModel"], "attn_pdrop": 0.1, "bos_token_id": 50256,
+    "embd_pdrop": 0.1, "eos_token_id": 50256, "initializer_range": 0.02, "layer_norm_epsilon": 1e-05,
+    "model_type": "gpt2", "n_ctx": 1024, "n_positions": 1024, "resid_pdrop": 0.1, "summary_activation": None,
+    "summary_first_dropout": 0.1,
+    "summary_proj_to_labels": True, "summary_type": "cls_index", "summary_use_proj": True, "vocab_size": 50257,
+    "task_specific_params": {"text-generation": {"do_sample": True, "max_length": 50}},
+}  # fmt: skip
+
+REAL = {  # name: (config.json as it is on the Hub, what it says, number of parameters)
+    "Llama-2-7b-hf": (
+        LLAMA | {
+            "hidden_size": 4096, "intermediate_size": 11008, "max_position_embeddings": 4096, "num_attention_heads": 32,
+            "num_hidden_layers": 32, "num_key_value_heads": 32, "rms_norm_eps": 1e-05, "rope_scaling": None,
+            "tie_word_embeddings": False, "vocab_size": 32000,
+        },
+        real("llama", 4096, 11008, 32, 32, 32, 128, 32000, 4096, 1e-5, 10000.0, False),
+        6_738_415_616,
+    ),
+    "TinyLlama-1.1B": (
+        LLAMA | {
+            "attention_bias": False, "hidden_size": 2048, "intermediate_size": 5632, "max_position_embeddings": 2048,
+            "num_attention_heads": 32, "num_hidden_layers": 22, "num_key_value_heads": 4, "rms_norm_eps": 1e-05,
+            "rope_scaling": None, "rope_theta": 10000.0, "tie_word_embeddings": False, "vocab_size": 32000,
+        },
+        real("llama", 2048, 5632, 22, 32, 4, 64, 32000, 2048, 1e-5, 10000.0, False),
+        1_100_048_384,
+    ),
+    "Meta-Llama-3-8B": (
+        LLAMA | {
+            "attention_bias": False, "attention_dropout": 0.0, "bos_token_id": 128000, "eos_token_id": 128001,
+            "hidden_size": 4096, "intermediate_size": 14336, "max_position_embeddings": 8192, "num_attention_heads": 32,
+            "num_hidden_layers": 32, "num_key_value_heads": 8, "rms_norm_eps": 1e-05, "rope_scaling": None,
+            "rope_theta": 500000.0, "tie_word_embeddings": False, "torch_dtype": "bfloat16", "vocab_size": 128256,
+        },
+        real("llama", 4096, 14336, 32, 32, 8, 128, 128256, 8192, 1e-5, 500000.0, False),
+        8_030_261_248,
+    ),
+    "Llama-3.2-1B": (
+        LLAMA | {
+            "attention_bias": False, "bos_token_id": 128000, "eos_token_id": 128001, "head_dim": 64,
+            "hidden_size": 2048, "intermediate_size": 8192, "max_position_embeddings": 131072, "mlp_bias": False,
+            "num_attention_heads": 32, "num_hidden_layers": 16, "num_key_value_heads": 8, "rms_norm_eps": 1e-05,
+            "rope_theta": 500000.0,
+            "rope_scaling": {
+                "factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
+                "original_max_position_embeddings": 8192, "rope_type": "llama3",
+            },
+            "tie_word_embeddings": True, "torch_dtype": "bfloat16", "vocab_size": 128256,
+        },
+        real("llama", 2048, 8192, 16, 32, 8, 64, 128256, 131072, 1e-5, 5e5, True, RopeScaling(32.0, 1.0, 4.0, 8192)),
+        1_235_814_400,
+    ),
+    "SmolLM2-135M": (
+        LLAMA | {
+            "attention_bias": False, "attention_dropout": 0.0, "bos_token_id": 0, "eos_token_id": 0, "hidden_size": 576,
+            "initializer_range": 0.041666666666666664, "intermediate_size": 1536, "is_llama_config": True,
+            "max_position_embeddings": 8192, "mlp_bias": False, "num_attention_heads": 9, "num_hidden_layers": 30,
+            "num_key_value_heads": 3, "rms_norm_eps": 1e-05, "rope_interleaved": False, "rope_scaling": None,
+            "rope_theta": 100000, "tie_word_embeddings": True, "torch_dtype": "bfloat16", "vocab_size": 49152,
+        },
+        real("llama", 576, 1536, 30, 9, 3, 64, 49152, 8192, 1e-5, 100000.0, True),
+        134_515_008,
+    ),
+    "Mistral-7B-v0.3": (
+        MISTRAL | {"vocab_size": 32768, "sliding_window": None, "rope_theta": 1000000.0},
+        real("mistral", 4096, 14336, 32, 32, 8, 128, 32768, 32768, 1e-5, 1000000.0, False),
+        7_248_023_552,
+    ),
+    "Qwen2.5-0.5B": (
+        QWEN2 | {
+            "hidden_size": 896, "intermediate_size": 4864, "max_position_embeddings": 32768, "max_window_layers": 24,
+            "num_attention_heads": 14, "num_hidden_layers": 24, "num_key_value_heads": 2, "sliding_window": 32768,
+            "tie_word_embeddings": True, "vocab_size": 151936,
+        },
+        real("qwen2", 896, 4864, 24, 14, 2, 64, 151936, 32768, 1e-6, 1000000.0, True),
+        494_032_768,
+    ),
+    "Qwen2.5-7B": (
+        QWEN2 | {
+            "hidden_size": 3584, "intermediate_size": 18944, "max_position_embeddings": 131072, "max_window_layers": 28,
+            "num_attention_heads": 28, "num_hidden_layers": 28, "num_key_value_heads": 4, "sliding_window": 131072,
+            "tie_word_embeddings": False, "vocab_size": 152064,
+        },
+        real("qwen2", 3584, 18944, 28, 28, 4, 128, 152064, 131072, 1e-6, 1000000.0, False),
+        7_615_616_512,
+    ),
+    "Qwen3-0.6B": (
+        COMMON | {
+            "architectures": ["Qwen3ForCausalLM"], "attention_bias": False, "attention_dropout": 0.0, "head_dim": 128,
+            "hidden_size": 1024, "intermediate_size": 3072, "max_position_embeddings": 40960, "max_window_layers": 28,
+            "model_type": "qwen3", "num_attention_heads": 16, "num_hidden_layers": 28, "num_key_value_heads": 8,
+            "rms_norm_eps": 1e-06, "rope_scaling": None, "rope_theta": 1000000, "sliding_window": None,
+            "tie_word_embeddings": True, "torch_dtype": "bfloat16", "use_sliding_window": False, "vocab_size": 151936,
+        },
+        real("qwen3", 1024, 3072, 28, 16, 8, 128, 151936, 40960, 1e-6, 1000000.0, True),
+        596_049_920,
+    ),
+    "gpt2": (
+        GPT2 | {"n_embd": 768, "n_head": 12, "n_layer": 12},
+        real("gpt2", 768, 3072, 12, 12, 12, 64, 50257, 1024, 1e-5, 10000.0, True),
+        124_439_808,
+    ),
+    "gpt2-xl": (
+        GPT2 | {"n_embd": 1600, "n_head": 25, "n_layer": 48, "output_past": True},
+        real("gpt2", 1600, 6400, 48, 25, 25, 64, 50257, 1024, 1e-5, 10000.0, True),
+        1_557_611_200,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_configurations_of_real_models(name, tmp_path):
+    content, expected, parameters = REAL[name]
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    assert read_config(tmp_path) == expected
+    with torch.device("meta"):
+        model = GPT(expected)
+        theirs = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.from_pretrained(tmp_path))
+    assert sum(parameter.numel() for parameter in model.parameters()) == theirs.num_parameters() == parameters
+
+
+# What is refused: configurations
+
+
+def scaled(kind, **options):
+    return {"rope_parameters": ..., "rope_scaling": {"rope_type": kind} | options}
+
+
+WITHOUT_RAMP = {key: value for key, value in LLAMA3_ROPE.items() if key != "low_freq_factor"}
+REFUSALS = {
+    "llama": [
+        *[
+            (
+                {"model_type": kind},
+                f"the model_type {kind!r} is not supported: known are llama, mistral, qwen2, qwen3, gpt2",
+            )
+            for kind in ("mamba", "mixtral", "qwen2_moe", "qwen3_moe", "gemma2", "phi3", "ministral", ["llama"])
+        ],
+        ({"model_type": ...}, "the model_type None is not supported"),
+        ({"tie_word_embeddings": "false"}, "tie_word_embeddings='false' is neither true nor false"),
+        ({"attention_bias": True}, "attention_bias=True is not supported"),
+        ({"mlp_bias": True}, "mlp_bias=True is not supported"),
+        ({"hidden_act": "gelu"}, "hidden_act='gelu' is not supported: known is 'silu'"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config="),
+        ({"rope_interleaved": True}, "rope_interleaved=True is not supported"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5 is not supported"),
+        ({"layer_types": 3}, "layer_types=3 is not supported"),
+        (scaled("linear", factor=2.0), 'rope_scaling={"rope_type": "linear", "factor": 2.0} is not supported'),
+        (scaled("dynamic", factor=2.0), '"dynamic"'),
+        (scaled("yarn", factor=4.0, original_max_position_embeddings=48), '"yarn"'),
+        (scaled("longrope", short_factor=[1.0] * 6, long_factor=[2.0] * 6), '"longrope"'),
+        ({"rope_parameters": ..., "rope_scaling": {"type": "linear", "factor": 2.0}}, 'rope_scaling={"type": "linear"'),
+        ({"rope_parameters": {"rope_type": "default", "factor": 2.0}}, "factor"),
+        ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
+        ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "full_attention"),
+        ({"rope_parameters": "yarn"}, "rope_parameters='yarn' is not an object"),
+        ({"rope_parameters": WITHOUT_RAMP}, "the key 'low_freq_factor' is missing"),
+        ({"rope_parameters": LLAMA3_ROPE | {"factor": -8.0}}, "factor=-8.0 is not a positive number"),
+        (
+            {"rope_parameters": LLAMA3_ROPE | {"high_freq_factor": 0.5}},
+            "low_freq_factor must be below high_freq_factor",
+        ),
+        ({"original_max_position_embeddings": 24}, "original_max_position_embeddings=24 is not supported"),
+        ({"rope_scaling": LLAMA3_ROPE}, "rope_theta, rope_scaling and rope_parameters contradict each other"),
+        ({"rope_theta": 1000.0}, "rope_theta, rope_scaling and rope_parameters contradict each other"),
+        ({"rope_theta": "500"}, "rope_theta='500' is not a positive number"),
+        ({"hidden_size": ...}, "the key 'hidden_size' is missing"),
+        ({"intermediate_size": ...}, "the key 'intermediate_size' is missing"),
+        ({"num_hidden_layers": ...}, "the key 'num_hidden_layers' is missing"),
+        ({"num_attention_heads": ...}, "the key 'num_attention_heads' is missing"),
+        ({"max_position_embeddings": ...}, "the key 'max_position_embeddings' is missing"),
+        ({"rms_norm_eps": ...}, "the key 'rms_norm_eps' is missing"),
+        ({"vocab_size": ...}, "the key 'vocab_size' is missing"),
+        ({"vocab_size": "512"}, "vocab_size='512' is not a positive whole number"),
+        ({"vocab_size": True}, "vocab_size=True is not a positive whole number"),
+        ({"num_hidden_layers": -1}, "num_hidden_layers=-1 is not a positive whole number"),
+        ({"rms_norm_eps": 0}, "rms_norm_eps=0 is not a positive number"),
+        ({"num_key_value_heads": 3}, "4 query heads cannot share 3 key/value heads"),
+        ({"head_dim": 11}, "head_dim=11 is odd"),
+        ({"head_dim": ..., "hidden_size": 30}, "the hidden size 30 does not divide into 4 heads"),
+    ],
+    "mistral": [
+        (MISTRAL_1, "sliding_window=4096 is shorter than the context of 32768 tokens"),
+        ({"sliding_window": 95}, "sliding_window=95 is shorter than the context of 96 tokens"),
+        ({"sliding_window": ..., "max_position_embeddings": 32768}, "sliding_window=4096 is shorter"),
+        ({"sliding_window": "all"}, "sliding_window='all' is not a positive whole number"),
+        ({"num_key_value_heads": ...}, "the key 'num_key_value_heads' is missing"),
+        ({"hidden_act": "gelu"}, "hidden_act='gelu' is not supported"),
+    ],
+    "qwen2": [
+        ({"use_sliding_window": True}, "use_sliding_window=True is not supported"),
+        ({"layer_types": ["full_attention", "sliding_attention", "full_attention"]}, "'sliding_attention'"),
+        ({"num_key_value_heads": ...}, "the key 'num_key_value_heads' is missing"),
+        ({"use_mrope": True}, "use_mrope=True is not supported"),
+        ({"quantization_config": {"quant_method": "awq"}}, "quantization_config="),
+    ],
+    "qwen3": [
+        ({"use_sliding_window": True}, "use_sliding_window=True is not supported"),
+        ({"layer_types": ["full_attention", "full_attention", "sliding_attention"]}, "'sliding_attention'"),
+        ({"attention_bias": True}, "attention_bias=True is not supported"),
+        ({"head_dim": ...}, "the key 'head_dim' is missing"),
+        ({"num_key_value_heads": ...}, "the key 'num_key_value_heads' is missing"),
+        (scaled("yarn", factor=4.0, original_max_position_embeddings=48), '"yarn"'),
+    ],
+    "gpt2": [
+        ({"activation_function": "relu"}, "activation_function='relu' is not supported: known is 'gelu_new'"),
+        ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx=True is not supported"),
+        ({"reorder_and_upcast_attn": True}, "reorder_and_upcast_attn=True is not supported"),
+        ({"scale_attn_weights": False}, "scale_attn_weights=False is not supported"),
+        ({"add_cross_attention": True}, "add_cross_attention=True is not supported"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config="),
+        ({"n_head": 5}, "the hidden size 32 does not divide into 5 heads"),
+        ({"n_positions": ...}, "the key 'n_positions' is missing"),
+        ({"layer_norm_epsilon": ...}, "the key 'layer_norm_epsilon' is missing"),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"), [(name, *refused) for name, refusals in REFUSALS.items() for refused in refusals]
+)
+def test_configurations_that_are_refused(folder_of, tmp_path, name, changes, message):
+    folder = shutil.copytree(folder_of(name), tmp_path / "copy")
+    read_config(folder)
+    edit_config(folder, **changes)
+    assert refusal(folder).startswith(f"{folder / 'config.json'}: ")
+    assert message in refusal(folder)
+
+
+def test_a_tokenizer_with_more_ids_than_the_model(llama_copy):
+    edit_config(llama_copy, vocab_size=400)
+    assert "the tokenizer has ids up to 511, but config.json a vocab_size of 400" in refusal(llama_copy)
+
+
+# What is refused: tensors
+
+
+def test_all_wrong_tensors_are_listed_at_once(llama_copy):
+    def damage(tensors):
+        del tensors["model.layers.0.self_attn.q_proj.weight"]
+        tensors["model.norm.weight"] = torch.ones(31)
+        tensors["model.layers.1.self_attn.q_proj.bias"] = torch.ones(48)
+        tensors["model.layers.2.mlp.up_proj.weight"] = torch.ones(56, 32, dtype=torch.int8)
+
+    edit_weights(llama_copy, damage)
+    message = refusal(llama_copy)
+    assert "missing model.layers.0.self_attn.q_proj.weight" in message
+    assert "model.norm.weight is (31,) instead of (32,)" in message
+    assert "unexpected model.layers.1.self_attn.q_proj.bias" in message
+    assert "model.layers.2.mlp.up_proj.weight is I8, not 16- to 64-bit floating point" in message
+    assert message.count(";") == 3
+
+
+@pytest.mark.parametrize("pickled", [False, True])
+@pytest.mark.parametrize(
+    "dtype", [torch.int8, torch.uint8, torch.int32, torch.bool, torch.float8_e4m3fn, torch.float8_e5m2]
+)
+def test_quantized_tensors(llama_copy, dtype, pickled):
+    def quantize(tensors):
+        tensors["model.layers.2.mlp.up_proj.weight"] = torch.ones(56, 32).to(dtype)
+
+    (pickle_weights if pickled else edit_weights)(llama_copy, quantize)
+    message = refusal(llama_copy)
+    assert "model.layers.2.mlp.up_proj.weight is " in message and "not 16- to 64-bit floating point" in message
+
+
+def test_gpt2_shapes_are_named_as_stored(gpt2_copy):
+    def transpose(tensors):
+        tensors["transformer.h.0.attn.c_attn.weight"] = tensors["transformer.h.0.attn.c_attn.weight"].T
+
+    edit_weights(gpt2_copy, transpose)
+    assert "transformer.h.0.attn.c_attn.weight is (96, 32) instead of (32, 96)" in refusal(gpt2_copy)
+
+
+def test_one_tensor_under_two_names(copy):
+    def double(tensors):
+        name = next(name for name in tensors if name.endswith("0.mlp.down_proj.weight") or name.endswith("c_fc.weight"))
+        tensors[name.split(".", 1)[1]] = tensors[name].clone()
+
+    edit_weights(copy, double)
+    assert "was there already" in refusal(copy)
+
+
+def test_an_untied_model_needs_its_head(llama_copy):
+    edit_config(llama_copy, tie_word_embeddings=False)
+    assert "missing lm_head.weight" in refusal(llama_copy)
+
+
+def test_layers_that_the_configuration_does_not_count(copy):
+    key = "n_layer" if "gpt2" in (copy / "config.json").read_text() else "num_hidden_layers"
+    edit_config(copy, **{key: 2})
+    assert "unexpected" in refusal(copy)
+    edit_config(copy, **{key: 4})
+    assert "missing" in refusal(copy)
+
+
+# What is refused: files
+
+
+def test_missing_folder_and_files(copy, tmp_path):
+    assert "no folder" in refusal(tmp_path / "nowhere", FileNotFoundError)
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        (copy / name).rename(tmp_path / name)
+        message = refusal(copy, FileNotFoundError)
+        assert name in message and str(copy) in message
+        (tmp_path / name).rename(copy / name)
+    load_pretrained(copy)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1, 2]", b"\xff\xfe\x00", b'{"model_type": "llama"'])
+def test_malformed_config(copy, content):
+    (copy / "config.json").write_bytes(content)
+    assert str(copy / "config.json") in refusal(copy)
+
+
+@pytest.mark.parametrize("keep", [0, 4, 8, 100, -1, -1000])
+def test_truncated_weights(copy, keep):
+    path = copy / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:keep])
+    assert f"{path} is truncated or damaged" in refusal(copy)
+
+
+def test_garbage_as_weights(copy):
+    path = copy / "model.safetensors"
+    path.write_bytes(b"\x80\x04\x95" * 1000)  # a pickle's first bytes
+    assert f"{path} is truncated or damaged" in refusal(copy)
+
+
+@pytest.mark.parametrize("single", ["model.safetensors", "pytorch_model.bin"])
+@pytest.mark.parametrize("shard", ["../stolen", "/etc/passwd", "C:stolen", "sub\\x", "sub/x", "..", "x.txt", 3])
+def test_shards_outside_the_folder(llama_copy, tmp_path, single, shard):
+    if isinstance(shard, str) and not shard.endswith(("passwd", "..", "txt")):
+        shard += Path(single).suffix
+    shutil.copy(llama_copy / "model.safetensors", tmp_path / "stolen.safetensors")
+    (llama_copy / "model.safetensors").unlink()
+    index = llama_copy / f"{single}.index.json"
+    index.write_text(json.dumps({"weight_map": {"model.norm.weight": shard}}))
+    message = f"{index} lists {shard!r}, which is not the name of a {Path(single).suffix} file beside it"
+    assert message in refusal(llama_copy)
+
+
+def test_damaged_index(copy):
+    (copy / "model.safetensors").rename(copy / "part.safetensors")
+    index = copy / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "part.safetensors"}}))
+    load_pretrained(copy)
+    index.write_text(json.dumps({"weight_map": {"a": "part.safetensors", "b": "absent.safetensors"}}))
+    assert "absent.safetensors not found" in refusal(copy, FileNotFoundError)
+    index.write_text("{}")
+    assert "has no weight_map" in refusal(copy)
+
+
+def test_a_model_with_adapters_or_an_untied_head_is_not_written(tiny_llama_folder, tmp_path):
+    model = load_model(tiny_llama_folder)
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+    with pytest.raises(ValueError, match="lm_head has a weight of its own"):
+        save_pretrained(model, tmp_path / "out")
+    model = load_model(tiny_llama_folder)
+    model.layers[0].self_attn.q_proj = torch.nn.Sequential(model.layers[0].self_attn.q_proj)
+    with pytest.raises(ValueError, match="merge adapters first"):
+        save_pretrained(model, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

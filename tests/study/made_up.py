@@ -1,0 +1,47 @@
+"""Made-up records for the tests of tables and pictures."""
+
+import json
+
+import numpy as np
+
+from study.design import TUNING, grid, runs_of
+from study.runs import record_path
+
+SETS = ("new", "unbound", "new cloze", "never-asked", "old cloze")
+
+
+def made_up(run, rng):
+    """A record with what tables and figures read: more is learned, and less kept, at higher rates."""
+    shift = 0.1 * np.log10(run.lr / 1e-2) if run.lr else 0
+    acc = {name: 0.6 + shift + rng.normal(0, 0.02) for name in SETS} | {
+        "never-asked": 0.8 - shift + rng.normal(0, 0.01)
+    }
+    summary = {name: {"acc": acc[name], "logprob": np.log(acc[name]), "exact": acc[name] / 2} for name in SETS}
+    one = {"amplification": 2.0, "left_major": 0.1, "left_minor": 0.2, "right_major": 0.3, "right_minor": 0.4}
+    return {
+        "key": {"settings": {}, "numerics": 1, "torch": "2", "device": "cpu"},
+        "trained": 1000 * run.arm.settings.rank,
+        "history": [{"epoch": i, "loss": 1.0, "new": 0.3 + 0.1 * i} for i in range(1, run.arm.settings.epochs + 1)],
+        "summary": summary,
+        "forgetting loss": 0.6 + rng.normal(0, 0.01),
+        "landing": {"left": [1 / 24] * 24, "right": [1 / 24] * 24, "projections": {"q_proj": one, "v_proj": one}},
+        "seconds": 30.0,
+        "workers": 2,
+        "machine": "a computer",
+        "finished": "2026-11-25 01:02:03",
+    }
+
+
+def write_study(folder, design):
+    """All the records of a design, as the study would make them one stage after the other."""
+    rng, done = np.random.default_rng(0), {}
+    while runs := runs_of(design, done.get):
+        for run in runs:
+            done[run] = made_up(run, rng)
+            if run.world in TUNING:  # the middle of the grid is best
+                best = run.lr == grid(run.arm)[1]
+                done[run]["summary"]["new"]["acc"] = done[run]["summary"]["never-asked"]["acc"] = 0.5 + 0.1 * best
+            path = record_path(folder, run)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(done[run]))
+    return folder

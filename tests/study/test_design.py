@@ -1,0 +1,161 @@
+"""study/design.py: what is compared, which rates are tried, what is run next."""
+
+import math
+import runpy
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data.make_data import SHIPPED_SEED
+from lora import LoRALayer
+from study import design
+from study.design import (
+    ARMS,
+    CURVE,
+    EXTENDED,
+    EXTENDED_DESIGN,
+    FULL,
+    JUDGED,
+    MAIN,
+    PAIRS,
+    QUICK,
+    STEPS,
+    TUNING,
+    Arm,
+    Design,
+    chosen_rates,
+    grid,
+    runs_of,
+    step_from,
+    tune,
+)
+from train import METHODS, Method, Settings
+
+
+def record(new, kept=0.5):
+    return {"summary": {"new": {"acc": new}, "never-asked": {"acc": kept}}}
+
+
+def learner(peak):
+    """find() of a world in which every run is done, and the best rate is `peak`."""
+    return lambda run: record(1 - abs(math.log(run.lr / peak)) / 10 if run.lr else 0)
+
+
+# --- the design --------------------------------------------------------------------------------------------------------
+
+
+def test_the_design_is_what_was_asked_for():
+    assert len(TUNING) == 2 and len(JUDGED) == 8
+    assert len({*TUNING, *JUDGED, SHIPPED_SEED}) == 11  # nothing is judged that anything was tuned on
+    assert [arm.name for arm in MAIN] == ["mica", "lora", "milora", "pissa", "full"]
+    assert all(arm.rates == 5 for arm in MAIN)
+    assert {arm.method for arm in ARMS} - {None} <= set(METHODS)
+    names = [arm.name for arm in ARMS + EXTENDED]
+    assert len(set(names)) == len(names)
+    assert all(name in names for pair in PAIRS for name in pair)
+    assert PAIRS[0] == ("mica", "lora")
+    ranks = {arm.settings.rank for arm in MAIN}
+    assert ranks == {8} and next(arm for arm in ARMS if arm.name == "mica rank 16").settings == Settings(rank=16)
+
+
+def test_the_design_stays_as_it_was_fixed_whatever_becomes_of_the_methods(monkeypatch):
+    monkeypatch.setitem(METHODS, "mine", Method(LoRALayer, lr=1e-2))
+    monkeypatch.setitem(METHODS, "lora", replace(METHODS["lora"], lr=1.0))
+    monkeypatch.delitem(METHODS, "full")
+    again = runpy.run_path(design.__file__)
+    for name in ("FULL", "QUICK", "EXTENDED_DESIGN", "PAIRS"):
+        assert repr(again[name]) == repr(getattr(design, name))
+
+
+def test_runs_have_files_of_their_own():
+    everything = [*runs_of(EXTENDED_DESIGN, lambda run: None)]
+    everything += runs_of(EXTENDED_DESIGN, lambda run: record(run.lr) if run in everything else None)
+    done = {run: record(1 - abs(math.log10(run.lr) + 2)) for run in everything}
+    everything += runs_of(EXTENDED_DESIGN, done.get)
+    names = [run.name for run in everything]
+    assert len({name.lower() for name in names}) == len(names)  # on any file system
+    assert all(set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-_.") for name in names)
+
+
+# --- learning rates ----------------------------------------------------------------------------------------------------
+
+
+def test_steps_of_learning_rates():
+    assert [step_from(7e-3, i) for i in range(-6, 3)] == [7e-4, 1e-3, 1.5e-3, 2e-3, 3e-3, 5e-3, 7e-3, 1e-2, 1.5e-2]
+    assert step_from(1e-2, -1) == 7e-3 and step_from(1e-3, 0) == 1e-3
+    with pytest.raises(ValueError):
+        step_from(4e-3, 1)
+
+
+@given(st.sampled_from(STEPS), st.integers(-6, 1), st.integers(-20, 20))
+def test_steps_go_back_to_where_they_came_from(step, power, steps):
+    lr = float(f"{step}e{power}")
+    assert step_from(step_from(lr, steps), -steps) == lr
+    assert (step_from(lr, steps) > lr) == (steps > 0)
+
+
+def test_grids_stand_around_the_arms_own_rate():
+    assert grid(Arm("x", "lora", 7e-3, rates=5)) == [3e-3, 5e-3, 7e-3, 1e-2, 1.5e-2]
+    assert grid(Arm("x", "lora", 7e-3, rates=4)) == [5e-3, 7e-3, 1e-2, 1.5e-2]
+    assert grid(Arm("x", "lora", 1e-3, rates=4)) == [7e-4, 1e-3, 1.5e-3, 2e-3]
+
+
+def test_tuning_takes_the_best_mean_of_both_scores_over_both_worlds():
+    arm = Arm("x", "lora", 7e-3, rates=3)
+    scores = {5e-3: (0.6, 0.9), 7e-3: (0.8, 0.8), 1e-2: (0.95, 0.6)}  # their means: 0.75, 0.8, 0.775
+    assert tune(arm, TUNING, lambda run: record(*scores[run.lr]))[1:] == (7e-3, [])
+    uneven = {5e-3: (0.2, 0.2), 7e-3: (0.7, 0.7), 1e-2: (1.0, 0.1)}  # by world: 0.55 is the best of the means
+    assert tune(arm, TUNING, lambda run: record(uneven[run.lr][run.world == TUNING[1]]))[1] == 7e-3
+    assert tune(arm, TUNING, lambda run: record(0.5 + 0.01 * (run.lr == 7e-3)))[1] == 7e-3
+
+
+@pytest.mark.parametrize("peak", [7e-3, 1e-3, 7e-2])
+def test_a_best_rate_at_an_edge_extends_the_grid(peak):
+    rates, best, missing = tune(Arm("x", "lora", 7e-3, rates=5), TUNING, learner(peak))
+    assert best == peak and missing == []
+    assert rates == sorted(rates) and rates[0] < best < rates[-1]
+    assert {3e-3, 7e-3, 1.5e-2} <= set(rates)
+
+
+def test_tuning_asks_for_what_is_missing_and_for_the_edge_only_then():
+    arm, done = Arm("x", "lora", 7e-3, rates=3), {}
+    rates, best, missing = tune(arm, TUNING, done.get)
+    assert best is None and {(run.lr, run.world) for run in missing} == {(lr, w) for lr in rates for w in TUNING}
+    done |= {run: learner(1e-3)(run) for run in missing}
+    rates, best, missing = tune(arm, TUNING, done.get)
+    assert best is None and {(run.lr, run.world) for run in missing} == {(3e-3, world) for world in TUNING}
+
+
+def test_a_rate_that_follows_another():
+    rates, missing = chosen_rates(FULL, learner(7e-3))
+    assert rates["lora"] == 7e-3 and rates["mica by rule"] == 0.014 and not missing
+    assert chosen_rates(FULL, lambda run: None)[0]["mica by rule"] is None
+    assert chosen_rates(QUICK, lambda run: None) == ({arm.name: arm.lr for arm in QUICK.arms}, [])
+    assert all(arm.lr for arm in QUICK.arms[1:])
+
+
+# --- what is run next --------------------------------------------------------------------------------------------------
+
+
+def test_tuning_comes_first_and_judged_worlds_only_when_it_is_done():
+    first = runs_of(FULL, lambda run: None)
+    assert {run.world for run in first} == set(TUNING)
+    judged = runs_of(FULL, lambda run: record(0.5 + (run.lr == grid(run.arm)[1])) if run.world in TUNING else None)
+    assert {run.world for run in judged} == set(JUDGED)
+    counts = {arm.name: sum(run.arm == arm for run in judged) for arm in ARMS}
+    assert all(counts[arm.name] == len(JUDGED) * (len(CURVE) if arm in MAIN else 1) for arm in ARMS)
+    at_chosen = len(ARMS) * len(JUDGED)
+    assert {run.arm.name for run in judged[:at_chosen]} == {arm.name for arm in ARMS}  # the curves come last
+    assert (
+        runs_of(FULL, lambda run: record(0.5 + (bool(run.lr) and run.lr == grid(run.arm)[1]) if run.arm.rates else 0))
+        == []
+    )
+
+
+def test_finished_runs_are_not_repeated():
+    design = Design((ARMS[0], MAIN[1]), (), (1, 2))
+    runs = runs_of(design, lambda run: None)
+    assert [(run.arm.name, run.world) for run in runs] == [("untouched", 1), ("lora", 1), ("untouched", 2), ("lora", 2)]
+    assert runs_of(design, {runs[1]: record(1)}.get) == [runs[0], *runs[2:]]

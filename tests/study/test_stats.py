@@ -1,0 +1,114 @@
+"""study/stats.py: known answers, and how often the intervals are right, simulated with the study's eight worlds."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import binom, ttest_1samp
+
+from study.stats import Difference, height_between, holm, paired, ratio, rising, verdict
+
+WORLDS, TRIALS = 8, 1500
+
+
+def inside(share, true_share):
+    """Is a simulated share of TRIALS what it should be, but for chance? (1 in 10,000 fails)"""
+    low, high = binom.interval(0.9999, TRIALS, true_share)
+    return low <= share * TRIALS <= high
+
+
+def simulated_accuracies(rng, means, shared, own, questions=720):
+    """Accuracies of arms (TRIALS, WORLDS, arms): worlds differ for all arms alike and for each alone, questions are drawn."""
+    world = rng.normal(0, shared, (TRIALS, WORLDS, 1)) + rng.normal(0, own, (TRIALS, WORLDS, len(means)))
+    return rng.binomial(questions, np.clip(np.array(means) + world, 0, 1)) / questions
+
+
+def test_paired_on_numbers_worked_out_by_hand():
+    difference = paired([3.0, 5.0, 7.0, 9.0], [2.0, 3.0, 4.0, 5.0])  # 1, 2, 3, 4
+    assert difference.mean == 2.5 and difference.n == 4
+    assert difference.se == pytest.approx(math.sqrt(5 / 3) / 2)
+    margin = 3.182446305284263 * difference.se  # t(3) at 97.5%, from a table
+    assert (difference.low, difference.high) == pytest.approx((2.5 - margin, 2.5 + margin))
+    assert difference.p == pytest.approx(0.0304663, rel=1e-5)  # t = 3.8730, 3 degrees of freedom
+
+
+def test_paired_is_about_pairs_and_signed():
+    first, second = [0.1, 0.5, 0.9], [0.08, 0.478, 0.882]
+    assert paired(first, second).p < 0.05
+    assert paired(first, second).mean == pytest.approx(-paired(second, first).mean)
+    assert paired(first, second[::-1]).p > 0.5
+
+
+def test_paired_without_any_spread():
+    assert paired([0.5, 0.5], [0.5, 0.5]) == Difference(0, 0, 0, 0, 1, 2)
+    assert paired([0.75, 1.0], [0.5, 0.75]) == Difference(0.25, 0, 0.25, 0.25, 0, 2)
+    thirds = paired([1 / 3 + 0.1, 2 / 3 + 0.1, 0.1], [1 / 3, 2 / 3, 0])  # none but rounding errors
+    assert (thirds.se, thirds.p, thirds.mean) == (0, 0, pytest.approx(0.1))
+    with pytest.raises(ValueError, match="one world"):
+        paired([0.5], [0.4])
+
+
+def test_holm_on_the_textbook_example():
+    assert holm([0.01, 0.04, 0.03, 0.005]).tolist() == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.9, 0.4]).tolist() == [1, 1, 1]
+    assert holm([0.02]).tolist() == [0.02]
+
+
+def test_verdicts():
+    up, down = paired([2, 3.1], [1, 2]), paired([1, 2], [2, 3.1])
+    assert verdict(up, 0.01) == verdict(down, 0.01, larger_is_better=False) == "ahead"
+    assert verdict(down, 0.01) == verdict(up, 0.01, larger_is_better=False) == "behind"
+    assert verdict(up, 0.05) == verdict(up, math.nan) == "not resolved"
+
+
+def test_fiellers_interval_is_what_the_t_test_does_not_refute():
+    rng = np.random.default_rng(3)
+    x, y = rng.normal(0.3, 0.05, 8), rng.normal(0.5, 0.05, 8)
+    value, low, high = ratio(x, y)
+    assert value == x.mean() / y.mean() and low < value < high
+    for edge in (low, high):
+        assert paired(x, edge * y).p == pytest.approx(0.05)
+    assert ratio(y, y)[0] == 1 and ratio(2 * y, y) == pytest.approx((2, 2, 2))
+
+
+def test_a_ratio_to_what_may_be_zero_is_anything():
+    assert ratio([1, 2, 3], [-0.2, 0.1, 0.2])[1:] == (-math.inf, math.inf)
+
+
+def test_intervals_of_paired_differences_cover_the_truth_95_times_in_100():
+    data = simulated_accuracies(np.random.default_rng(0), [0.55, 0.80], shared=0.04, own=0.015)
+    covered = [d.low <= -0.25 <= d.high for d in (paired(world[:, 0], world[:, 1]) for world in data)]
+    assert inside(np.mean(covered), 0.95)
+
+
+def test_equal_arms_are_told_apart_5_times_in_100():
+    data = simulated_accuracies(np.random.default_rng(1), [0.7, 0.7], shared=0.04, own=0.015)
+    assert inside(np.mean([paired(world[:, 0], world[:, 1]).p < 0.05 for world in data]), 0.05)
+
+
+def test_fiellers_intervals_cover_the_truth_95_times_in_100():
+    data = simulated_accuracies(np.random.default_rng(2), [0.55, 0.80], shared=0.03, own=0.02) - 0.25
+    results = [ratio(world[:, 0], world[:, 1]) for world in data]
+    assert inside(np.mean([low <= 0.30 / 0.55 <= high for _, low, high in results]), 0.95)
+
+
+def test_holm_errs_in_at_most_5_of_100_families():
+    differences = np.random.default_rng(3).normal(0, 1, (TRIALS, WORLDS, 10))
+    families = ttest_1samp(differences, 0, axis=1).pvalue  # (TRIALS, 10), nothing to be found
+    errors = [holm(family).min() < 0.05 for family in families]
+    assert np.mean(errors) <= binom.ppf(0.9999, TRIALS, 0.05) / TRIALS
+    assert np.mean(errors) > 0.02  # and is not needlessly strict with independent tests
+
+
+def test_the_rising_part_of_a_curve():
+    assert rising([(0.4, 0.9), (0.6, 0.8), (0.5, 0.7), (0.7, 0.6), (0.65, 0.5)]) == [(0.4, 0.9), (0.6, 0.8), (0.7, 0.6)]
+
+
+def test_height_between_curves():
+    line = [(0.2, 1.0), (0.6, 0.6)]
+    higher = [(0.4, 0.9), (0.8, 0.5)]  # the same slope, 0.1 above, and both reach 0.4 to 0.6
+    assert height_between(higher, line) == pytest.approx(0.1)
+    assert height_between(line, higher) == pytest.approx(-0.1)
+    bent = [(0.2, 1.0), (0.4, 1.0), (0.6, 0.6)]  # a triangle of height 0.2 above the line, as wide as the span
+    assert height_between(bent, line) == pytest.approx(0.1)
+    assert math.isnan(height_between([(0.7, 0.5), (0.9, 0.4)], line))

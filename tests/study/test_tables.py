@@ -1,0 +1,158 @@
+"""study/tables.py: tables of made-up records, and that what is shipped agrees: README.md, results/README.md, records."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from made_up import write_study
+from scipy import stats
+
+from lora import LoRALayer
+from study import tables
+from study.design import ARMS, ENDPOINTS, EXTENDED_DESIGN, FULL, JUDGED, MAIN, PAIRS, QUICK, Design, Run, runs_of
+from study.runs import finder, record_path, surroundings
+from study.stats import height_between, ratio
+from study.tables import MATCHED, Results, fill_in, readme_tables, report
+from train import METHODS, Method
+
+STUDY = Path(__file__).resolve().parents[2] / "study"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Results of the whole study, of made-up records."""
+    return Results(write_study(tmp_path_factory.mktemp("whole"), EXTENDED_DESIGN), EXTENDED_DESIGN)
+
+
+def row_of(table, name):
+    (row,) = [line for line in table.splitlines() if line.startswith(f"| {name} |")]
+    return [cell.strip() for cell in row.strip("|").split("|")]
+
+
+# --- what is reported --------------------------------------------------------------------------------------------------
+
+
+def test_a_mean_and_its_error_are_over_the_judged_worlds(made):
+    values = [json.loads(record_path(made.folder, Run(MAIN[1], made.rates["lora"], w)).read_text()) for w in JUDGED]
+    new = [100 * value["summary"]["new"]["acc"] for value in values]
+    row = row_of(tables.arms_table(made, ARMS), "lora")
+    assert row[:4] == ["lora", "8,000", f"{made.rates['lora']:g}", "8"]
+    assert row[4] == f"{np.mean(new):.1f} +- {stats.sem(new):.1f}"
+    loss = [value["forgetting loss"] for value in values]
+    assert row[-1] == f"{np.mean(loss):.3f} +- {stats.sem(loss):.3f}"
+
+
+def test_the_primary_comparison_is_mica_minus_lora_and_not_corrected(made):
+    name, primary = next(iter(made.comparisons.items()))
+    assert name == ("mica", "lora", "new knowledge")
+    first, second = (made.values(arm, "new knowledge", JUDGED) for arm in ("mica", "lora"))
+    assert primary.difference.mean == pytest.approx(np.mean(first) - np.mean(second))
+    assert primary.p == primary.difference.p == pytest.approx(stats.ttest_rel(first, second).pvalue)
+    assert f"{100 * primary.difference.mean:+.1f} points" in tables.primary_line(made)
+
+
+def test_all_other_comparisons_are_corrected_together(made):
+    others = list(made.comparisons.values())[1:]
+    assert len(others) == len(PAIRS) * len(ENDPOINTS) - 1 + 4  # four pairs of main arms have curves
+    assert min(c.p for c in others) == pytest.approx(min(c.difference.p for c in others) * len(others))
+    assert all(c.p >= c.difference.p for c in others)
+
+
+def test_a_larger_forgetting_loss_is_behind(made):
+    for (first, second, endpoint), c in made.comparisons.items():
+        if c.verdict != "not resolved":
+            better = c.difference.mean < 0 if endpoint == "forgetting loss" else c.difference.mean > 0
+            assert c.verdict == ("ahead" if better else "behind")
+
+
+def test_matched_acquisition_reads_whole_curves(made):
+    rates = tables.curve_rates(FULL, MAIN[0], made.rates["mica"])
+    assert len(made.curve("mica", 3)) == len(rates) == 4
+    new = [made.values("mica", "new knowledge", [3], lr)[0] for lr in rates]
+    assert [point[0] for point in made.curve("mica", 3)] == new
+    heights = [height_between(made.curve("mica", w), made.curve("lora", w)) for w in JUDGED]
+    heights = [height for height in heights if height == height]
+    assert made.comparisons["mica", "lora", MATCHED].difference.mean == pytest.approx(np.mean(heights))
+    assert made.curve("mica-random", 3) is None
+
+
+def test_gains_are_above_the_untouched_model_of_the_same_world(made):
+    before = made.values("untouched", "new knowledge", JUDGED)
+    after = made.values("pissa", "new knowledge", JUDGED)
+    assert made.gains("pissa", JUDGED) == pytest.approx(np.subtract(after, before))
+    value, low, high = ratio(made.gains("pissa", JUDGED), made.gains("lora", JUDGED))
+    assert row_of(tables.pairs_table(made), "pissa - lora")[1] == f"{value:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def test_tried_rates_are_listed_and_the_chosen_one_is_bold(made):
+    row = row_of(tables.rates_table(made), "lora")
+    assert re.findall(r"([\d.e-]+): ", row[1]) == ["0.003", "0.005", "0.007", "0.01", "0.015"]
+    assert re.findall(r"\*\*([\d.]+): 60.0 / 60.0\*\*", row[1]) == ["0.005"]
+
+
+def test_an_unfinished_study_is_reported_as_far_as_it_got(tmp_path):
+    design = Design(QUICK.arms, (), (1, 2, 3))
+    write_study(tmp_path, design)
+    for path in (tmp_path / "runs").glob("mica-major*"):
+        path.unlink()
+    (tmp_path / "runs/lora_0.007_world3.json").unlink()
+    results = Results(tmp_path, design)
+    assert results.comparisons["mica", "lora", "new knowledge"].difference.n == 2
+    table = tables.arms_table(results, design.arms)
+    assert row_of(table, "lora")[3] == "2" and row_of(table, "mica")[3] == "3"
+    assert "mica-major" not in report(results)
+
+
+def test_records_that_were_made_in_other_ways_are_drawn_and_it_is_said(tmp_path):
+    results = Results(write_study(tmp_path, QUICK), QUICK)
+    assert "; numerics version 1, torch 2, cpu." in report(results) and "compare with care" not in report(results)
+    results.records["mica_0.02_world1"]["key"]["numerics"] = 2
+    both = "; numerics version 1, torch 2, cpu; numerics version 2, torch 2, cpu. Made in 2 different ways: compare"
+    assert both in report(results)
+
+
+def test_only_what_stands_between_the_markers_is_replaced():
+    text = "a\n<!-- study: x -->\nold\nold\n<!-- end -->\nb\n<!-- study: y -->\n<!-- end -->\n"
+    with pytest.raises(ValueError, match="study: z"):
+        fill_in(text, {"z": "new"})
+    filled = fill_in(text.replace("y -->\n", "y -->\n\n"), {"x": r"new \1", "y": "more"})
+    assert filled == "a\n<!-- study: x -->\nnew \\1\n<!-- end -->\nb\n<!-- study: y -->\nmore\n<!-- end -->\n"
+
+
+# --- what is shipped ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return Results(STUDY / "results", EXTENDED_DESIGN)
+
+
+def test_the_readmes_tables_are_what_the_results_give(shipped):
+    text = (STUDY / "README.md").read_text(encoding="utf-8")
+    assert fill_in(text, readme_tables(shipped)) == text
+
+
+def test_the_report_of_the_results_is_what_they_give_whatever_methods_there_are(shipped, monkeypatch):
+    monkeypatch.setitem(METHODS, "mine", Method(LoRALayer, lr=1e-2))
+    assert (STUDY / "results/README.md").read_text(encoding="utf-8") == report(shipped)
+    for picture in re.findall(r"\((\w+\.png)\)", report(shipped)):
+        assert (STUDY / "results" / picture).read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+
+
+def test_the_whole_study_is_shipped_and_its_records_count(shipped):
+    """For this base model, these worlds (as make_data makes them now) and this version of the numerics."""
+    made = {json.dumps({name: r["key"][name] for name in ("torch", "device")}) for r in shipped.records.values()}
+    (machine,) = map(json.loads, made)
+    find = finder(STUDY / "results", surroundings(STUDY.parent / "data/base", torch.device("cpu")) | machine)
+    assert runs_of(FULL, find) == []
+    assert runs_of(EXTENDED_DESIGN, find) == runs_of(EXTENDED_DESIGN, shipped.find)
+    for run in (Run(arm, shipped.rates[arm.name], world) for arm in ARMS for world in JUDGED):
+        key = shipped.find(run)["key"]
+        assert (key["method"], key["lr"], key["world"]) == (run.arm.method, run.lr, run.world)
+
+
+def test_the_results_are_small():
+    assert sum(path.stat().st_size for path in (STUDY / "results").rglob("*") if path.is_file()) < 8e6

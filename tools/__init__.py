@@ -1,0 +1,1 @@
+"""What the programs stand on: errors and progress (cli), other files (reading), tables and pictures (report)."""
