@@ -19,7 +19,7 @@ from study.runs import run_missing
 from study.tables import Results, fill_in, primary_line, readme_tables, report
 from tools.cli import Parser, atomic, check_writable, one_sentence_errors, pick_device
 
-HERE = Path("study")
+HERE = Path("study")  # from the repository's root, where the program is started
 
 
 def write_all(results, base, readme):

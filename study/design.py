@@ -128,6 +128,10 @@ class Run:
     world: int
 
     @property
+    def judged(self):
+        return self.world not in TUNING
+
+    @property
     def name(self):
         rate = "" if self.lr is None else f"_{self.lr:g}"
         return f"{self.arm.name.replace(' ', '-')}{rate}_world{self.world}"

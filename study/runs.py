@@ -30,7 +30,7 @@ from eval_qa import make_question
 from gpt import load_pretrained
 from lora import count_trainable
 from study.analysis import forgetting_loss, landing
-from study.design import CONTROL, NEW, NEW_CLOZE, OLD_CLOZE, RETENTION, TUNING, runs_of
+from study.design import CONTROL, NEW, NEW_CLOZE, OLD_CLOZE, RETENTION, runs_of
 from tools.cli import progress, write_lines
 from train import Settings, Task, adapt, copy_for, measure
 
@@ -49,41 +49,35 @@ def tuning_retention(subjects=120):
 
 
 @functools.cache
-def task_for(seed, subjects, tuning):
-    """What a run learns and is asked: where rates are chosen (`tuning`) three sets of questions, else everything."""
+def task_for(seed, subjects, judged):
+    """What a run learns and is asked: where it is judged, everything; where a rate is chosen, three sets of questions."""
     new = world(seed, subjects)
     sets, texts = {NEW: new["questions"], CONTROL: new["unbound"]}, {}
-    if tuning:
-        sets |= {RETENTION: tuning_retention()}
-    else:
+    if judged:
         old = old_world()
         sets |= {NEW_CLOZE: new["cloze"], RETENTION: old["never_asked"], OLD_CLOZE: old["cloze"]}
         texts = {"old text": old["text"]}
+    else:
+        sets |= {RETENTION: tuning_retention()}
     return Task(new["corpus"], {name: [make_question(item) for item in items] for name, items in sets.items()}, texts)
-
-
-def task_of(run):
-    """Which task_for is a run's."""
-    return run.world, run.arm.subjects, run.world in TUNING
 
 
 def perform(run, task, base, tokenizer):
     """Train and measure: a dict of everything that is reported of a run, without times."""
-    judged = run.world not in TUNING
     model, history = base, []
     if run.arm.method is not None:
         model = copy_for(base, run.arm.method)
         newest = Task([], {NEW: task.question_sets[NEW]}, {})
 
         def on_epoch(epoch):
-            if judged and epoch < run.arm.settings.epochs:
+            if run.judged and epoch < run.arm.settings.epochs:
                 return {NEW: measure(model, tokenizer, newest, run.name)[0][NEW]["acc"]}
 
         history = adapt(model, tokenizer, task.documents, run.arm.method, run.arm.settings, run.lr, run.world, on_epoch)
     summary, _ = measure(model, tokenizer, task, run.name)
     trained, total = count_trainable(model) if history else (0, sum(p.numel() for p in base.parameters()))
     record = {"trained": trained, "all": total, "history": history, "summary": summary}
-    if judged:
+    if run.judged:
         record["forgetting loss"] = forgetting_loss(base, model, tokenizer, task.texts["old text"])
         record["landing"] = landing(base, model, run.arm.settings.rank)
     return record
@@ -108,9 +102,9 @@ def surroundings(model_folder, device):
 
 
 @functools.cache
-def task_digest(*which):
-    """Of what task_for(*which) says, whatever else a Question may hold one day."""
-    task = task_for(*which)
+def task_digest(seed, subjects, judged):
+    """Of the texts and questions of a task, whatever else a Question may hold one day."""
+    task = task_for(seed, subjects, judged)
     asked = {name: [[q.prompt, q.choices, q.answer] for q in some] for name, some in task.question_sets.items()}
     return digest(json.dumps([task.documents, asked, task.texts]).encode())
 
@@ -118,7 +112,7 @@ def task_digest(*which):
 def key_of(run, around):
     """Everything that can change a run's numbers, as JSON gives it back."""
     arm = {"method": run.arm.method, "settings": asdict(run.arm.settings), "subjects": run.arm.subjects}
-    what = {"lr": run.lr, "world": run.world, "task": task_digest(*task_of(run))}
+    what = {"lr": run.lr, "world": run.world, "task": task_digest(run.world, run.arm.subjects, run.judged)}
     return json.loads(json.dumps(arm | what | around))
 
 
@@ -169,7 +163,7 @@ def start_worker(model_folder, device):
 def work(run):
     """In a worker: perform a run and time it."""
     began = time.monotonic()
-    record = perform(run, task_for(*task_of(run)), worker_base, worker_tokenizer)
+    record = perform(run, task_for(run.world, run.arm.subjects, run.judged), worker_base, worker_tokenizer)
     return record | {"seconds": round(time.monotonic() - began, 1)}
 
 

@@ -38,7 +38,7 @@ def main():
         for lr in args.lr:
             rows = []
             for seed in args.world:
-                task = task_for(seed, SUBJECTS_PER_KIND, tuning=True)
+                task = task_for(seed, SUBJECTS_PER_KIND, judged=False)
                 model = copy_for(base, args.method)
                 loss = adapt(model, tokenizer, task.documents, args.method, settings, lr)[-1]["loss"]
                 summary, _ = measure(model, tokenizer, task, f"world {seed}")

@@ -30,7 +30,7 @@ CPU = torch.device("cpu")
 
 
 def test_tuning_asks_about_other_old_subjects_than_are_judged():
-    judged, tuning = task_for(JUDGED[0], 40, tuning=False), task_for(TUNING[0], 40, tuning=True)
+    judged, tuning = task_for(JUDGED[0], 40, judged=True), task_for(TUNING[0], 40, judged=False)
     assert {name: len(some) for name, some in judged.question_sets.items()} == {
         "new": 720, "unbound": 720, "new cloze": 720, "never-asked": 720, "old cloze": 360,
     }  # fmt: skip
@@ -40,7 +40,7 @@ def test_tuning_asks_about_other_old_subjects_than_are_judged():
 
 def test_worlds_differ_and_repeat():
     def prompts(world):
-        return tuple(q.prompt for q in task_for(world, 40, world in TUNING).question_sets["new"])
+        return tuple(q.prompt for q in task_for(world, 40, world in JUDGED).question_sets["new"])
 
     found = [prompts(world) for world in (*TUNING, *JUDGED)]
     assert len(set(found)) == 10
@@ -87,13 +87,13 @@ def test_a_key_holds_everything_that_can_change_a_runs_numbers(tmp_path, monkeyp
 
 
 def test_a_task_is_told_by_what_is_read_and_asked_and_by_nothing_else(monkeypatch):
-    task = task_for(1, 2, tuning=False)
-    before = task_digest(1, 2, False)
+    task = task_for(1, 2, judged=True)
+    before = task_digest(1, 2, True)
 
     def digest_of(**change):
         sets = {name: [replace(q, **change) for q in some] for name, some in task.question_sets.items()}
         monkeypatch.setattr(runs, "task_for", lambda *which: replace(task, question_sets=sets))
-        return task_digest.__wrapped__(1, 2, False)
+        return task_digest.__wrapped__(1, 2, True)
 
     assert digest_of() == digest_of(subject="of another name") == before
     assert len({before, digest_of(prompt="?"), digest_of(choices=("a", "b")), digest_of(answer=3)}) == 4
@@ -153,7 +153,7 @@ SHORT = Settings(rank=4, epochs=2, batch_size=2, seq_len=48)
 @pytest.fixture(scope="module")
 def short():
     """(a task of few documents and questions, the shipped base model, its tokenizer)"""
-    whole = task_for(1, 2, tuning=False)
+    whole = task_for(1, 2, judged=True)
     sets = {name: some[:4] for name, some in whole.question_sets.items()}
     task = Task(whole.documents[:6], sets, {"old text": whole.texts["old text"][:2]})
     return task, *load_pretrained(ROOT / "data/base")
@@ -191,20 +191,23 @@ def test_a_method_of_ones_own_can_be_an_arm(short, monkeypatch):
 
 # A study small enough for tests: an untouched base, two arms with tuned rates and one that follows, on worlds of 6 subjects.
 SMALL_STUDY = """
-from study import __main__ as program, runs
-from study.design import TUNING, Arm, Design
-from train import Settings
+from study import runs
 
-old, TINY = runs.old_world(), Settings(rank=2, epochs=2, batch_size=4, seq_len=64)
+old = runs.old_world()
 runs.old_world = lambda: {name: some[:20] for name, some in old.items()}
 runs.tuning_retention = lambda: old["asked"][:20]
 
-arms = [Arm("untouched", None, subjects=2)]
-arms += [Arm("mica", "mica", 2e-2, TINY, rates=2, subjects=2), Arm("lora", "lora", 7e-3, TINY, rates=2, subjects=2)]
-arms += [Arm("rule", "mica", settings=TINY, follows=("lora", 2), subjects=2)]
-program.FULL = program.EXTENDED_DESIGN = Design(tuple(arms), TUNING, (1, 2))
-program.write_all = lambda *results: None  # the pictures are of more arms
-if __name__ == "__main__":
+if __name__ == "__main__":  # not in a worker, which needs the above only
+    from study import __main__ as program
+    from study.design import TUNING, Arm, Design
+    from train import Settings
+
+    tiny = Settings(rank=2, epochs=2, batch_size=4, seq_len=64)
+    arms = [Arm("untouched", None, subjects=2)]
+    arms += [Arm("mica", "mica", 2e-2, tiny, rates=2, subjects=2), Arm("lora", "lora", 7e-3, tiny, rates=2, subjects=2)]
+    arms += [Arm("rule", "mica", settings=tiny, follows=("lora", 2), subjects=2)]
+    program.FULL = program.EXTENDED_DESIGN = Design(tuple(arms), TUNING, (1, 2))
+    program.write_all = lambda *results: None  # the pictures are of more arms
     program.main()
 """
 
