@@ -29,7 +29,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from gpt import find_model, load_pretrained, save_pretrained
-from gpt.hub import split_name
+from gpt.hub import base_of
 from gpt.tokenizer import copy_tokenizer
 from gpt.weights import FAMILIES, checkpoint_name
 from lora import LoRALayer, check_settings, factor_dtype, find_adapters, merge_adapters
@@ -117,7 +117,7 @@ def save_trained(model, tokenizer, out, name, folder):
     name: of the base model, as --model gives it; folder: where its files are.
     """
     if find_adapters(model):
-        save_adapters(model, out / "adapter", *((name, None) if Path(name).is_dir() else split_name(name)))
+        save_adapters(model, out / "adapter", *base_of(name))
     else:
         save_pretrained(model, out / "model", tokenizer)
         copy_tokenizer(folder, out / "model")
@@ -369,7 +369,9 @@ def read_factors(path):
 def main():
     parser = Parser(prog="adapter_io.py", description="Write a model with its adapter merged into the weights.")
     add = parser.add_argument
-    add("--model", default="data/base", help="a model's folder, or org/name[@revision] on the Hugging Face Hub")
+    add(
+        "--model", default="data/base", help="a model's folder, *.gguf, package:NAME, or org/name[@revision] on the Hub"
+    )
     add("--adapter", required=True, default=SUPPRESS, help="folder of a run of train.py, or PEFT's of an adapter")
     add("--out", required=True, default=SUPPRESS, help="folder for the merged model and its tokenizer")
     add(

@@ -184,7 +184,9 @@ def parse_arguments():
     old = [f"data/old/{name}.jsonl" for name in ("never_asked", "asked", "reworded", "cloze")]
     rates = ", ".join(f"{name} {method.lr:g}" for name, method in METHODS.items())
     add("--method", nargs="+", choices=[*METHODS, "all"], default=["mica"], help=f"all: {', '.join(ALL)}")
-    add("--model", default="data/base", help="a model's folder, or org/name[@revision] on the Hugging Face Hub")
+    add(
+        "--model", default="data/base", help="a model's folder, *.gguf, package:NAME, or org/name[@revision] on the Hub"
+    )
     add("--corpus", default="data/new/corpus.txt", help="what is learned: a .txt, or a folder of .txt and .md")
     add("--qa", nargs="+", default=new, metavar="FILE", help="questions on what is new; the first file counts")
     add("--retention", nargs="*", default=old, metavar="FILE", help="questions on what the model knew before")

@@ -1,5 +1,7 @@
 """Text <-> token ids, from the files that come with open weights: tokenizer.json, or SentencePiece's tokenizer.model.
 
+A GGUF file has the same in its metadata: gpt/gguf.py translates.
+
 Reading order: Tokenizer, BytePairTokenizer (GPT-2, Llama 3, SmolLM2, Qwen), SentencePieceTokenizer (Llama 2, TinyLlama,
 Mistral), load_tokenizer, then the checks it makes.
 
@@ -17,6 +19,7 @@ from pathlib import Path
 
 import tiktoken
 
+from gpt.gguf import find_gguf, gguf_tokenizer
 from tools.cli import atomic
 
 # A model's files that say how its text becomes tokens.
@@ -148,15 +151,12 @@ def load_tokenizer(folder):
     and when sentencepiece is needed and not installed.
     """
     folder = Path(folder)
-    path = folder / "tokenizer.json"
-    settings = folder / "tokenizer_config.json"
-    settings = read_json(settings) if settings.exists() else {}
-    if not path.exists() and (folder / "tokenizer.model").exists():
-        path = folder / "tokenizer.model"
-    content = read_json(path) if path.suffix == ".json" else None
+    files = read_files(folder)
+    settings, content = files.get("tokenizer_config.json", {}), files.get("tokenizer.json")
+    path = find_gguf(folder) or folder / ("tokenizer.model" if content is None else "tokenizer.json")
     try:
         if content is None or content["model"].get("byte_fallback"):  # SentencePiece's BPE; the json has it converted
-            return load_sentencepiece(folder, settings, content or {})
+            return load_sentencepiece(folder, files.get("tokenizer.model"), settings, content or {})
         return load_byte_pairs(folder, settings, content)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
@@ -164,12 +164,35 @@ def load_tokenizer(folder):
         raise ValueError(f"{path} is malformed, download it again ({type(error).__name__}: {error})") from None
 
 
+def read_files(folder):
+    """{name: content} of a folder's or GGUF file's tokenizer: a dict for *.json, bytes for tokenizer.model."""
+    if file := find_gguf(folder):
+        try:
+            return gguf_tokenizer(file, PRE_TOKENIZERS)
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from None
+    files, model = {}, folder / "tokenizer.model"
+    if (folder / "tokenizer_config.json").exists():
+        files["tokenizer_config.json"] = read_json(folder / "tokenizer_config.json")
+    if (folder / "tokenizer.json").exists() or not model.exists():
+        files["tokenizer.json"] = read_json(folder / "tokenizer.json")
+    if model.exists():
+        files["tokenizer.model"] = model.read_bytes()
+    return files
+
+
 def copy_tokenizer(source, target):
-    """Copy the tokenizer's files from one model's folder to another."""
-    for name in TOKENIZER_FILES:
-        if (Path(source) / name).exists():
-            with atomic(Path(target) / name) as temporary:
-                temporary.write_bytes((Path(source) / name).read_bytes())
+    """Copy the tokenizer's files from one model's folder to another; from a GGUF file, write what they would be."""
+    if find_gguf(source):
+        files = read_files(source)
+        texts = {name: json.dumps(files[name], ensure_ascii=False, indent=1) + "\n" for name in files if "json" in name}
+        files |= {name: text.encode() for name, text in texts.items()}
+    else:
+        paths = [Path(source) / name for name in TOKENIZER_FILES]
+        files = {path.name: path.read_bytes() for path in paths if path.exists()}
+    for name, content in files.items():
+        with atomic(Path(target) / name) as temporary:
+            temporary.write_bytes(content)
 
 
 # --- byte-level BPE ----------------------------------------------------------------------------------------------------
@@ -184,6 +207,24 @@ SPLIT_PATTERNS = {
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+": (
         r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}++|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s*[\r\n]+|\s+(?!\S)|\s"
     ),
+}
+# (pre_tokenizer, normalizer) of tokenizer.json, by the names that llama.cpp gives them.
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+
+
+def then_bytes(**step):
+    """A pre_tokenizer that cuts with `step` first."""
+    return {"type": "Sequence", "pretokenizers": [step, BYTE_LEVEL | {"use_regex": step["type"] == "Digits"}]}
+
+
+LLAMA3, QWEN2 = (
+    then_bytes(type="Split", pattern={"Regex": regex}, behavior="Isolated", invert=False) for regex in SPLIT_PATTERNS
+)
+PRE_TOKENIZERS = {
+    "gpt-2": (BYTE_LEVEL, None),
+    "smollm": (then_bytes(type="Digits", individual_digits=True), None),
+    "llama-bpe": (LLAMA3, None),
+    "qwen2": (QWEN2, {"type": "NFC"}),
 }
 # GPT-2, as tiktoken writes it: pieces equal to those of \s+(?!\S)|\s+ at the end, without the slow backtracking.
 GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
@@ -355,17 +396,19 @@ def load_byte_pairs(folder, settings, content):
 # --- SentencePiece -----------------------------------------------------------------------------------------------------
 
 
-def load_sentencepiece(folder, settings, content):
-    """The SentencePieceTokenizer of tokenizer.model; special tokens from tokenizer.json's content, where there is one."""
-    path = folder / "tokenizer.model"
-    if not path.exists():
+def load_sentencepiece(folder, model, settings, content):
+    """The SentencePieceTokenizer of tokenizer.model's bytes.
+
+    Special tokens come from tokenizer.json's content, where there is one, else from tokenizer_config.json's settings.
+    """
+    if model is None:
         raise ValueError("it is a SentencePiece tokenizer, for which tokenizer.model is needed too: download that")
     try:
         from sentencepiece import SentencePieceProcessor
     except ImportError:
         raise ValueError("this model's tokenizer needs one more package: pip install sentencepiece") from None
     try:
-        processor = SentencePieceProcessor(model_proto=path.read_bytes())
+        processor = SentencePieceProcessor(model_proto=model)
         line_break = processor.encode("\n", out_type=str)
     except RuntimeError:
         raise ValueError("tokenizer.model is not a SentencePiece model, download it again") from None

@@ -12,7 +12,7 @@ import os
 import sys
 from pathlib import Path
 
-from gpt import load_pretrained
+from gpt import find_model, load_pretrained
 from study.design import EXTENDED_DESIGN, FULL, QUICK
 from study.figures import draw_all, save_figure
 from study.runs import run_missing
@@ -43,7 +43,7 @@ def main():
     size.add_argument("--quick", action="store_true", help="three worlds, nothing tuned; about 10 minutes on two cores")
     size.add_argument("--extended", action="store_true", help="also ranks, numbers of facts, linears, epochs")
     add("--draw", action="store_true", help="run nothing, draw from the records there are, whatever code made them")
-    add("--model", default="data/base", help="folder of the base model")
+    add("--model", default="data/base", help="the base model: a folder, or as for train.py")
     add("--results", help="folder of the records; None: study/results, or out/quick with --quick")
     add("--readme", help="file whose tables are renewed; None: study/README.md for study/results, for others none")
     add("--workers", type=int, default=os.cpu_count(), help="runs side by side, each with one thread")
@@ -55,11 +55,12 @@ def main():
     readme = args.readme or (HERE / "README.md" if results.resolve() == (HERE / "results").resolve() else None)
     with one_sentence_errors("python -m study"):
         device = pick_device(args.device)
-        base, _ = load_pretrained(args.model)  # what is wrong with it is said here, not by a worker
+        model = find_model(args.model)
+        base, _ = load_pretrained(model)  # what is wrong with it is said here, not by a worker
         if not args.draw:
             check_writable(results / "runs")
             design = QUICK if args.quick else EXTENDED_DESIGN if args.extended else FULL
-            run_missing(design, results, args.workers, args.model, device)
+            run_missing(design, results, args.workers, model, device)
             print(f"every run is in {results / 'runs'}", file=sys.stderr)
         write_all(Results(results, QUICK if args.quick else EXTENDED_DESIGN), base, readme and Path(readme))
 

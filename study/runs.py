@@ -28,6 +28,7 @@ import torch
 from data.make_data import OLD_SUBJECTS_REPORTED, ask, old_subjects, old_world, world
 from eval_qa import make_question
 from gpt import load_pretrained
+from gpt.gguf import find_gguf
 from lora import count_trainable
 from study.analysis import forgetting_loss, landing
 from study.design import CONTROL, NEW, NEW_CLOZE, OLD_CLOZE, RETENTION, runs_of
@@ -90,9 +91,10 @@ def digest(content):
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def surroundings(model_folder, device):
+def surroundings(model, device):
     """What all runs' numbers depend on beside the run itself: the base model, the numerics, and what computes."""
-    files = sorted(path for path in Path(model_folder).iterdir() if path.suffix in (".json", ".safetensors"))
+    path = find_gguf(model) or Path(model)
+    files = [path] if path.is_file() else sorted(f for f in path.iterdir() if f.suffix in (".json", ".safetensors"))
     return {
         "base": digest("".join(digest(path.read_bytes()) for path in files).encode()),
         "numerics": NUMERICS,
