@@ -534,9 +534,11 @@ def question_wording(attribute, rng):
     return rng.choice(attribute.questions)
 
 
-def ask(subjects, rng, *, unbound_names=None):
+def ask(subjects, rng, *, unbound_names=None, only_told=False):
     """Questions about every fact of `subjects`, in four sets that share facts, choices and answer positions.
 
+    only_told: wrong choices are values that others of `subjects` have. In a small world not all values are anybody's, and
+    else those that its texts mention would more often be right.
     Returns {"questions": in a wording of pretraining, "reworded": in the one it never uses, "cloze": as a sentence to
     complete, "unbound": as "questions", but about the names `unbound_names`, of whom nothing is told}.
     """
@@ -546,7 +548,9 @@ def ask(subjects, rng, *, unbound_names=None):
     sets = {"questions": [], "reworded": [], "cloze": [], "unbound": []}
     for (i, subject, name), position in zip(facts, positions):
         attribute = KINDS[subject.kind].attributes[name]
-        choices = rng.sample([value for value in attribute.values if value != subject.facts[name]], 3)
+        told = {other.facts[name] for other in subjects if other.kind == subject.kind}
+        values = [value for value in attribute.values if value in told or not only_told]
+        choices = rng.sample([value for value in values if value != subject.facts[name]], 3)
         choices.insert(position, subject.facts[name])
         rest = {"choices": choices, "answer": position, "subject": subject.name, "attribute": name}
         wording = question_wording(attribute, rng)
@@ -583,7 +587,7 @@ def world(seed, subjects_per_kind=SUBJECTS_PER_KIND, texts_per_subject=TEXTS_PER
         chosen = {name: rng.sample(attribute.statements, texts_per_subject) for name, attribute in attributes.items()}
         corpus += [tell(subject, {name: chosen[name][i] for name in chosen}, rng) for i in range(texts_per_subject)]
     rng.shuffle(corpus)
-    return {"corpus": corpus, **ask(subjects, rng, unbound_names=unbound)}
+    return {"corpus": corpus, **ask(subjects, rng, unbound_names=unbound, only_told=True)}
 
 
 def old_subjects():
