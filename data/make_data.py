@@ -1,7 +1,7 @@
 """Write the fictional worlds: who the people, ships and inns are, what texts tell of them, and questions about them.
 
-    python data/make_data.py                     # writes data/new and data/old again, byte for byte
-    python data/make_data.py --seed 7 --out w7   # another new world, told of other people, ships and inns
+    python data/make_data.py                     # writes data/new, data/few and data/old again, byte for byte
+    python data/make_data.py --seed 7 --out w7   # other new worlds, told of other people, ships and inns
 
 The *old* world is what the base model learned in pretraining (data/pretrain_base.py). A *new* world, `world(seed)`, has
 other subjects: their full names occur nowhere in the old world, but parts of their names do, and their facts come from
@@ -23,6 +23,7 @@ SUBJECTS_PER_KIND = 40  # of a new world: 3 kinds x 40 subjects x 6 facts = 720 
 OLD_SUBJECTS_PER_KIND = 300  # the first half is *asked* about in pretraining, the second never
 OLD_SUBJECTS_REPORTED = 120  # of the never-asked ones: data/old is about these
 TEXTS_PER_SUBJECT = 4  # each tells all six facts, in four different wordings: this and the epochs set the difficulty
+FEW_SUBJECTS, FEW_TEXTS = 8, 8  # the same of data/few, 144 facts: so few that a real model learns them on a laptop
 
 
 @dataclass(frozen=True)
@@ -645,10 +646,11 @@ def main():
     parser.add_argument(
         "--seed", type=int, default=SHIPPED_SEED, help=f"of the new world (default: {SHIPPED_SEED}, the shipped one)"
     )
-    parser.add_argument("--out", default=Path(__file__).parent, help="folder that gets new/ and old/ (default: data)")
+    parser.add_argument("--out", default=Path(__file__).parent, help="folder that gets new/, few/ and old/ (default: data)")
     args = parser.parse_args()
     try:
         write(world(args.seed), Path(args.out) / "new")
+        write(world(args.seed, FEW_SUBJECTS, FEW_TEXTS), Path(args.out) / "few")
         write(old_world(), Path(args.out) / "old")
     except OSError as error:
         parser.exit(2, f"make_data.py: cannot write: {error}\n")

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from data.make_data import (
+    FEW_SUBJECTS,
     KINDS,
     OLD_SUBJECTS_PER_KIND,
     OPENERS,
@@ -250,13 +251,25 @@ def made_again(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("name", ["new", "old"])
+@pytest.mark.parametrize("name", ["new", "few", "old"])
 def test_the_command_writes_the_shipped_files_byte_for_byte(made_again, name):
     shipped = {path.name: path.read_bytes() for path in (DATA / name).iterdir()}
     assert {path.name: path.read_bytes() for path in (made_again / name).iterdir()} == shipped
-    assert set(shipped) == {"new": {"corpus.txt", *(f"{part}.jsonl" for part in SETS)},
+    world_files = {"corpus.txt", *(f"{part}.jsonl" for part in SETS)}
+    assert set(shipped) == {"new": world_files, "few": world_files,
                             "old": {"text.txt", "never_asked.jsonl", "asked.jsonl", "reworded.jsonl", "cloze.jsonl"},
                             }[name]  # fmt: skip
+
+
+@pytest.mark.parametrize("subjects", [FEW_SUBJECTS, 10, 20, 40])
+def test_how_often_a_choice_is_told_says_nothing(subjects):
+    """In a small world not all values are anybody's: those that texts mention would more often be right."""
+    small = world(1, subjects, 4)
+    text, hits = " ".join(small["corpus"]), []
+    for item in small["questions"]:
+        counts = [text.count(choice) for choice in item["choices"]]
+        hits.append((counts[item["answer"]] == max(counts)) / counts.count(max(counts)))
+    assert sum(hits) / len(hits) < 0.3
 
 
 def test_the_files_read_back_as_the_world_they_were_written_from(made_again):
