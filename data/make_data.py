@@ -646,7 +646,9 @@ def main():
     parser.add_argument(
         "--seed", type=int, default=SHIPPED_SEED, help=f"of the new world (default: {SHIPPED_SEED}, the shipped one)"
     )
-    parser.add_argument("--out", default=Path(__file__).parent, help="folder that gets new/, few/ and old/ (default: data)")
+    parser.add_argument(
+        "--out", default=Path(__file__).parent, help="folder that gets new/, few/ and old/ (default: data)"
+    )
     args = parser.parse_args()
     try:
         write(world(args.seed), Path(args.out) / "new")
