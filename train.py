@@ -260,8 +260,8 @@ def compare(args):
     settings = Settings(**{f.name: getattr(args, f.name) for f in fields(Settings) if hasattr(args, f.name)})
     folder = find_model(args.model)
     base, tokenizer = load_pretrained(folder, device=pick_device(args.device), dtype=getattr(torch, args.dtype))
-    for method in args.method:  # say at once what does not fit, by the adapter that starts fastest
-        prepare(copy_for(base, method), METHODS[method].layer and LoRALayer, settings)
+    for method in args.method:  # say at once what does not fit; of all adapters, LoRALayer starts fastest
+        prepare(copy_for(base, method), LoRALayer if METHODS[method].layer else None, settings)
     out = Path(args.out)
     check_writable(out)
     remove_report(out)  # of an earlier run: it would not be this one's if it is interrupted

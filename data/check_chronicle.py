@@ -18,6 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from eval_qa import read_questions
+from tools.cli import Parser
 from tools.reading import read_documents, read_text
 
 FOLDER = Path(__file__).resolve().parent / "chronicle"
@@ -213,4 +214,5 @@ def main(folder=FOLDER):
 
 
 if __name__ == "__main__":
+    Parser(prog="check_chronicle.py", description=__doc__.splitlines()[0]).parse_args()
     sys.exit(main())

@@ -20,6 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from data.check_chronicle import FOLDER, corpus, occurrences, read_lines
+from tools.cli import Parser, atomic
 
 SEED = 0
 
@@ -99,11 +100,13 @@ def make(facts, text, seed=SEED):
 
 
 def main():
+    Parser(prog="make_questions.py", description=__doc__.splitlines()[0]).parse_args()
     facts = read_lines(FOLDER / "facts.jsonl")
     questions = make(facts, corpus())
     path = FOLDER / "questions.jsonl"
     content = "".join(json.dumps(question, ensure_ascii=False) + "\n" for question in questions)
-    path.write_text(content, encoding="utf-8", newline="\n")
+    with atomic(path) as temporary:
+        temporary.write_text(content, encoding="utf-8", newline="\n")
     print(f"{path}: {len(questions)} questions")
 
 
