@@ -673,7 +673,7 @@ def test_smollm2(tmp_path):
     page += "<|im_start|>user\nIn 1984, 12 x 12 = 144<|im_end|>\n"
     ids = tokenizer.encode(page)
     assert ids == library.encode(page).ids
-    assert len(ids) > 5000 and tokenizer.decode(ids) == page
+    assert len(ids) > 1000 and tokenizer.decode(ids) == page
     copy_tokenizer(path, tmp_path)
     assert ids == tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json")).encode(page).ids
 
