@@ -9,8 +9,9 @@ Reading order: Arm and Design, learning rates (grid, tune, chosen_rates), then r
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from study.stats import matched_by_world
 from train import Settings
 
 # What a run is asked about: the new world in two forms, names that no text tells of, and what the base knew before
@@ -40,7 +41,7 @@ class Design:
 
     model: str  # of the base, as find_model takes it
     arms: tuple[Arm, ...]
-    pairs: tuple[tuple[str, str], ...]  # arms compared, the primary comparison first
+    pairs: tuple[tuple[str, str], ...]  # arms compared; the first pair's `primary` is the primary comparison
     columns: dict[str, tuple[str, str | None]]  # title: (question set or text, what of it); the control among them
     task: Callable  # (world, subjects, tuning) -> train.Task
     score: Callable  # of a tuning record: what a rate is chosen by
@@ -48,12 +49,26 @@ class Design:
     judged: tuple[int, ...] = ()  # never tuned on; a run's seed is its world's number, the same for every arm
     main: tuple[str, ...] = ()  # arms with a curve over learning rates
     curve: tuple[int, ...] = ()  # steps from its chosen rate at which a main arm without `at` is judged too
-    matched: tuple[str, ...] = ()  # columns compared where two curves have learned equally much
+    matched: dict[str, tuple[str, str]] = field(default_factory=dict)  # {title: (x, y)}: y compared where x is equal
+    height: Callable = matched_by_world  # (curves of one arm, of another) -> differences at matched x, a value a world
+    primary: tuple[str, ...] = ("new knowledge",)  # its column or title, and any that are reported beside it
+    rated: tuple[str, ...] = ()  # columns shown of the rates tried
     extended: tuple[Arm, ...] = ()  # run last, at rates chosen before, on the first few of the judged worlds
     extended_worlds: int = 4
+    name: str = ""  # of its folder in results/, and before its markers in README.md
     text: str = ""  # of the task: its perplexity and forgetting loss are measured
     seconds: int = 32  # a run takes about so long
     landing: bool = True  # measure where the change lies, and new knowledge after each epoch
+
+    @property
+    def kept(self):
+        """The columns compared at matched new knowledge: what learning costs."""
+        return [y for x, y in self.matched.values() if x == "new knowledge"]
+
+    @property
+    def endpoints(self):
+        """The columns compared at the arms' own rates."""
+        return [title for title, (part, _) in self.columns.items() if part != CONTROL]
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,10 @@ Worlds are those of data/make_data.py, 180 facts told in eight wordings each; re
 the prose there is what the forgetting loss and a perplexity are of. The difficulty was set once, on world 101: see EPOCHS.
 
 The primary question needs no choice of learning rates: mica, lora and mica-random are judged at four rates on every
-judged world, a curve each. The primary comparison is of mica and lora on these curves, world by world: the forgetting loss
-where both have learned equally much (questions answered), and what is learned where both have forgotten equally much.
+judged world, a curve each. The primary comparison is of mica and lora on these curves: the forgetting loss where both
+have learned equally much (questions answered), reported together with what is learned where both have forgotten equally
+much. 180 questions place a world's points too roughly to match them there, so it is the curves' means over worlds that
+are matched, and the worlds' parts in it, by the jackknife, that are tested (stats.matched_on_means).
 
 Where one rate must be chosen (the other arms, and the chronicle) it is the one with the highest mean log-probability of
 the right choice in the cloze sentences of the tuning worlds: tellings of the same facts that the corpus does not have. A
@@ -24,6 +26,7 @@ from pathlib import Path
 from data.make_data import world
 from eval_qa import make_question, read_questions
 from study.design import CONTROL, NEW, NEW_CLOZE, RETENTION, Arm, Design
+from study.stats import matched_on_means
 from tools.reading import read_documents
 from train import Settings, Task
 
@@ -79,6 +82,12 @@ COLUMNS = {
     "perplexity": ("perplexity", PROSE),
     "forgetting loss": ("forgetting loss", None),
 }
+MATCHED = {
+    "forgetting loss at matched new knowledge": ("new knowledge", "forgetting loss"),
+    "general at matched new knowledge": ("new knowledge", "general"),
+    "perplexity at matched new knowledge": ("new knowledge", "perplexity"),
+    "new knowledge at matched forgetting loss": ("forgetting loss", "new knowledge"),
+}
 
 
 @functools.cache
@@ -111,8 +120,12 @@ REAL = Design(
     score=cloze_logprob,
     judged=JUDGED,
     main=("mica", "lora", "mica-random"),
-    matched=("forgetting loss", "general", "perplexity"),
+    matched=MATCHED,
+    height=matched_on_means,
+    primary=("forgetting loss at matched new knowledge", "new knowledge at matched forgetting loss"),
+    rated=("cloze log p",),
     extended=tuple(CHRONICLE),
+    name="real",
     text=PROSE,
     seconds=760,
     landing=False,

@@ -120,7 +120,8 @@ FULL = Design(
     judged=JUDGED,
     main=tuple(arm.name for arm in MAIN),
     curve=CURVE,
-    matched=("never asked",),
+    matched={"at matched acquisition": ("new knowledge", "never asked")},
+    rated=("new knowledge", "never asked"),
     text="old text",
 )
 QUICK = replace(FULL, arms=(ARMS[0], *MAIN, *ABLATIONS), tuning=(), judged=JUDGED[:3], curve=())
