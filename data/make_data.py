@@ -538,8 +538,8 @@ def question_wording(attribute, rng):
 def ask(subjects, rng, *, unbound_names=None, only_told=False):
     """Questions about every fact of `subjects`, in four sets that share facts, choices and answer positions.
 
-    only_told: wrong choices are values that others of `subjects` have, where there are enough. In a small world not all
-    values are anybody's, and else those that its texts mention would more often be right.
+    only_told: wrong choices are values that others of `subjects` have. In a small world not all values are anybody's, and
+    else those that its texts mention would more often be right. (A handful of subjects have too few: then any will do.)
     Returns {"questions": in a wording of pretraining, "reworded": in the one it never uses, "cloze": as a sentence to
     complete, "unbound": as "questions", but about the names `unbound_names`, of whom nothing is told}.
     """
@@ -550,7 +550,7 @@ def ask(subjects, rng, *, unbound_names=None, only_told=False):
     for (i, subject, name), position in zip(facts, positions):
         attribute = KINDS[subject.kind].attributes[name]
         told = {other.facts[name] for other in subjects if other.kind == subject.kind}
-        values = [value for value in attribute.values if value in told] if only_told and len(told) > 3 else attribute.values
+        values = [value for value in attribute.values if value in told or not only_told or len(told) < 4]
         choices = rng.sample([value for value in values if value != subject.facts[name]], 3)
         choices.insert(position, subject.facts[name])
         rest = {"choices": choices, "answer": position, "subject": subject.name, "attribute": name}

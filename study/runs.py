@@ -3,7 +3,7 @@
 A record is a small JSON file in results/runs with a key that holds everything its numbers depend on. Each run has one
 thread, and as many run side by side as there are cores: the number of workers changes no number.
 
-Reading order: task_for and perform (one run), key_of and NUMERICS (which records count), then the workers.
+Reading order: perform (one run), key_of and NUMERICS (which records count), then the workers.
 """
 
 import functools
@@ -13,7 +13,6 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import platform
-import random
 import signal
 import sys
 import threading
@@ -25,13 +24,11 @@ from pathlib import Path
 
 import torch
 
-from data.make_data import OLD_SUBJECTS_REPORTED, ask, old_subjects, old_world, world
-from eval_qa import make_question
 from gpt import load_pretrained
 from gpt.gguf import find_gguf
 from lora import count_trainable
 from study.analysis import forgetting_loss, landing
-from study.design import CONTROL, NEW, NEW_CLOZE, OLD_CLOZE, RETENTION, runs_of
+from study.design import NEW, runs_of
 from tools.cli import progress, write_lines
 from train import Settings, Task, adapt, copy_for, measure
 
@@ -42,28 +39,7 @@ NUMERICS = 1
 # --- one run -----------------------------------------------------------------------------------------------------------
 
 
-def tuning_retention(subjects=120):
-    """Questions on never-asked old subjects that data/old does not ask about, nor any judged run."""
-    _, never_asked = old_subjects()
-    chosen = never_asked[OLD_SUBJECTS_REPORTED : OLD_SUBJECTS_REPORTED + subjects]
-    return ask(chosen, random.Random("retention for tuning"))["questions"]
-
-
-@functools.cache
-def task_for(seed, subjects, judged):
-    """What a run learns and is asked: where it is judged, everything; where a rate is chosen, three sets of questions."""
-    new = world(seed, subjects)
-    sets, texts = {NEW: new["questions"], CONTROL: new["unbound"]}, {}
-    if judged:
-        old = old_world()
-        sets |= {NEW_CLOZE: new["cloze"], RETENTION: old["never_asked"], OLD_CLOZE: old["cloze"]}
-        texts = {"old text": old["text"]}
-    else:
-        sets |= {RETENTION: tuning_retention()}
-    return Task(new["corpus"], {name: [make_question(item) for item in items] for name, items in sets.items()}, texts)
-
-
-def perform(run, task, base, tokenizer):
+def perform(design, run, task, base, tokenizer):
     """Train and measure: a dict of everything that is reported of a run, without times."""
     model, history = base, []
     if run.arm.method is not None:
@@ -71,7 +47,7 @@ def perform(run, task, base, tokenizer):
         newest = Task([], {NEW: task.question_sets[NEW]}, {})
 
         def on_epoch(epoch):
-            if run.judged and epoch < run.arm.settings.epochs:
+            if run.judged and design.landing and epoch < run.arm.settings.epochs:
                 return {NEW: measure(model, tokenizer, newest, run.name)[0][NEW]["acc"]}
 
         history = adapt(model, tokenizer, task.documents, run.arm.method, run.arm.settings, run.lr, run.world, on_epoch)
@@ -79,8 +55,8 @@ def perform(run, task, base, tokenizer):
     trained, total = count_trainable(model) if history else (0, sum(p.numel() for p in base.parameters()))
     record = {"trained": trained, "all": total, "history": history, "summary": summary}
     if run.judged:
-        record["forgetting loss"] = forgetting_loss(base, model, tokenizer, task.texts["old text"])
-        record["landing"] = landing(base, model, run.arm.settings.rank)
+        record["forgetting loss"] = forgetting_loss(base, model, tokenizer, task.texts[design.text])
+        record["landing"] = landing(base, model, run.arm.settings.rank) if design.landing else None
     return record
 
 
@@ -103,18 +79,23 @@ def surroundings(model, device):
     }
 
 
+def task_of(run):
+    """What a design's `task` is asked for: (world, subjects, whether it is judged)."""
+    return run.world, run.arm.subjects, run.judged
+
+
 @functools.cache
-def task_digest(seed, subjects, judged):
+def task_digest(task_for, *which):
     """Of the texts and questions of a task, whatever else a Question may hold one day."""
-    task = task_for(seed, subjects, judged)
+    task = task_for(*which)
     asked = {name: [[q.prompt, q.choices, q.answer] for q in some] for name, some in task.question_sets.items()}
     return digest(json.dumps([task.documents, asked, task.texts]).encode())
 
 
-def key_of(run, around):
+def key_of(design, run, around):
     """Everything that can change a run's numbers, as JSON gives it back."""
     arm = {"method": run.arm.method, "settings": asdict(run.arm.settings), "subjects": run.arm.subjects}
-    what = {"lr": run.lr, "world": run.world, "task": task_digest(run.world, run.arm.subjects, run.judged)}
+    what = {"lr": run.lr, "world": run.world, "task": task_digest(design.task, *task_of(run))}
     return json.loads(json.dumps(arm | what | around))
 
 
@@ -134,7 +115,7 @@ def read_record(path):
     return record
 
 
-def finder(results, around):
+def finder(design, results, around):
     """find(run) -> the record of a run that was made in the same surroundings, or None."""
 
     @functools.cache
@@ -142,7 +123,7 @@ def finder(results, around):
         record = read_record(record_path(results, run))
         if record:  # a setting that is younger than the record had its default
             settings = asdict(Settings()) | record["key"]["settings"]
-            return record if record["key"] | {"settings": settings} == key_of(run, around) else None
+            return record if record["key"] | {"settings": settings} == key_of(design, run, around) else None
 
     return find
 
@@ -150,7 +131,7 @@ def finder(results, around):
 # --- the workers -------------------------------------------------------------------------------------------------------
 
 
-def start_worker(model_folder, device):
+def start_worker(model, device):
     """In each process: one thread, no chatter, and no life of its own after the study's."""
     global worker_base, worker_tokenizer
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
@@ -159,26 +140,26 @@ def start_worker(model_folder, device):
     threading.Thread(target=lambda: multiprocessing.connection.wait([parent]) and os._exit(1), daemon=True).start()
     sys.stderr = open(os.devnull, "w")
     torch.set_num_threads(1)
-    worker_base, worker_tokenizer = load_pretrained(model_folder, device=device)
+    worker_base, worker_tokenizer = load_pretrained(model, device=device)
 
 
-def work(run):
+def work(design, run):
     """In a worker: perform a run and time it."""
     began = time.monotonic()
-    record = perform(run, task_for(run.world, run.arm.subjects, run.judged), worker_base, worker_tokenizer)
+    record = perform(design, run, design.task(*task_of(run)), worker_base, worker_tokenizer)
     return record | {"seconds": round(time.monotonic() - began, 1)}
 
 
-def perform_all(runs, results, workers, model_folder, device, around):
+def perform_all(design, runs, results, workers, model, device, around):
     """Perform runs side by side; write each one's record as soon as it is done."""
     machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start_worker, (str(model_folder), device))
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start_worker, (str(model), device))
     try:
-        futures = {pool.submit(work, run): run for run in runs}
+        futures = {pool.submit(work, design, run): run for run in runs}
         for future in progress(as_completed(futures), f"runs ({workers} at once)", total=len(runs)):
             run = futures[future]
             extra = {"machine": machine, "workers": workers, "finished": time.strftime("%Y-%m-%d %H:%M:%S")}
-            write_lines(record_path(results, run), [{"key": key_of(run, around), **future.result(), **extra}])
+            write_lines(record_path(results, run), [{"key": key_of(design, run, around), **future.result(), **extra}])
     except BrokenProcessPool:
         raise ValueError("a worker died, perhaps for lack of memory: use fewer --workers; the study goes on") from None
     finally:
@@ -187,14 +168,14 @@ def perform_all(runs, results, workers, model_folder, device, around):
             process.terminate()
 
 
-def run_missing(design, results, workers, model_folder, device):
+def run_missing(design, results, workers, model, device):
     """Perform what has no record yet, stage after stage: what the next stage asks for depends on what this one gave."""
-    around = surroundings(model_folder, device)
-    while runs := runs_of(design, finder(results, around)):
+    around = surroundings(model, device)
+    while runs := runs_of(design, finder(design, results, around)):
         stale = sum(record_path(results, run).exists() for run in runs)
         print(
-            f"{len(runs)} runs to do, about {len(runs) * 32 / workers / 60:.0f} minutes on cores like ours"
+            f"{len(runs)} runs to do, about {len(runs) * design.seconds / workers / 60:.0f} minutes on cores like ours"
             + (f"; {stale} of them were made otherwise or elsewhere and are made again" if stale else ""),
             file=sys.stderr,
         )
-        perform_all(runs, results, workers, model_folder, device, around)
+        perform_all(design, runs, results, workers, model, device, around)

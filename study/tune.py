@@ -12,7 +12,7 @@ import statistics
 from data.make_data import SHIPPED_SEED, SUBJECTS_PER_KIND
 from gpt import find_model, load_pretrained
 from study.design import CONTROL, NEW, RETENTION
-from study.runs import task_for
+from study.toy import task_for
 from tools.cli import Parser, one_sentence_errors, pick_device
 from train import METHODS, Settings, adapt, copy_for, measure
 

@@ -18,8 +18,9 @@ from gpt import load_pretrained
 from lora import LoRALayer
 from study import __main__ as program
 from study import runs
-from study.design import ABLATIONS, ARMS, JUDGED, MAIN, TUNING, Arm, Run
-from study.runs import finder, key_of, perform, read_record, record_path, surroundings, task_digest, task_for
+from study.design import TUNING, Arm, Run
+from study.runs import finder, key_of, perform, read_record, record_path, surroundings, task_digest
+from study.toy import ABLATIONS, ARMS, FULL, JUDGED, MAIN, task_for
 from train import METHODS, Method, Settings, Task, adapt, copy_for
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,9 +60,9 @@ def test_a_key_holds_everything_that_can_change_a_runs_numbers(tmp_path, monkeyp
     arm = Arm("x", "lora")
     run, folder = Run(arm, 7e-3, 1), copy_base(tmp_path / "base")
     around = surroundings(folder, CPU)
-    key = key_of(run, around)
-    assert key == key_of(run, surroundings(folder, CPU)) == json.loads(json.dumps(key))
-    assert key_of(replace(run, arm=replace(arm, name="other", rates=3)), around) == key  # its name changes nothing
+    key = key_of(FULL, run, around)
+    assert key == key_of(FULL, run, surroundings(folder, CPU)) == json.loads(json.dumps(key))
+    assert key_of(FULL, replace(run, arm=replace(arm, name="other", rates=3)), around) == key  # its name changes nothing
     others = [
         replace(run, lr=5e-3),
         replace(run, world=2),
@@ -73,7 +74,7 @@ def test_a_key_holds_everything_that_can_change_a_runs_numbers(tmp_path, monkeyp
                            {"dropout": 0.1}, {"seq_len": 64}, {"warmup": 0.2}, {"clip": 0.5})
         ),
     ]  # fmt: skip
-    keys = [json.dumps(key_of(other, around)) for other in others]
+    keys = [json.dumps(key_of(FULL, other, around)) for other in others]
     assert len({json.dumps(key), *keys}) == 1 + len(others)
 
     weights = bytearray((folder / "model.safetensors").read_bytes())
@@ -86,14 +87,13 @@ def test_a_key_holds_everything_that_can_change_a_runs_numbers(tmp_path, monkeyp
     assert surroundings(folder, CPU)["torch"] == "2.99"
 
 
-def test_a_task_is_told_by_what_is_read_and_asked_and_by_nothing_else(monkeypatch):
+def test_a_task_is_told_by_what_is_read_and_asked_and_by_nothing_else():
     task = task_for(1, 2, judged=True)
-    before = task_digest(1, 2, True)
+    before = task_digest(task_for, 1, 2, True)
 
     def digest_of(**change):
         sets = {name: [replace(q, **change) for q in some] for name, some in task.question_sets.items()}
-        monkeypatch.setattr(runs, "task_for", lambda *which: replace(task, question_sets=sets))
-        return task_digest.__wrapped__(1, 2, True)
+        return task_digest.__wrapped__(lambda *which: replace(task, question_sets=sets), 1, 2, True)
 
     assert digest_of() == digest_of(subject="of another name") == before
     assert len({before, digest_of(prompt="?"), digest_of(choices=("a", "b")), digest_of(answer=3)}) == 4
@@ -112,21 +112,21 @@ def test_a_record_made_in_other_surroundings_does_not_count(tmp_path):
     run, around = Run(ARMS[0], None, 1), {"base": "b", "numerics": 1}
     path = record_path(tmp_path, run)
     path.parent.mkdir()
-    path.write_text(json.dumps({"key": key_of(run, around), "summary": {}}))
-    assert finder(tmp_path, around)(run) is not None
-    assert finder(tmp_path, around | {"numerics": 2})(run) is None
-    assert finder(tmp_path, around)(replace(run, world=2)) is None
+    path.write_text(json.dumps({"key": key_of(FULL, run, around), "summary": {}}))
+    assert finder(FULL, tmp_path, around)(run) is not None
+    assert finder(FULL, tmp_path, around | {"numerics": 2})(run) is None
+    assert finder(FULL, tmp_path, around)(replace(run, world=2)) is None
 
 
 def test_a_setting_that_is_younger_than_a_record_had_its_default(tmp_path):
     run, around = Run(ARMS[0], None, 1), {"base": "b", "numerics": 1}
-    path, key = record_path(tmp_path, run), key_of(run, around)
+    path, key = record_path(tmp_path, run), key_of(FULL, run, around)
     path.parent.mkdir()
     del key["settings"]["clip"]
     path.write_text(json.dumps({"key": key, "summary": {}}))
-    assert finder(tmp_path, around)(run) is not None
+    assert finder(FULL, tmp_path, around)(run) is not None
     clipped = replace(run, arm=replace(run.arm, settings=Settings(clip=0.5)))
-    assert finder(tmp_path, around)(clipped) is None
+    assert finder(FULL, tmp_path, around)(clipped) is None
 
 
 # --- the numerics ------------------------------------------------------------------------------------------------------
@@ -160,7 +160,7 @@ def short():
 
 
 def test_a_short_run_has_the_numbers_it_had(short):
-    record = perform(Run(Arm("short", "lora", settings=SHORT), 7e-3, 1), *short)
+    record = perform(FULL, Run(Arm("short", "lora", settings=SHORT), 7e-3, 1), *short)
     new, landing = record["summary"]["new"], record["landing"]
     losses = [entry["loss"] for entry in record["history"]]
     measured = [new["acc"], new["logprob"], record["summary"]["perplexity"]["old text"], record["forgetting loss"]]
@@ -183,7 +183,7 @@ def test_a_method_of_ones_own_can_be_an_arm(short, monkeypatch):
         pass
 
     monkeypatch.setitem(METHODS, "mine", Method(MyLayer, lr=1e-2))
-    mine, lora = (perform(Run(Arm(name, name, settings=SHORT), 7e-3, 1), *short) for name in ("mine", "lora"))
+    mine, lora = (perform(FULL, Run(Arm(name, name, settings=SHORT), 7e-3, 1), *short) for name in ("mine", "lora"))
     assert mine == lora
 
 
@@ -191,22 +191,24 @@ def test_a_method_of_ones_own_can_be_an_arm(short, monkeypatch):
 
 # A study small enough for tests: an untouched base, two arms with tuned rates and one that follows, on worlds of 6 subjects.
 SMALL_STUDY = """
-from study import runs
+from study import toy
 
-old = runs.old_world()
-runs.old_world = lambda: {name: some[:20] for name, some in old.items()}
-runs.tuning_retention = lambda: old["asked"][:20]
+old = toy.old_world()
+toy.old_world = lambda: {name: some[:20] for name, some in old.items()}
+toy.tuning_retention = lambda: old["asked"][:20]
 
 if __name__ == "__main__":  # not in a worker, which needs the above only
+    from dataclasses import replace
+
     from study import __main__ as program
-    from study.design import TUNING, Arm, Design
+    from study.design import Arm
     from train import Settings
 
     tiny = Settings(rank=2, epochs=2, batch_size=4, seq_len=64)
     arms = [Arm("untouched", None, subjects=2)]
     arms += [Arm("mica", "mica", 2e-2, tiny, rates=2, subjects=2), Arm("lora", "lora", 7e-3, tiny, rates=2, subjects=2)]
     arms += [Arm("rule", "mica", settings=tiny, follows=("lora", 2), subjects=2)]
-    program.FULL = program.EXTENDED_DESIGN = Design(tuple(arms), TUNING, (1, 2))
+    program.FULL = program.EXTENDED_DESIGN = replace(toy.FULL, arms=tuple(arms), judged=(1, 2), main=())
     program.write_all = lambda *results: None  # the pictures are of more arms
     program.main()
 """
@@ -296,6 +298,8 @@ def test_ctrl_c_keeps_what_is_finished_and_leaves_no_process(tiny_llama_folder, 
         (["--model", "nowhere"], "nowhere"),
         (["--device", "abacus"], "device 'abacus' cannot be used here"),
         (["--quick", "--extended"], "not allowed with"),
+        (["--real", "--quick"], "not allowed with"),
+        (["--extended", "--real"], "not allowed with"),
     ],
 )
 def test_mistakes_get_one_sentence_and_exit_code_2(arguments, sentence, tmp_path, monkeypatch, capsys):
