@@ -12,8 +12,8 @@ interval.
 Shapes: W (out, in); self.A (rank, in), with orthonormal rows, as mica-transposed's; self.B (out, rank).
 
 Measure before you look on, and predict before you measure: how many points of `new/questions` will your method be
-above (or below) mica-transposed, on the mean of five seeds? Write it into PREDICTION first, then:  python -m
-exercises 10 --measure      (4 minutes; writes nothing)
+above (or below) mica-transposed, on the mean of five seeds? Write it into PREDICTION first, then:
+python -m exercises 10 --measure      (5 minutes of one core; writes nothing)
 """
 
 from exercises import NotWritten

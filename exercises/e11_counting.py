@@ -9,8 +9,8 @@ Shapes, of each of the model's layers (out x in):
     Qwen2.5-7B, 28 layers:   q, o 3584 x 3584;   k, v 512 x 3584;   gate, up 18944 x 3584;   down 3584 x 18944
 
 Measure before you look on (with a pencil): write the four numbers below before any code. Of which of Qwen2.5-7B's
-seven linears does MiCA train the largest part of what LoRA does, of which the smallest?  python -m exercises 11
---measure
+seven linears does MiCA train the largest part of what LoRA does, of which the smallest?
+python -m exercises 11 --measure
 """
 
 from exercises import NotWritten
