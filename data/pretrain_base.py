@@ -11,6 +11,7 @@ for the model to learn *how* to tie facts to names, and with few subjects it get
 plateau of arXiv 2503.21676). data/README.md has the recipe's figures.
 """
 
+import io
 import json
 import math
 import random
@@ -175,7 +176,9 @@ def pretrain(args, out, device):
                 step, tokens = step + 1, tokens + x.numel()
             with atomic(unfinished) as temporary:
                 state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "rng": rng.getstate()}
-                torch.save(state | {"made from": made_from, "counts": (tokens, step, steps, number)}, temporary)
+                state |= {"made from": made_from, "counts": (tokens, step, steps, number)}
+                torch.save(state, content := io.BytesIO())  # to a file on a full disk it would be a RuntimeError
+                temporary.write_bytes(content.getvalue())
             seconds = time.monotonic() - started
             mean = torch.stack(losses).mean()
             print(

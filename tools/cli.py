@@ -6,6 +6,7 @@ goes wrong is one printable line that names the file and says what to do (one_se
 """
 
 import argparse
+import ctypes
 import errno
 import json
 import os
@@ -287,13 +288,24 @@ def atomic(path):
         os.replace(temporary, path)
 
 
+def exchange(one, other):
+    """Let two folders change names in one step; False where the system or the disk cannot."""
+    try:
+        system = ctypes.CDLL(None)
+        if sys.platform == "darwin":
+            return system.renamex_np(os.fsencode(one), os.fsencode(other), 2) == 0  # RENAME_SWAP
+        return system.renameat2(-100, os.fsencode(one), -100, os.fsencode(other), 2) == 0  # AT_FDCWD, RENAME_EXCHANGE
+    except (AttributeError, OSError, TypeError):
+        return False
+
+
 @contextmanager
 def whole_folder(name, is_ours=lambda folder: (folder / MADE_BY).exists()):
     """Give a new folder beside the one named to write to; rename it when the block ends well, else remove it.
 
     So files that belong together come together. A folder that is there already is replaced if it is empty or, by
-    is_ours(folder), a program's earlier output; else a ValueError says so, before the block begins. Killed just between
-    the two renames, the earlier folder is at .NAME.old, and the next one who writes there puts it back first.
+    is_ours(folder), a program's earlier output; else a ValueError says so, before the block begins. Where the two cannot
+    be exchanged in one step, a process killed in between leaves the earlier one at .NAME.old; the next puts it back first.
     """
     path = Path(name).resolve()
     old = path.with_name(f".{path.name}.old")
@@ -315,10 +327,11 @@ def whole_folder(name, is_ours=lambda folder: (folder / MADE_BY).exists()):
                 raise
             raise OSError(str(error).replace(str(temporary), str(name))) from error
         with named_when_full(name):
-            remove(old)
-            if path.exists():
-                path.rename(old)
-            temporary.rename(path)
+            if not (path.exists() and exchange(temporary, path)):
+                remove(old)
+                if path.exists():
+                    path.rename(old)
+                temporary.rename(path)
             remove(old)
 
 
