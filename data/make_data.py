@@ -8,13 +8,12 @@ other subjects: their full names occur nowhere in the old world, but parts of th
 the same pools of values. So nothing about a new subject can be known before it is read, and everything else can.
 
 Reading order: KINDS (all the words), then Subject, tell (a text), ask (a question), world and old_world.
-Standard library only.
+Standard library only, but for the program at the end.
 """
 
-import argparse
 import json
-import os
 import random
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -629,33 +628,45 @@ def old_world():
 
 def write(parts, folder):
     """Texts go to NAME.txt, a blank line between two; questions to NAME.jsonl, one a line."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    sizes = {}
     for name, items in parts.items():
         texts = isinstance(items[0], str)
         content = "\n\n".join(items) + "\n" if texts else "".join(json.dumps(item) + "\n" for item in items)
         path = folder / (name + (".txt" if texts else ".jsonl"))
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(content, encoding="utf-8", newline="\n")
-        os.replace(temporary, path)
-        print(f"{path}: {len(items)} {'texts' if texts else 'questions'}")
+        path.write_text(content, encoding="utf-8", newline="\n")
+        sizes[path.name] = f"{len(items)} {'texts' if texts else 'questions'}"
+    return sizes
+
+
+def write_world(parts, folder):
+    """Write a world's folder as a whole: corpus and questions belong together."""
+    from tools.cli import whole_folder
+
+    def is_a_world(earlier):
+        return {path.name for path in earlier.iterdir()} <= {f"{name}.{kind}" for name in parts for kind in ("txt", "jsonl")}
+
+    with whole_folder(folder, is_a_world) as new:
+        sizes = write(parts, new)
+    for name, size in sizes.items():
+        print(f"{folder / name}: {size}")
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--seed", type=int, default=SHIPPED_SEED, help=f"of the new world (default: {SHIPPED_SEED}, the shipped one)"
-    )
-    parser.add_argument(
-        "--out", default=Path(__file__).parent, help="folder that gets new/, few/ and old/ (default: data)"
-    )
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from tools.cli import Parser, one_sentence_errors
+
+    parser = Parser(prog="make_data.py", description=__doc__.splitlines()[0])
+    parser.add_argument("--seed", type=int, default=SHIPPED_SEED, help="of the new world; the default is the shipped one")
+    parser.add_argument("--subjects", type=int, default=SUBJECTS_PER_KIND, help="of a kind, in new/: 1 to 400")
+    parser.add_argument("--texts", type=int, default=TEXTS_PER_SUBJECT, help="on each of them: 1 to 8")
+    parser.add_argument("--out", default=Path(__file__).parent, type=Path, help="folder that gets new/, few/ and old/")
     args = parser.parse_args()
-    try:
-        write(world(args.seed), Path(args.out) / "new")
-        write(world(args.seed, FEW_SUBJECTS, FEW_TEXTS), Path(args.out) / "few")
-        write(old_world(), Path(args.out) / "old")
-    except OSError as error:
-        parser.exit(2, f"make_data.py: cannot write: {error}\n")
+    if not (1 <= args.subjects <= 400 and 1 <= args.texts <= 8):
+        parser.error("--subjects takes 1 to 400, --texts 1 to 8")
+    with one_sentence_errors("make_data.py"):
+        write_world(world(args.seed, args.subjects, args.texts), args.out / "new")
+        write_world(world(args.seed, FEW_SUBJECTS, FEW_TEXTS), args.out / "few")
+        write_world(old_world(), args.out / "old")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,9 @@
 The same command goes on where it was stopped. README.md here says what was compared and what it says.
 """
 
+if __name__ == "__main__":
+    import tools.started  # noqa: F401
+
 import os
 import sys
 from pathlib import Path
