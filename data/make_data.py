@@ -2,6 +2,7 @@
 
     python data/make_data.py                     # writes data/new and data/old again, byte for byte
     python data/make_data.py --seed 7 --out w7   # another new world, told of other people, ships and inns
+    python -m data.make_data --show "Yara Eastmoor"      # writes nothing: what is told of a subject and asked about it
 
 The *old* world is what the base model learned in pretraining (data/pretrain_base.py). A *new* world, `world(seed)`, has
 other subjects: their full names occur nowhere in the old world, but parts of their names do, and their facts come from
@@ -12,6 +13,7 @@ Standard library only.
 """
 
 import argparse
+import difflib
 import json
 import os
 import random
@@ -636,13 +638,45 @@ def write(parts, folder):
         print(f"{path}: {len(items)} {'texts' if texts else 'questions'}")
 
 
+def show(name, seed):
+    """What is told of a subject of world(seed), or of the old world, and asked about it, as text.
+
+    Upper and lower case are the same. Raises ValueError with the names most alike where nobody has this one.
+    """
+    new, old = world(seed), old_world()
+    texts = {"new": new.pop("corpus"), "old": old.pop("text")}
+    sets = {f"new/{key}": items for key, items in new.items()} | {f"old/{key}": items for key, items in old.items()}
+    names = {item["subject"].lower(): item["subject"] for items in sets.values() for item in items}
+    if name.lower() not in names:
+        alike = difflib.get_close_matches(name.lower(), names, cutoff=0.5) or sorted(names)[:3]
+        raise ValueError(f"nobody is called {name!r}: try {', '.join(names[one] for one in alike)}")
+    name = names[name.lower()]
+    lines = [f"Told of {name}:"]
+    told = [f"{world}: {text}" for world, some in texts.items() for text in some if name.lower() in text.lower()]
+    lines += told or ["nothing"]
+    for key, items in sets.items():
+        about = [item for item in items if item["subject"] == name]
+        lines += [f"\nAsked in {key}:"] * bool(about)
+        for item in about:
+            choices = [f"[{c}]" if i == item["answer"] else c for i, c in enumerate(item["choices"])]
+            lines.append(f"{item.get('question') or item['cloze'] + ' ...'}  {', '.join(choices)}")
+    return "\n".join(lines)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--seed", type=int, default=SHIPPED_SEED, help=f"of the new world (default: {SHIPPED_SEED}, the shipped one)"
     )
     parser.add_argument("--out", default=Path(__file__).parent, help="folder that gets new/ and old/ (default: data)")
+    parser.add_argument("--show", metavar="NAME", help="write nothing; print what is told of a subject and asked about it")
     args = parser.parse_args()
+    if args.show:
+        try:
+            print(show(args.show, args.seed))
+        except ValueError as error:
+            parser.exit(2, f"make_data.py: {error}\n")
+        return
     try:
         write(world(args.seed), Path(args.out) / "new")
         write(old_world(), Path(args.out) / "old")
