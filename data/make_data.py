@@ -669,7 +669,9 @@ def main():
         "--seed", type=int, default=SHIPPED_SEED, help=f"of the new world (default: {SHIPPED_SEED}, the shipped one)"
     )
     parser.add_argument("--out", default=Path(__file__).parent, help="folder that gets new/ and old/ (default: data)")
-    parser.add_argument("--show", metavar="NAME", help="write nothing; print what is told of a subject and asked about it")
+    parser.add_argument(
+        "--show", metavar="NAME", help="write nothing; print what is told of a subject and asked about it"
+    )
     args = parser.parse_args()
     if args.show:
         try:

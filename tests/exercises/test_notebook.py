@@ -52,7 +52,12 @@ def test_a_real_kernel_gives_it_again():
     nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3", resources=resources).execute()
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert pictures(cells) == 5
-    for wanted in ("same bits: True", "trained, of all: 12,288 of 2,176,704", "mica: 53,248 trained", "lora: 116,736 trained"):
+    for wanted in (
+        "same bits: True",
+        "trained, of all: 12,288 of 2,176,704",
+        "mica: 53,248 trained",
+        "lora: 116,736 trained",
+    ):
         assert wanted in printed(CODE) and wanted in printed(cells)
     learned = [float(value) for value in re.findall(r"new/questions +([\d.]+)", printed(cells))]
     untouched, mica, lora = learned
