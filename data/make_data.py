@@ -2,6 +2,7 @@
 
     python data/make_data.py                     # writes data/new, data/few and data/old again, byte for byte
     python data/make_data.py --seed 7 --out w7   # other new worlds, told of other people, ships and inns
+    python -m data.make_data --show "Yara Eastmoor"      # writes nothing: what is told of a subject and asked about it
 
 The *old* world is what the base model learned in pretraining (data/pretrain_base.py). A *new* world, `world(seed)`, has
 other subjects: their full names occur nowhere in the old world, but parts of their names do, and their facts come from
@@ -11,6 +12,7 @@ Reading order: KINDS (all the words), then Subject, tell (a text), ask (a questi
 Standard library only, but for the program at the end.
 """
 
+import difflib
 import json
 import random
 import sys
@@ -22,7 +24,7 @@ SUBJECTS_PER_KIND = 40  # of a new world: 3 kinds x 40 subjects x 6 facts = 720 
 OLD_SUBJECTS_PER_KIND = 300  # the first half is *asked* about in pretraining, the second never
 OLD_SUBJECTS_REPORTED = 120  # of the never-asked ones: data/old is about these
 TEXTS_PER_SUBJECT = 4  # each tells all six facts, in four different wordings: this and the epochs set the difficulty
-FEW_SUBJECTS, FEW_TEXTS = 8, 8  # the same of data/few, 144 facts: so few that a real model learns them on a laptop
+FEW_SUBJECTS, FEW_TEXTS = 8, 8  # the same of data/few, 144 facts: so few that a real model reads them in minutes
 
 
 @dataclass(frozen=True)
@@ -651,6 +653,31 @@ def write_world(parts, folder):
         print(f"{folder / name}: {size}")
 
 
+def show(name, seed):
+    """What is told of a subject of world(seed), or of the old world, and asked about it, as text.
+
+    Upper and lower case are the same. Raises ValueError with the names most alike where nobody has this one.
+    """
+    new, old = world(seed), old_world()
+    texts = {"new": new.pop("corpus"), "old": old.pop("text")}
+    sets = {f"new/{key}": items for key, items in new.items()} | {f"old/{key}": items for key, items in old.items()}
+    names = {item["subject"].lower(): item["subject"] for items in sets.values() for item in items}
+    if name.lower() not in names:
+        alike = difflib.get_close_matches(name.lower(), names, cutoff=0.5) or sorted(names)[:3]
+        raise ValueError(f"nobody is called {name!r}: try {', '.join(names[one] for one in alike)}")
+    name = names[name.lower()]
+    lines = [f"Told of {name}:"]
+    told = [f"{world}: {text}" for world, some in texts.items() for text in some if name.lower() in text.lower()]
+    lines += told or ["nothing"]
+    for key, items in sets.items():
+        about = [item for item in items if item["subject"] == name]
+        lines += [f"\nAsked in {key}:"] * bool(about)
+        for item in about:
+            choices = [f"[{c}]" if i == item["answer"] else c for i, c in enumerate(item["choices"])]
+            lines.append(f"{item.get('question') or item['cloze'] + ' ...'}  {', '.join(choices)}")
+    return "\n".join(lines)
+
+
 def main():
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     from tools.cli import Parser, one_sentence_errors
@@ -660,10 +687,14 @@ def main():
     parser.add_argument("--subjects", type=int, default=SUBJECTS_PER_KIND, help="of a kind, in new/: 1 to 400")
     parser.add_argument("--texts", type=int, default=TEXTS_PER_SUBJECT, help="on each of them: 1 to 8")
     parser.add_argument("--out", default=Path(__file__).parent, type=Path, help="folder that gets new/, few/ and old/")
+    parser.add_argument("--show", metavar="NAME", help="write nothing; print what is told of a subject and asked about it")
     args = parser.parse_args()
     if not (1 <= args.subjects <= 400 and 1 <= args.texts <= 8):
         parser.error("--subjects takes 1 to 400, --texts 1 to 8")
     with one_sentence_errors("make_data.py"):
+        if args.show:
+            print(show(args.show, args.seed))
+            return
         write_world(world(args.seed, args.subjects, args.texts), args.out / "new")
         write_world(world(args.seed, FEW_SUBJECTS, FEW_TEXTS), args.out / "few")
         write_world(old_world(), args.out / "old")

@@ -16,6 +16,7 @@ size 0.0001 in float32 and in bfloat16: how far has it moved?  python -m exercis
 """
 
 import torch
+from torch import nn  # noqa: F401
 
 from exercises import NotWritten
 from lora import LoRALayer

@@ -12,19 +12,19 @@ Measure before you look on: how much do `new/questions` (what it learns) and `ol
 if B is trained too? Guess, then:  python -m exercises 3 --measure     (1 to 2 minutes; it also compares with LoRA)
 """
 
+import torch  # noqa: F401
+from torch import nn  # noqa: F401
+
 from exercises import NotWritten
 from exercises.measuring import teach
 from lora import LoRALayer
-from mica import (
-    TrainedMiCALayer,
-    minor_directions,
-)  # or your own, of exercise 2: from exercises.e02_directions import ...
+from mica import TrainedMiCALayer, minor_directions  # noqa: F401
 from train import METHODS, Method
 
 
 class MyMiCA(LoRALayer):
     def init_factors(self, W):
-        """Set self.A and self.B, of W's dtype, W being (out, in)."""
+        """Set self.A and self.B, of W's dtype, W being (out, in); minor_directions may also be yours, of e02_directions."""
         raise NotWritten
 
 

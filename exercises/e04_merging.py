@@ -15,6 +15,7 @@ survives merging? And how much worse is it to round the change first?  python -m
 """
 
 import torch
+from torch import nn  # noqa: F401
 
 from exercises import NotWritten
 

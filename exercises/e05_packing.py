@@ -15,6 +15,8 @@ Measure before you look on: the project shuffles the texts before it packs them.
 next to each other instead, what is left of `new/questions`? Guess, then:  python -m exercises 5 --measure     (1 minute)
 """
 
+import torch  # noqa: F401
+
 from eval_qa import IGNORE  # noqa: F401, the mark for "no target here"
 from exercises import NotWritten
 from exercises.measuring import documents_by_subject, teach

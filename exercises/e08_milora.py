@@ -18,6 +18,7 @@ at alpha = 8, 16, 32 and rank 8?  python -m exercises 8 --measure
 """
 
 import torch
+from torch import nn  # noqa: F401
 
 from exercises import NotWritten
 from exercises.measuring import base_model

@@ -5,7 +5,7 @@ python pictures/frontier.py        # writes pictures/frontier.png
 
 from pathlib import Path
 
-from idea import FROZEN, INK, MINOR, TRAINED, arrow, note, plt
+from idea import INK, MINOR, TRAINED, note, plt
 from matplotlib.patches import Rectangle
 
 # A made-up curve over learning rates, and two points beside it.

@@ -17,7 +17,9 @@ DOCUMENTS = [path for path in sorted(ROOT.rglob("*.md")) if not {".venv", "venv"
 def commands_of(document):
     """The commands on our programs in a document: [("train.py", ["--method", "mica"]), ("-m study", []), ...]."""
     text = document.read_text(encoding="utf-8").replace("\\\n", " ")  # a command may go on
-    lines = re.findall(r"^(?:    )?([^|`#\n]*\bpython3? .+)$", text, flags=re.MULTILINE) + re.findall(r"`([^`]+)`", text)
+    lines = re.findall(r"^(?:    )?([^|`#\n]*\bpython3? .+)$", text, flags=re.MULTILINE) + re.findall(
+        r"`([^`]+)`", text
+    )
     for line in lines:
         line = re.sub(r"\s#\s.*$", "", " ".join(line.split()))  # what follows is a comment
         for found in re.finditer(r"\bpython3? (-m )?([\w/.]+)([^&;|]*)", line):
@@ -29,7 +31,9 @@ def commands_of(document):
                 yield name, shlex.split(rest)
 
 
-COMMANDS = sorted({(document, program, tuple(rest)) for document in DOCUMENTS for program, rest in commands_of(document)})
+COMMANDS = sorted(
+    {(document, program, tuple(rest)) for document in DOCUMENTS for program, rest in commands_of(document)}
+)
 PROGRAMS = sorted({program for _, program, _ in COMMANDS})
 
 
