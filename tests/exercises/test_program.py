@@ -134,6 +134,14 @@ def test_the_measuring_part_runs(exercise, folder, capsys, monkeypatch):
     assert printed(capsys, exercise.file[1:3], "--measure", "--folder", folder)
 
 
+def test_the_page_for_teachers_has_the_same_points_and_minutes():
+    rows = (FOLDER / "README.md").read_text(encoding="utf-8").split("| ---: | --- |")[1].splitlines()[1:13]
+    for number, (row, exercise) in enumerate(zip(rows, EXERCISES), start=1):
+        cells = [cell.strip() for cell in row.strip("|").split("|")]
+        assert cells[:2] == [str(number), f"`{exercise.file}.py`"]
+        assert cells[-2:] == [str(exercise.minutes), str(exercise.points)]
+
+
 def test_texts_on_a_subject_become_one_document():
     documents = measuring.documents_by_subject()
     assert len(documents) == 120
