@@ -31,22 +31,29 @@ except ImportError:  # Windows: there, nothing keeps a second process out
 
 MADE_BY = "MADE_BY"  # a file in a folder that a program wrote as a whole: what made it, as JSON
 # How torch, its devices and the operating system say that memory is used up.
-OUT_OF_MEMORY = re.compile(r"out of memory|allocate memory|not enough memory|ALLOC_FAILED|bad_alloc|Invalid buffer size")
+OUT_OF_MEMORY = re.compile(
+    r"out of memory|allocate memory|not enough memory|ALLOC_FAILED|bad_alloc|Invalid buffer size"
+)
 # What a terminal would obey instead of showing: control characters, and those that turn the writing round.
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse that says every flag's default in --help and a mistake in one line, and takes no empty text for a value."""
+    """argparse that says every flag's default in --help and a mistake in one line, and takes no empty text for a value.
 
-    def __init__(self, **kwargs):
+    may_be_empty: names of arguments that are not meant here.
+    """
+
+    def __init__(self, may_be_empty=(), **kwargs):
         super().__init__(formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kwargs)
+        self.may_be_empty = may_be_empty
 
     def parse_args(self, args=None, namespace=None):
         parsed = super().parse_args(args, namespace)
         for name, value in vars(parsed).items():
             for text in value if isinstance(value, list) else [value]:
-                if isinstance(text, str) and not text.strip():  # Path("") would be the current folder
+                empty = isinstance(text, str) and not text.strip()  # Path("") would be the current folder
+                if empty and name not in self.may_be_empty:
                     self.error(f"--{name.replace('_', '-')} is given an empty text: is a variable unset?")
         return parsed
 
