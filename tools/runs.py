@@ -68,15 +68,14 @@ def comparison(out, made_from, restart=False):
     """
     check_writable(out)
     with alone(out / ".lock", out):
-        for left in [*out.glob("*/.seed*.tmp"), *out.glob("*/.seed*.lock")]:
-            remove(left)
-        for folder in sorted(out.glob("*/seed*")):
+        earlier = sorted(out.glob("*/seed*"))
+        for folder in earlier:
             if not (folder / RUN).exists():
                 raise ValueError(f"{folder} is not a run of this program: move it away, or give another --out")
-            if restart:
-                remove(folder)
-            else:
+            if not restart:
                 check_same(folder, read_run(folder)[0], made_from)
+        for left in [*out.glob("*/.seed*.tmp"), *out.glob("*/.seed*.lock"), *(earlier if restart else [])]:
+            remove(left)
         yield
 
 
