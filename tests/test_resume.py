@@ -228,7 +228,7 @@ def test_a_folder_that_is_no_run_is_neither_used_nor_cleared(line, out, capsys):
 
 @needs_fork
 def test_a_second_process_with_the_same_out_is_refused(line, whole, tmp_path):
-    out, (reader, writer), real = tmp_path / "out", os.pipe(), train.run
+    out, (reader, writer) = tmp_path / "out", os.pipe()
 
     def slow():
         def run(*args):
