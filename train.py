@@ -248,6 +248,8 @@ def run(base, tokenizer, task, method, settings, lr, seed, eval_every):
     trained, total = count_trainable(model)
     lr = METHODS[method].lr if lr is None else lr
     record = {"seed": seed, "lr": lr, "trained": trained, "all": total, "history": history, "summary": summary}
+    if not all(p.isfinite().all() for p in model.parameters() if p.requires_grad):
+        record["diverged"] = True
     return model, scores, record | {"seconds": seconds}
 
 
@@ -278,7 +280,7 @@ def compare(args):
     untouched = {"summary": summary}
     write_scores(out / "untouched.jsonl", question_sets, scores)
     answers = {"untouched": [greedy_answer(base, tokenizer, question.prompt) for question in asked]}
-    runs, finished = {}, False  # runs: {method: [record of each seed]}
+    runs, finished, diverged = {}, False, []  # runs: {method: [record of each seed]}
     try:
         for seed in range(args.seeds):
             for method in args.method:
@@ -286,9 +288,15 @@ def compare(args):
                 model, scores, record = run(base, tokenizer, task, method, settings, args.lr, seed, args.eval_every)
                 write_lines(run_out / "metrics.jsonl", record["history"])
                 write_scores(run_out / "scores.jsonl", question_sets, scores)
-                save_trained(model, tokenizer, run_out, args.model, folder)
+                if "diverged" in record:
+                    diverged.append(f"{method}, seed {seed}: diverged, not saved; use a smaller --lr")
+                else:
+                    save_trained(model, tokenizer, run_out, args.model, folder)
                 if seed == 0:
-                    answers[method] = [greedy_answer(model, tokenizer, question.prompt) for question in asked]
+                    answers[method] = [
+                        "(diverged)" if "diverged" in record else greedy_answer(model, tokenizer, question.prompt)
+                        for question in asked
+                    ]
                 runs.setdefault(method, []).append(record)
         finished = True
     finally:  # Ctrl-C, a full disk, out of memory: what is done is reported all the same
@@ -296,7 +304,9 @@ def compare(args):
             if not finished:
                 print("\nnot finished: reporting the runs that are", file=sys.stderr)
             colors = {method: METHODS[method].color for method in runs}
-            write_report(out, untouched, runs, panels, colors, examples_text(asked, answers), notes)
+            write_report(out, untouched, runs, panels, colors, examples_text(asked, answers), notes + diverged)
+    if diverged:
+        sys.exit(3)  # neither well nor refused
 
 
 def main():

@@ -21,6 +21,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -29,9 +30,10 @@ from data.make_data import OLD_SUBJECTS_REPORTED, ask, old_subjects, old_world, 
 from eval_qa import make_question
 from gpt import load_pretrained
 from lora import count_trainable
-from study.analysis import forgetting_loss, landing
+from study.analysis import BINS, forgetting_loss, landing
 from study.design import CONTROL, NEW, NEW_CLOZE, OLD_CLOZE, RETENTION, TUNING, runs_of
 from tools.cli import progress, write_lines
+from tools.inputs import fits, is_number, is_text, is_whole, or_null, read_json
 from train import Settings, Task, adapt, copy_for, measure
 
 # The version of what computes. Raise it by hand whenever code changes the numbers of a run, be it by a rounding that
@@ -115,27 +117,74 @@ def task_digest(*which):
     return digest(json.dumps([task.documents, asked, task.texts]).encode())
 
 
-def key_of(run, around):
-    """Everything that can change a run's numbers, as JSON gives it back."""
+def describe(run):
+    """What a run is, as JSON gives it back: the part of its key that does not depend on where it is made."""
     arm = {"method": run.arm.method, "settings": asdict(run.arm.settings), "subjects": run.arm.subjects}
-    what = {"lr": run.lr, "world": run.world, "task": task_digest(*task_of(run))}
-    return json.loads(json.dumps(arm | what | around))
+    return json.loads(json.dumps(arm | {"lr": run.lr, "world": run.world}))
+
+
+def key_of(run, around):
+    """Everything that can change a run's numbers."""
+    return describe(run) | {"task": task_digest(*task_of(run))} | around
 
 
 def record_path(results, run):
     return Path(results) / "runs" / f"{run.name}.json"
 
 
+share, amount, count = partial(is_number, low=0, high=1), partial(is_number, low=0), partial(is_whole, low=0, high=2**53)
+number = or_null(is_number)  # null: training diverged
+ASKED = {"acc": share, "exact": share, "logprob": number}
+MEASURES = ("amplification", "left_major", "left_minor", "right_major", "right_minor")
+KEY = {
+    "method": or_null(is_text),
+    "settings": lambda settings: fits(settings, {}) and settings.keys() <= asdict(Settings()).keys(),
+    "subjects": count,
+    "lr": or_null(amount),
+    "world": count,
+    **dict.fromkeys(("torch", "device"), is_text),
+}
+RECORD = {  # what every record has...
+    "key": KEY,
+    "trained": count,
+    "history": [{"loss": number}],
+    "summary": {name: ASKED for name in (NEW, CONTROL, RETENTION)},
+    "seconds": amount,
+    "workers": partial(is_whole, low=1, high=2**20),
+    **dict.fromkeys(("machine", "finished"), is_text),
+}
+JUDGED_RECORD = {  # ...and what is reported of a judged world's beside
+    "history": lambda history: fits(history[:-1], [{NEW: share}]),
+    "summary": {name: ASKED for name in (NEW_CLOZE, OLD_CLOZE)},
+    "forgetting loss": number,
+    "landing": or_null(
+        {
+            **dict.fromkeys(("left", "right"), lambda shares: fits(shares, [number]) and len(shares) == BINS),
+            "projections": {...: dict.fromkeys(MEASURES, number)},
+        }
+    ),
+}
+
+
 def read_record(path):
-    """A record, or None where there is no file. Raises ValueError when it is not one."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        record["key"]["settings"], record["summary"]
-    except FileNotFoundError:
+    """A record, or None where there is no file. Raises ValueError when it is not a whole one."""
+    if not path.exists():
         return None
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{path} is not a run's record: delete it, and it will be made again") from None
+    remedy = "delete it, and it will be made again"
+    record = read_json(path, remedy)
+    if not fits(record, RECORD) or (record["key"]["world"] not in TUNING and not fits(record, JUDGED_RECORD)):
+        raise ValueError(f"{path} is not a run's record: {remedy}")
+    # a setting that is younger than the record had its default
+    record["key"]["settings"] = asdict(Settings()) | record["key"]["settings"]
+    if record["key"]["method"] and len(record["history"]) != record["key"]["settings"]["epochs"]:
+        raise ValueError(f"{path} is not a run's record, it lacks epochs: {remedy}")
     return record
+
+
+def check_name(path, record, run):
+    """Raise ValueError unless the record, found under the run's name, is of that run: one renamed would be another's."""
+    if not describe(run).items() <= record["key"].items():
+        raise ValueError(f"{path} is the record of another run than its name says: delete it, and it will be made again")
 
 
 def finder(results, around):
@@ -144,9 +193,7 @@ def finder(results, around):
     @functools.cache
     def find(run):
         record = read_record(record_path(results, run))
-        if record:  # a setting that is younger than the record had its default
-            settings = asdict(Settings()) | record["key"]["settings"]
-            return record if record["key"] | {"settings": settings} == key_of(run, around) else None
+        return record if record and record["key"] == key_of(run, around) else None
 
     return find
 

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from study.design import CONTROL, ENDPOINTS, MAIN, NEW, PAIRS, RETENTION, TUNING, Run, chosen_rates, curve_rates, tune
-from study.runs import read_record
+from study.runs import check_name, read_record, record_path
 from study.stats import Difference, height_between, holm, paired, ratio, verdict
 from tools.report import mean_and_error, plus_minus
 
@@ -41,7 +41,10 @@ class Results:
             raise ValueError(f"{folder} does not yet hold two worlds on which {names} are judged: let the study go on")
 
     def find(self, run):
-        return self.records.get(run.name)
+        record = self.records.get(run.name)
+        if record:
+            check_name(record_path(self.folder, run), record, run)
+        return record
 
     @cached_property
     def records(self):
@@ -59,7 +62,8 @@ class Results:
         """What stands in a column of COLUMNS, for an arm on each of `worlds`."""
         part, key = COLUMNS[column]
         records = [self.record(name, world, lr) for world in worlds]
-        return [record["summary"][part][key] if key else record[part] for record in records]
+        found = [record["summary"][part][key] if key else record[part] for record in records]
+        return [math.nan if value is None else value for value in found]  # null: training diverged
 
     @cached_property
     def extended(self):

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import os
 import sys
 import tempfile
@@ -45,7 +46,7 @@ def one_sentence_errors(program):
         sys.exit(130)  # what a shell expects after Ctrl-C
     else:
         return
-    print(f"{program}: {' '.join(message.split())}", file=sys.stderr)
+    print(f"{program}: {sentence(message)}", file=sys.stderr)
     sys.exit(2)
 
 
@@ -75,6 +76,13 @@ def printable(text):
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
+def sentence(message, longest=380):
+    """A message as one printable line; of a longer one, the middle is left out."""
+    message = printable(message)
+    half = longest // 2 - 2
+    return message if len(message) <= longest else f"{message[:half]} ... {message[-half:]}"
+
+
 @contextmanager
 def atomic(path):
     """Give a temporary path beside `path` to write to; rename it onto `path` when the block ends well, else remove it."""
@@ -91,15 +99,28 @@ def atomic(path):
         temporary.unlink(missing_ok=True)
 
 
+def as_json(content, indent=None):
+    """JSON of the content on a line, or indented; what is not finite is null: JSON has no NaN."""
+
+    def plain(value):
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(item) for item in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(plain(content), indent=indent, allow_nan=False) + "\n"
+
+
 def write_json(path, content):
     with atomic(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(as_json(content, indent=1), encoding="utf-8")
 
 
 def write_lines(path, items):
     """One JSON object a line."""
     with atomic(path) as temporary:
-        temporary.write_text("".join(json.dumps(item) + "\n" for item in items), encoding="utf-8")
+        temporary.write_text("".join(map(as_json, items)), encoding="utf-8")
 
 
 def check_writable(folder):

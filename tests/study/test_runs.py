@@ -11,8 +11,10 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from made_up import made_up
 
 from gpt import load_pretrained
 from lora import LoRALayer
@@ -104,26 +106,32 @@ def test_a_record_that_is_none_is_named(tmp_path):
     assert read_record(path) is None
     for text in ("", '{"key": {}, "summ', "[]", "3", '{"key": {}}', '{"key": {}, "summary": {}}'):
         path.write_text(text)
-        with pytest.raises(ValueError, match="x.json is not a run's record: delete it"):
+        with pytest.raises(ValueError, match="x.json.*: delete it, and it will be made again$"):
             read_record(path)
 
 
-def test_a_record_made_in_other_surroundings_does_not_count(tmp_path):
-    run, around = Run(ARMS[0], None, 1), {"base": "b", "numerics": 1}
-    path = record_path(tmp_path, run)
+AROUND = {"base": "b", "numerics": 1, "torch": "2", "device": "cpu"}
+
+
+def write_record(folder, run, key):
+    path = record_path(folder, run)
     path.parent.mkdir()
-    path.write_text(json.dumps({"key": key_of(run, around), "summary": {}}))
+    path.write_text(json.dumps(made_up(run, np.random.default_rng(0)) | {"key": key}))
+
+
+def test_a_record_made_in_other_surroundings_does_not_count(tmp_path):
+    run, around = Run(ARMS[0], None, 1), AROUND
+    write_record(tmp_path, run, key_of(run, around))
     assert finder(tmp_path, around)(run) is not None
     assert finder(tmp_path, around | {"numerics": 2})(run) is None
     assert finder(tmp_path, around)(replace(run, world=2)) is None
 
 
 def test_a_setting_that_is_younger_than_a_record_had_its_default(tmp_path):
-    run, around = Run(ARMS[0], None, 1), {"base": "b", "numerics": 1}
-    path, key = record_path(tmp_path, run), key_of(run, around)
-    path.parent.mkdir()
+    run, around = Run(ARMS[0], None, 1), AROUND
+    key = key_of(run, around)
     del key["settings"]["clip"]
-    path.write_text(json.dumps({"key": key, "summary": {}}))
+    write_record(tmp_path, run, key)
     assert finder(tmp_path, around)(run) is not None
     clipped = replace(run, arm=replace(run.arm, settings=Settings(clip=0.5)))
     assert finder(tmp_path, around)(clipped) is None
@@ -311,4 +319,4 @@ def test_a_damaged_record_stops_the_study_before_anything_runs(tmp_path, monkeyp
     monkeypatch.setattr(sys, "argv", ["study", "--quick", "--results", str(tmp_path)])
     with pytest.raises(SystemExit) as stopped:
         program.main()
-    assert stopped.value.code == 2 and "untouched_world1.json is not a run's record" in capsys.readouterr().err
+    assert stopped.value.code == 2 and "untouched_world1.json: not JSON" in capsys.readouterr().err
