@@ -124,7 +124,7 @@ def save_trained(model, tokenizer, out, name, folder):
     if find_adapters(model):
         save_adapters(model, out / "adapter", *((name, None) if Path(name).is_dir() else split_name(name)))
     else:
-        save_pretrained(model, out / "model", tokenizer)
+        save_pretrained(model, out / "model", tokenizer, folder)
         copy_tokenizer(folder, out / "model")
 
 
@@ -393,7 +393,7 @@ def main():
             model.config = replace(model.config, tie_embeddings=False)
         if args.dtype != "auto":
             model.to(getattr(torch, args.dtype))
-        save_pretrained(model, out, tokenizer)
+        save_pretrained(model, out, tokenizer, source)
         copy_tokenizer(source, out)
         print(f"written to {out}: config.json, model.safetensors and the tokenizer's files", file=sys.stderr)
 

@@ -32,6 +32,9 @@ TOKENIZER_FILES = [
     "merges.txt",
 ]
 
+# What else says how a model is used, and changes with neither its weights nor its tokenizer.
+COMPANIONS = ["chat_template.jinja", "chat_template.json", "generation_config.json"]
+
 
 class Tokenizer:
     """What both kinds of tokenizer share: special tokens, spelled out in a text, become their ids; the rest is theirs.
@@ -174,11 +177,18 @@ def read_files(folder):
 
 
 def copy_tokenizer(source, target):
-    """Copy the tokenizer's files from one model's folder to another."""
-    for name in TOKENIZER_FILES:
-        if (Path(source) / name).exists():
-            with atomic(Path(target) / name) as temporary:
-                temporary.write_bytes((Path(source) / name).read_bytes())
+    """Copy the tokenizer's files, and what else goes with a model, from one folder to another.
+
+    All is read as what it says it is before any is written: a name in a folder may be a link to anything.
+    """
+    files = {}
+    for path in (Path(source) / name for name in [*TOKENIZER_FILES, *COMPANIONS]):
+        if path.exists():
+            (read_json if path.suffix == ".json" else read_bytes if path.suffix == ".model" else read_text)(path)
+            files[path.name] = read_bytes(path)
+    for name, content in files.items():
+        with atomic(Path(target) / name) as temporary:
+            temporary.write_bytes(content)
 
 
 # --- byte-level BPE ----------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from gpt.model import GPT, GPTConfig, RopeScaling
 from gpt.tokenizer import load_tokenizer
 from tools.cli import atomic
-from tools.inputs import LAYERS, SIZE, TOKENS, is_number, is_whole, read_json, shown
+from tools.inputs import LAYERS, SIZE, TOKENS, is_number, is_text, is_whole, read_json, shown
 
 
 @dataclass(frozen=True)
@@ -175,6 +175,10 @@ def load_model(folder, device="cpu", dtype=torch.float32):
     return model.eval()
 
 
+# Keys of config.json that are wrong, or mean something else, beside other weights or without a repository's own code.
+NOT_KEPT = {"torch_dtype", "quantization_config", "auto_map", "_name_or_path", "rope_theta", "rope_scaling", "layer_types"}
+
+
 def check_finite(name, tensor, remedy="give a --dtype of wider range, or another model"):
     """The tensor. Raises ValueError with its name where it holds NaN or infinity: nothing that is computed with it counts."""
     if tensor.numel() and not all(end.isfinite() for end in tensor.detach().aminmax()):
@@ -183,10 +187,11 @@ def check_finite(name, tensor, remedy="give a --dtype of wider range, or another
     return tensor
 
 
-def save_pretrained(model, folder, tokenizer=None):
+def save_pretrained(model, folder, tokenizer=None, source=None):
     """Write a GPT as config.json and model.safetensors, which transformers and load_model open.
 
     tokenizer: its end-of-text and beginning-of-sequence ids are noted in config.json. Tied embeddings are stored once.
+    source: the folder that the model came from, whose config.json keeps what is not about the weights or their type.
     The tokenizer's files are not written: copy them (gpt.tokenizer.copy_tokenizer), if the folder needs them.
     Raises ValueError for a configuration that has no counterpart in transformers, and for a model that no longer has
     the weights of its configuration, as one with adapters has not.
@@ -204,6 +209,10 @@ def save_pretrained(model, folder, tokenizer=None):
     content = {"dtype": str(state["norm.weight"].dtype).removeprefix("torch.")} | format_config(config)
     if tokenizer is not None:
         content |= {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eot_id}
+    if source is not None and (Path(source) / "config.json").exists():
+        raw = read_json(Path(source) / "config.json")
+        kept = {key: value for key, value in raw.items() if key not in NOT_KEPT}
+        content = kept | content | {key: raw[key] for key in ("bos_token_id", "eos_token_id") if key in raw}
     tensors = {}
     for name, ours in layout(model).items():
         tensor = torch.cat([state[our] for our in ours]) if len(ours) > 1 else state[ours[0]]
@@ -376,24 +385,33 @@ def format_config(config):
     return raw
 
 
+WEIGHTS = ["model.safetensors", "pytorch_model.bin"]  # in one file, or in those that NAME.index.json lists
+
+
+def shard_names(index):
+    """The names of the files that an index lists, sorted. Raises ValueError for what is not the name of a file beside it."""
+    shards, suffix = read_json(index).get("weight_map"), Path(index.name.removesuffix(".index.json")).suffix
+    if not isinstance(shards, dict) or not shards:
+        raise ValueError(f"{index} has no weight_map, download it again")
+    for shard in shards.values():
+        # Names, not resolved paths: in a Hugging Face cache the files themselves are links out of the folder.
+        if not is_text(shard) or re.search(r"[/\\:]", shard) or not shard.endswith(suffix) or not shard.isprintable():
+            raise ValueError(f"{index} lists {shown(shard)}, which is not the name of a {suffix} file beside it")
+    return sorted(set(shards.values()))
+
+
 def weight_files(folder):
     """The paths of a folder's weights: model.safetensors or the shards its index lists, else pytorch_model.bin's."""
     folder = Path(folder)
-    for single, suffix in (("model.safetensors", ".safetensors"), ("pytorch_model.bin", ".bin")):
+    for single in WEIGHTS:
         if (folder / single).is_file():
             return [folder / single]
         index = folder / f"{single}.index.json"
         if index.is_file():
-            shards = read_json(index).get("weight_map")
-            if not isinstance(shards, dict) or not shards:
-                raise ValueError(f"{index} has no weight_map, download it again")
-            for shard in shards.values():
-                # Names, not resolved paths: in a Hugging Face cache the files themselves are links out of the folder.
-                if not isinstance(shard, str) or re.search(r"[/\\:]", shard) or not shard.endswith(suffix):
-                    raise ValueError(f"{index} lists {shard!r}, which is not the name of a {suffix} file beside it")
+            for shard in (shards := shard_names(index)):
                 if not (folder / shard).is_file():
                     raise FileNotFoundError(f"{folder / shard} not found, though {index.name} lists it: download it")
-            return [folder / shard for shard in sorted(set(shards.values()))]
+            return [folder / shard for shard in shards]
     raise FileNotFoundError(
         f"{folder} has neither model.safetensors nor pytorch_model.bin, nor an index of either: download the weights"
     )

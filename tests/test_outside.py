@@ -21,7 +21,8 @@ from adapter_io import load_adapters, save_adapters
 from eval_qa import read_questions
 from gpt import generate, load_pretrained, load_tokenizer, save_pretrained
 from gpt.weights import load_model, read_config
-from lora import LoRALayer, find_adapters, replace_linears
+from lora import LoRALayer, find_adapters, merge_adapters, replace_linears
+from study.analysis import forgetting_loss, landing
 from tools.inputs import DEEPEST, fits, is_number, is_whole, parse_json, read_json, read_text
 from tools.reading import read_documents
 
@@ -345,3 +346,161 @@ def test_texts_of_the_programs_are_one_printable_line(tmp_path, monkeypatch, cap
     assert run(eval_qa, monkeypatch, "--model", "x" * 5000, "--ask", "x") == 2
     (said,) = capsys.readouterr().err.splitlines()
     assert len(said) < 400
+
+
+# --- companion files --------------------------------------------------------------------------------------------------
+
+
+def merge(model, tmp_path, monkeypatch, *options):
+    adapted = load_model(model)
+    replace_linears(adapted, LoRALayer, rank=2, alpha=2, targets=("q_proj",))
+    for layer in find_adapters(adapted).values():
+        layer.B.data.normal_()
+    save_adapters(adapted, tmp_path / "adapter")
+    line = ["--model", model, "--adapter", tmp_path / "adapter", "--out", tmp_path / "merged", *options]
+    return run(adapter_io, monkeypatch, *line)
+
+
+def test_companion_files_survive_merging(model, tmp_path, monkeypatch):
+    texts = {
+        "chat_template.jinja": "{% for message in messages %}{{ message.content }}{% endfor %}",
+        "generation_config.json": json.dumps({"eos_token_id": [0, 1], "temperature": 0.6}),
+        "added_tokens.json": "{}",
+    }
+    for name, text in texts.items():
+        (model / name).write_text(text)
+    edit(model / "config.json", eos_token_id=[0, 1], bos_token_id=1, pad_token_id=0, auto_map={"AutoModel": "x.py"},
+         torch_dtype="bfloat16", use_cache=False)  # fmt: skip
+    assert merge(model, tmp_path, monkeypatch, "--dtype", "float16") == 0
+    for name, text in texts.items():
+        assert (tmp_path / "merged" / name).read_text() == text
+    config = json.loads((tmp_path / "merged" / "config.json").read_text())
+    assert (config["eos_token_id"], config["bos_token_id"], config["pad_token_id"]) == ([0, 1], 1, 0)
+    assert config["use_cache"] is False and config["dtype"] == "float16"
+    assert not {"auto_map", "torch_dtype"} & config.keys()
+    assert reference(tmp_path / "merged").generation_config.eos_token_id == [0, 1]
+    assert torch.equal(load_model(tmp_path / "merged").norm.weight, load_model(model).norm.weight.half().float())
+
+
+def test_companion_files_are_copied_only_if_they_are_what_they_say(model, tmp_path, monkeypatch, capsys):
+    (tmp_path / "secret").write_text("root:x:0:0")
+    for name in ("generation_config.json", "special_tokens_map.json"):
+        (model / name).unlink(missing_ok=True)
+        (model / name).symlink_to(tmp_path / "secret")
+        assert merge(model, tmp_path, monkeypatch) == 2
+        assert f"{name}: not JSON" in capsys.readouterr().err
+        assert not [path for path in (tmp_path / "merged").iterdir() if "token" in path.name]
+        (model / name).unlink()
+    os.mkfifo(model / "chat_template.jinja")
+    assert merge(model, tmp_path, monkeypatch) == 2
+    assert "chat_template.jinja is a folder, pipe or device" in capsys.readouterr().err
+
+
+# --- adapters from elsewhere ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prefix", ["", "_orig_mod.", "module."])
+@pytest.mark.parametrize("pickled", [False, True])
+def test_real_adapters_with_a_wrappers_prefix_or_pickled(model, tmp_path, monkeypatch, prefix, pickled):
+    merge(model, tmp_path, monkeypatch)
+    expected = load_model(model)
+    load_adapters(expected, tmp_path / "adapter")
+    path = tmp_path / "adapter" / "adapter_model.safetensors"
+    factors = {key.replace("base_model.model.", f"base_model.model.{prefix}"): t for key, t in load_file(path).items()}
+    path.unlink()
+    if pickled:
+        torch.save(factors, path.with_name("adapter_model.bin"))
+    else:
+        save_file(factors, path)
+    loaded = load_model(model)
+    load_adapters(loaded, tmp_path / "adapter")
+    ids = torch.tensor([[1, 2, 3]])
+    assert torch.equal(loaded(ids), expected(ids)) and not torch.equal(loaded(ids), load_model(model)(ids))
+
+
+def test_real_adapters_hold_nothing_but_tensors(model, tmp_path, monkeypatch):
+    merge(model, tmp_path, monkeypatch)
+    (tmp_path / "adapter" / "adapter_model.safetensors").unlink()
+    torch.save({"x": pytest.approx}, tmp_path / "adapter" / "adapter_model.bin")
+    assert "code in it is never run" in refusal(load_adapters, load_model(model), tmp_path / "adapter")
+
+
+def test_real_configurations_say_what_to_change(model):
+    edit(model / "config.json", quantization_config={"quant_method": "bitsandbytes"})
+    assert "no longer quantised" in refusal(read_config, model)
+    edit(model / "config.json", quantization_config=None, model_type="mistral", sliding_window=48)
+    assert "not in force below 48 tokens, so set max_position_embeddings to 48" in refusal(read_config, model)
+    edit(model / "config.json", max_position_embeddings=48)
+    read_config(model)
+
+
+def test_real_configurations_of_before_model_type(tiny_gpt2_folder, tmp_path):
+    folder = shutil.copytree(tiny_gpt2_folder, tmp_path / "distilgpt2")
+    content = json.loads((folder / "config.json").read_text())
+    del content["model_type"]
+    (folder / "config.json").write_text(json.dumps(content))
+    assert read_config(folder) == read_config(tiny_gpt2_folder)
+
+
+# --- devices without float64 ------------------------------------------------------------------------------------------
+
+
+class Device(torch.Tensor):
+    """A tensor on a device that refuses float64, as Apple's, until .cpu() brings it over."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        result = super().__torch_function__(function, types, args, kwargs or {})
+        for one in result if isinstance(result, (tuple, list)) else [result]:
+            if isinstance(one, Device) and one.dtype == torch.float64:
+                raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64")
+        return result.as_subclass(torch.Tensor) if function in (torch.Tensor.cpu, torch.Tensor.numpy) else result
+
+    def __deepcopy__(self, memo):
+        if id(self) in memo:
+            return memo[id(self)]
+        copied = self.detach().clone().as_subclass(Device)
+        return torch.nn.Parameter(copied, self.requires_grad) if isinstance(self, torch.nn.Parameter) else copied
+
+
+def on_device(model):
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                data = parameter.detach().clone().as_subclass(Device)
+                module._parameters[name] = torch.nn.Parameter(data, requires_grad=parameter.requires_grad)
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = buffer.as_subclass(Device)
+    return model
+
+
+def test_devices_without_float64_are_noticed_by_this_suite():
+    x = torch.nn.Parameter(torch.ones(3).as_subclass(Device))
+    assert (x.cpu().double() + 1).sum().item() == 6 and (x * 2).sum().item() == 6
+    for mistake in (lambda: x.double(), lambda: (x + 1).to(torch.float64), lambda: x.sum(dtype=torch.float64)):
+        with pytest.raises(TypeError, match="float64"):
+            mistake()
+
+
+@pytest.mark.parametrize("method", ["mica", "milora", "pissa", "lora", "full"])
+def test_devices_without_float64_train_score_and_save(model, tmp_path, method):
+    base, tokenizer = load_pretrained(model)
+    on_device(base)
+    trained = train.copy_for(base, method)
+    settings = train.Settings(rank=2, epochs=2, batch_size=2, seq_len=16, targets=("q_proj", "down_proj"))
+    documents = ["The fox likes the dog.", "The dog likes the fox and the wood."]
+    train.adapt(trained, tokenizer, documents, method, settings, lr=1e-3)
+    assert isinstance(trained.embed_tokens.weight, Device)
+    question = eval_qa.Question("Who?", ("the fox", "the dog"), 1)
+    (fast,) = eval_qa.score_questions(trained, tokenizer, [question])
+    plain = eval_qa.score_question(trained, tokenizer, question)
+    assert fast.loglikelihoods == pytest.approx(plain.loglikelihoods, abs=1e-3)
+    assert eval_qa.perplexity(trained, tokenizer, documents) > 1
+    assert forgetting_loss(base, trained, tokenizer, documents) > 0
+    assert landing(base, trained, 2) is not None
+    eval_qa.greedy_answer(trained, tokenizer, "The fox")
+    adapter_io.save_trained(trained, tokenizer, tmp_path, str(model), model)
+    if method != "full":
+        merge_adapters(trained)
+        save_pretrained(trained, tmp_path / "merged", tokenizer)
