@@ -464,14 +464,12 @@ class Device(torch.Tensor):
 
 
 def on_device(model):
+    moved = {}  # a tied weight stays one
     for module in model.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None:
                 data = parameter.detach().clone().as_subclass(Device)
-                module._parameters[name] = torch.nn.Parameter(data, requires_grad=parameter.requires_grad)
-        for name, buffer in module._buffers.items():
-            if buffer is not None:
-                module._buffers[name] = buffer.as_subclass(Device)
+                module._parameters[name] = moved.setdefault(id(parameter), torch.nn.Parameter(data))
     return model
 
 
