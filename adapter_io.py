@@ -197,7 +197,7 @@ def load_adapters(model, folder):
     note = settings.get("auto_mapping")
     ours, theirs = base_class(model), note.get(CLASS) if isinstance(note, dict) else None
     if theirs not in (None, ours):  # Mistral's layers, say, can have the shapes of Llama's
-        raise ValueError(f"{folder} adapts a {theirs}, but this model is a {ours}: load a model of the same family")
+        raise ValueError(f"{folder} adapts a {shown(theirs)}, but this model is a {ours}: load a model of the same family")
 
     linears, starts = checkpoint_linears(model), {}  # starts: our name -> (linear, A, B, alpha)
     for name in adapted_names(folder, settings, factors, linears):
@@ -264,11 +264,11 @@ def adapted_names(folder, settings, factors, linears):
         for target in targets:
             matches = {name for name in linears if f".{name}".endswith(f".{target}")}
             if not matches:
-                raise ValueError(f"{folder} adapts {target!r}, which this model does not have: {remedy}")
+                raise ValueError(f"{folder} adapts {shown(target)}, which this model does not have: {remedy}")
             if settings.get("exclude_modules") or settings.get("layers_to_transform") is not None:
                 matches &= set(found)
                 if not matches:
-                    raise ValueError(f"{folder} lacks factors of {target}: {remedy}")
+                    raise ValueError(f"{folder} lacks factors of {shown(target)}: {remedy}")
             names |= matches
     keys = [factor_key(name, factor) for name in linears if name in names for factor in "AB"]
     for key in [*keys, *factors]:

@@ -158,7 +158,7 @@ def load_tokenizer(folder):
     except ValueError as error:
         hint = " (without tokenizer.json, tokenizer.model is read)" if {"tokenizer.json", "tokenizer.model"} <= {*files} else ""
         raise ValueError(f"{path}: {error}{hint}") from None
-    except (KeyError, TypeError, AttributeError, OverflowError) as error:  # a part is absent or of another kind
+    except (LookupError, TypeError, AttributeError, OverflowError) as error:  # a part is absent or of another kind
         said = shown(f"{type(error).__name__}: {error}")
         raise ValueError(f"{path} is malformed, download it again ({said})") from None
 
@@ -249,7 +249,7 @@ def beginning(post_processor, special):
     ids = []
     for step in post_processor.get("processors", [post_processor]):
         if step.get("type") == "TemplateProcessing":
-            kinds = [next(iter(item)) for item in step["single"]]
+            kinds = [[*item][0] for item in step["single"]]
             if kinds not in (["Sequence"], ["SpecialToken", "Sequence"]):
                 raise ValueError("the post_processor adds other tokens than one before a text, which is not supported")
             for item in step["single"][:-1]:
@@ -374,7 +374,7 @@ def load_json(folder, settings, content):
     else:
         pattern, nfc = pattern_of(content.get("pre_tokenizer")), uses_nfc(content.get("normalizer"))
     if settings.get("add_prefix_space") not in (None, False if not of_characters else prefix != "never"):
-        raise ValueError(f"add_prefix_space={settings['add_prefix_space']} in tokenizer_config.json contradicts it")
+        raise ValueError(f"add_prefix_space={shown(settings['add_prefix_space'])} in tokenizer_config.json contradicts it")
     special = special_tokens_of(content.get("added_tokens") or [], normalized=bool(content.get("normalizer")))
     vocab = model["vocab"]
     following = len(vocab)

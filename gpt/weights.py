@@ -212,7 +212,7 @@ def save_pretrained(model, folder, tokenizer=None, source=None):
     if source is not None and (Path(source) / "config.json").exists():
         raw = read_json(Path(source) / "config.json")
         kept = {key: value for key, value in raw.items() if key not in NOT_KEPT}
-        content = kept | content | {key: raw[key] for key in ("bos_token_id", "eos_token_id") if key in raw}
+        content = kept | content | {key: raw[key] for key in ("bos_token_id", "eos_token_id") if raw.get(key) is not None}
     tensors = {}
     for name, ours in layout(model).items():
         tensor = torch.cat([state[our] for our in ours]) if len(ours) > 1 else state[ours[0]]

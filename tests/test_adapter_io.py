@@ -184,10 +184,10 @@ def test_what_was_learned_on_a_base_model_is_added_to_its_instruct_model(tmp_pat
         (dict(n_kv_heads=4), "v_proj.lora_B.weight of shape (12, 4), not (24, 4)"),
         (dict(n_layers=1), "unexpected base_model.model.model.layers.1"),
         (dict(n_layers=3), "lacks base_model.model.model.layers.2"),
-        (dict(family="gpt2", n_kv_heads=4), "adapts a LlamaForCausalLM, but this model is a GPT2LMHeadModel"),
+        (dict(family="gpt2", n_kv_heads=4), "adapts a 'LlamaForCausalLM', but this model is a GPT2LMHeadModel"),
         (
             dict(family="mistral"),
-            "adapts a LlamaForCausalLM, but this model is a MistralForCausalLM",
+            "adapts a 'LlamaForCausalLM', but this model is a MistralForCausalLM",
         ),  # whose layers have the same shapes
     ],
 )
@@ -534,7 +534,7 @@ B_KEY = A_KEY.replace("lora_A", "lora_B")
         (lambda f: change_settings(f, target_modules=[]), "unexpected"),
         (
             lambda f: change_settings(f, target_modules=["k_proj"], exclude_modules=["q_proj"]),
-            "lacks factors of k_proj",
+            "lacks factors of 'k_proj'",
         ),
         (lambda f: change_factors(f, lambda t: t.clear()), "lacks .*q_proj.lora_A"),
         (
@@ -642,7 +642,7 @@ def test_a_merged_folder_opens_in_transformers(
     folder = folder_of(family) if stored == "float32" else bfloat16_folder(family)
     save_trained(folder, tmp_path / "run" / "adapter")
     command(folder, tmp_path / "run", tmp_path / "merged")  # a run's folder will do
-    names = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    names = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "generation_config.json"}
     assert {path.name for path in (tmp_path / "merged").iterdir()} == names
     merged = load_model(tmp_path / "merged", dtype=None)
     assert {str(p.dtype) for p in merged.parameters()} == {f"torch.{stored}"}
@@ -709,7 +709,7 @@ def test_an_adapted_lm_head_is_no_longer_the_embedding(tmp_path, folder_of, hf_m
         (dict(adapter="nowhere"), "nowhere/adapter_config.json not found: give a folder that"),
         (dict(adapter="model"), "model/adapter_config.json not found: give a folder that"),
         (dict(adapter="damaged"), "adapter_model.safetensors is truncated or damaged"),
-        (dict(model="other"), "adapts a LlamaForCausalLM, but this model is a GPT2LMHeadModel"),
+        (dict(model="other"), "adapts a 'LlamaForCausalLM', but this model is a GPT2LMHeadModel"),
         (dict(out="model"), "--out model is the folder of the model or of the adapter: give another one"),
         (dict(out="link"), "--out link is the folder of the model or of the adapter"),
         (dict(out="run"), "--out run is the folder of the model or of the adapter"),
