@@ -124,7 +124,7 @@ def main():
 def pretrain(args, out, device):
     """Train the model pass after pass, and write it when all are done."""
     made_from = {name: value for name, value in vars(args).items() if name not in ("out", "device", "restart")}
-    made_from |= {"device": str(device), "torch": torch.__version__, "threads": torch.get_num_threads()}
+    made_from |= {"device": str(device), "torch": str(torch.__version__), "threads": torch.get_num_threads()}
     made_from |= {"code (digest)": digest_of_code("data")}
     unfinished = out.with_name(f"{out.name}.unfinished")
     with whole_folder(out) as new:
@@ -199,8 +199,8 @@ def read_unfinished(path, made_from):
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         old, *_ = (saved[name] for name in ("made from", "model", "optimizer", "rng", "counts"))
-    except Exception:
-        raise ValueError(f"{path} is damaged: remove it, or begin anew with --restart") from None
+    except Exception as error:  # torch has many for a file that is not what it should be
+        raise ValueError(f"{path} cannot be read ({error}): remove it, or begin anew with --restart") from None
     check_same(path, old, made_from)
     return saved
 

@@ -1,9 +1,13 @@
 """data/pretrain_base.py: what the base model may see, and that the recipe runs."""
 
+import json
+import os
 import random
+import signal
 import sys
 
 import pytest
+from forked import forked, needs_fork
 
 from data import pretrain_base
 from data.make_data import KINDS, old_subjects
@@ -57,3 +61,61 @@ def test_the_recipe_of_the_base_model_runs_and_what_it_writes_opens(tmp_path, mo
     model, tokenizer = load_pretrained(tmp_path)
     assert model.config == pretrain_base.CONFIG
     assert tokenizer.vocab_size == model.config.vocab_size
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """An old world of a few subjects, for passes that take no time."""
+    asked, never_asked = old_subjects()
+    monkeypatch.setattr(pretrain_base, "old_subjects", lambda: (asked[:10], never_asked[:10]))
+    config = pretrain_base.replace(pretrain_base.CONFIG, vocab_size=400)
+    monkeypatch.setattr(pretrain_base, "CONFIG", config)
+    return "--passes 3 --start-small 0.4 --width 32 --questions-each 1 --batch-size 4 --seq-len 32 --device cpu".split()
+
+
+def content(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def stop_after(number, how):
+    """End the process as soon as that many passes are written, somewhere in the next."""
+    real, calls = pretrain_base.pack, []
+
+    def pack(*arguments):
+        calls.append(arguments)
+        if len(calls) > number:
+            os.kill(os.getpid(), how)
+        return real(*arguments)
+
+    pretrain_base.pack = pack
+
+
+@needs_fork
+@pytest.mark.parametrize("number, how", [(0, "SIGINT"), (1, "SIGTERM"), (2, "SIGKILL")])
+def test_stopped_pretraining_goes_on_to_the_same_bytes(small, tmp_path, monkeypatch, number, how):
+    how = getattr(signal, how)
+    run(monkeypatch, pretrain_base, "--out", tmp_path / "whole", *small)
+    line = ["--out", tmp_path / "base", *small]
+    code, _, said = forked(lambda: (stop_after(number, how), run(monkeypatch, pretrain_base, *line)))
+    assert code in (-how, 128 + how) and said.count("loss") == number, said
+    assert not (tmp_path / "base").exists()  # nothing that looks finished
+    code, _, said = forked(lambda: run(monkeypatch, pretrain_base, *line))
+    assert code == 0 and said.count("loss") == 3 - number, said
+    assert content(tmp_path / "base") == content(tmp_path / "whole")
+    assert {path.name for path in tmp_path.iterdir()} == {"whole", "base"}
+    assert json.loads((tmp_path / "base" / "MADE_BY").read_text())["passes"] == 3
+
+
+@needs_fork
+def test_pretraining_does_not_go_on_from_other_settings_or_a_damaged_file(small, tmp_path, monkeypatch, capsys):
+    line = ["--out", tmp_path / "base", *small]
+    forked(lambda: (stop_after(1, signal.SIGKILL), run(monkeypatch, pretrain_base, *line)))
+    unfinished = tmp_path / "base.unfinished"
+    for changes, words in ((["--lr", "1"], "was made with another lr (0.002, not 1.0)"), ([], "cannot be read")):
+        if not changes:
+            unfinished.write_bytes(unfinished.read_bytes()[:1000])
+        with pytest.raises(SystemExit) as stopped:
+            run(monkeypatch, pretrain_base, *line, *changes)
+        assert stopped.value.code == 2 and words in capsys.readouterr().err
+    run(monkeypatch, pretrain_base, *line, "--restart")
+    assert (tmp_path / "base" / "model.safetensors").exists() and not unfinished.exists()
