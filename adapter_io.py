@@ -13,6 +13,9 @@ weights (PEFT's PiSSA or OLoRA start, unless converted when saved) or is more th
 refused by name.
 """
 
+if __name__ == "__main__":
+    import tools.started  # noqa: F401
+
 import json
 import math
 import re
@@ -29,11 +32,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from gpt import find_model, load_pretrained, save_pretrained
-from gpt.hub import split_name
+from gpt.hub import base_of
 from gpt.tokenizer import copy_tokenizer
 from gpt.weights import FAMILIES, check_finite, checkpoint_name, open_weights
 from lora import LoRALayer, check_settings, factor_dtype, find_adapters, merge_adapters
-from tools.cli import Parser, atomic, check_writable, one_sentence_errors
+from tools.cli import MADE_BY, Parser, atomic, check_apart, one_sentence_errors, remove, whole_folder, write_json
 from tools.inputs import SIZE, is_number, is_whole, read_json, shown
 
 CONFIG, FACTORS = "adapter_config.json", "adapter_model.safetensors"
@@ -110,9 +113,10 @@ def save_adapters(model, folder, base_model=None, revision=None):
         "fan_in_fan_out": FAMILIES[model.config.family].transposed,
         "init_lora_weights": True,
     }
+    remove(Path(folder) / CONFIG)  # the config makes a folder an adapter: of an earlier one, it goes first, and comes last
     with atomic(Path(folder) / FACTORS) as path:
         save_file(factors, path, metadata={"format": "pt"})
-    with atomic(Path(folder) / CONFIG) as path:  # last: the config makes a folder an adapter
+    with atomic(Path(folder) / CONFIG) as path:
         path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
@@ -122,7 +126,7 @@ def save_trained(model, tokenizer, out, name, folder):
     name: of the base model, as --model gives it; folder: where its files are.
     """
     if find_adapters(model):
-        save_adapters(model, out / "adapter", *((name, None) if Path(name).is_dir() else split_name(name)))
+        save_adapters(model, out / "adapter", *base_of(name))
     else:
         save_pretrained(model, out / "model", tokenizer, folder)
         copy_tokenizer(folder, out / "model")
@@ -369,7 +373,9 @@ def read_factors(folder):
 def main():
     parser = Parser(prog="adapter_io.py", description="Write a model with its adapter merged into the weights.")
     add = parser.add_argument
-    add("--model", default="data/base", help="a model's folder, or org/name[@revision] on the Hugging Face Hub")
+    add(
+        "--model", default="data/base", help="a model's folder, *.gguf, package:NAME, or org/name[@revision] on the Hub"
+    )
     add("--adapter", required=True, default=SUPPRESS, help="folder of a run of train.py, or PEFT's of an adapter")
     add("--out", required=True, default=SUPPRESS, help="folder for the merged model and its tokenizer")
     add(
@@ -379,23 +385,22 @@ def main():
         help="of the written weights; auto: the model's own",
     )
     args = parser.parse_args()
-    with one_sentence_errors("adapter_io.py"):
-        source, out = find_model(args.model), Path(args.out)
-        adapter = Path(args.adapter)
-        for taken in (source, adapter, adapter / "adapter", *([adapter.parent] if adapter.name == "adapter" else [])):
-            if out.is_dir() and taken.is_dir() and out.samefile(taken):
-                raise ValueError(f"--out {out} is the folder of the model or of the adapter: give another one")
-        # Any other dtype comes last, so that the sum of weight and change is rounded once.
-        model, tokenizer = load_pretrained(source, dtype=None if args.dtype == "auto" else torch.float32)
-        load_adapters(model, args.adapter)
-        check_writable(out)
-        if "lm_head" in merge_adapters(model):  # it was perhaps the embedding, which has not changed
-            model.config = replace(model.config, tie_embeddings=False)
-        if args.dtype != "auto":
-            model.to(getattr(torch, args.dtype))
-        save_pretrained(model, out, tokenizer, source)
-        copy_tokenizer(source, out)
-        print(f"written to {out}: config.json, model.safetensors and the tokenizer's files", file=sys.stderr)
+    with one_sentence_errors("adapter_io.py", "model, or more memory: it is merged as a whole"):
+        source = find_model(args.model)
+        check_apart([args.out], [source, args.adapter])
+        with whole_folder(args.out) as new:
+            # Any other dtype comes last, so that the sum of weight and change is rounded once.
+            model, tokenizer = load_pretrained(source, dtype=None if args.dtype == "auto" else torch.float32)
+            load_adapters(model, args.adapter)
+            if "lm_head" in merge_adapters(model):  # it was perhaps the embedding, which has not changed
+                model.config = replace(model.config, tie_embeddings=False)
+            if args.dtype != "auto":
+                model.to(getattr(torch, args.dtype))
+            save_pretrained(model, new, tokenizer, source)
+            copy_tokenizer(source, new)
+            made_by = {"program": "adapter_io.py", "model": args.model, "adapter": args.adapter, "dtype": args.dtype}
+            write_json(new / MADE_BY, made_by)
+        print(f"written to {args.out}: config.json, model.safetensors and the tokenizer's files", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,9 @@ Scoring follows lm-evaluation-harness: `acc` takes the likeliest choice, `acc_no
 standard error is the sample deviation / sqrt(n). Unlike there, a tie or NaN never counts as right.
 """
 
+if __name__ == "__main__":
+    import tools.started  # noqa: F401
+
 import functools
 import math
 from dataclasses import asdict, dataclass
@@ -26,7 +29,7 @@ from adapter_io import load_adapters
 from fast.scoring import answer_questions
 from gpt import find_model, generate, load_pretrained
 from gpt.generate import NOT_FINITE
-from tools.cli import Parser, check_writable, one_sentence_errors, pick_device, printable, write_lines
+from tools.cli import Parser, check_apart, check_writable, one_sentence_errors, pick_device, printable, write_lines
 from tools.reading import read_documents, read_json_items, read_named, read_text, to_our_format
 from tools.report import mean_and_error, plus_minus
 
@@ -245,7 +248,9 @@ def greedy_answer(model, tokenizer, prompt, max_new_tokens=40):
 def parse_arguments():
     parser = Parser(prog="eval_qa.py", description="Multiple-choice accuracy by log-likelihood; perplexity; answers.")
     add = parser.add_argument
-    add("--model", default="data/base", help="a model's folder, or org/name[@revision] on the Hugging Face Hub")
+    add(
+        "--model", default="data/base", help="a model's folder, *.gguf, package:NAME, or org/name[@revision] on the Hub"
+    )
     add("--adapter", help="folder of a run of train.py, or of an adapter; fits the instruct variant too")
     add("--qa", nargs="+", default=[], metavar="FILE", help="question files: ours, TruthfulQA's or HellaSwag's")
     add("--primer", metavar="FILE", help="example questions to put before each of TruthfulQA's; None: none")
@@ -287,10 +292,11 @@ def measure_sets(model, tokenizer, sets, args):
 
 def main():
     args = parse_arguments()
-    with one_sentence_errors("eval_qa.py"):
+    with one_sentence_errors("eval_qa.py", "--batch-size, --seq-len or --model"):
         sets, notes = read_question_sets(args.qa, args.primer)
         documents = read_documents(args.text) if args.text else None
         folder = find_model(args.model)
+        check_apart([args.scores], [folder, args.adapter, *args.qa, args.primer, args.text], "--scores")
         model, tokenizer = load_pretrained(folder, device=pick_device(args.device), dtype=getattr(torch, args.dtype))
         asked = {text: question_prompt(text) for text in args.ask} | {text: text for text in args.prompt}
         answers = {text: [greedy_answer(model, tokenizer, prompt)] for text, prompt in asked.items()}

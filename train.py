@@ -6,15 +6,19 @@
     python train.py --method mica --corpus my.txt --qa my.jsonl
     python train.py --method mica --model HuggingFaceTB/SmolLM2-135M --lr 5e-4 --retention hellaswag_val.jsonl --text
 
+The same command goes on where it was stopped, with the runs that are missing; --restart begins anew.
 Reading order: METHODS, adapt (the training loop), measure, then the program, which does both for every method and seed.
 """
+
+if __name__ == "__main__":
+    import tools.started  # noqa: F401
 
 import copy
 import math
 import random
 import sys
 import time
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 
@@ -28,9 +32,10 @@ from gpt import find_model, load_pretrained
 from lora import LoRALayer, count_trainable, replace_linears
 from mica import MajorMiCALayer, MiCALayer, OrthonormalMiCALayer, RandomMiCALayer, TrainedMiCALayer, TransposedMiCALayer
 from milora import MiLoRALayer, PiSSALayer
-from tools.cli import Parser, check_writable, one_sentence_errors, pick_device, progress, write_json, write_lines
+from tools.cli import Parser, check_apart, one_sentence_errors, pick_device, progress, write_json, write_lines
 from tools.reading import read_documents, read_named, table_name
-from tools.report import examples_text, remove_report, write_report, write_scores
+from tools.report import REPORT_FILES, examples_text, remove_report, write_report, write_scores
+from tools.runs import RUN, comparison, digest, digest_of_code, digest_of_files, read_run, run_folder
 
 
 @dataclass(frozen=True)
@@ -184,7 +189,9 @@ def parse_arguments():
     old = [f"data/old/{name}.jsonl" for name in ("never_asked", "asked", "reworded", "cloze")]
     rates = ", ".join(f"{name} {method.lr:g}" for name, method in METHODS.items())
     add("--method", nargs="+", choices=[*METHODS, "all"], default=["mica"], help=f"all: {', '.join(ALL)}")
-    add("--model", default="data/base", help="a model's folder, or org/name[@revision] on the Hugging Face Hub")
+    add(
+        "--model", default="data/base", help="a model's folder, *.gguf, package:NAME, or org/name[@revision] on the Hub"
+    )
     add("--corpus", default="data/new/corpus.txt", help="what is learned: a .txt, or a folder of .txt and .md")
     add("--qa", nargs="+", default=new, metavar="FILE", help="questions on what is new; the first file counts")
     add("--retention", nargs="*", default=old, metavar="FILE", help="questions on what the model knew before")
@@ -204,6 +211,7 @@ def parse_arguments():
     add("--device", default="auto", help="cpu, cuda, mps or auto: the fastest there is")
     add("--dtype", default="float32", choices=["float32", "bfloat16"], help="of the weights; adapters are float32")
     add("--out", default="out", help="folder for results, adapters and the figure")
+    add("--restart", action="store_true", help="remove the runs that are in --out, instead of going on with them")
     args = parser.parse_args()
     for name in ("epochs", "batch_size", "seq_len", "seeds"):
         if getattr(args, name) < 1:
@@ -260,49 +268,66 @@ def compare(args):
     settings = Settings(**{f.name: getattr(args, f.name) for f in fields(Settings) if hasattr(args, f.name)})
     folder = find_model(args.model)
     base, tokenizer = load_pretrained(folder, device=pick_device(args.device), dtype=getattr(torch, args.dtype))
-    for method in args.method:  # say at once what does not fit, by the adapter that starts fastest
-        prepare(copy_for(base, method), METHODS[method].layer and LoRALayer, settings)
+    for method in args.method:  # say at once what does not fit; of all adapters, LoRALayer starts fastest
+        prepare(copy_for(base, method), LoRALayer if METHODS[method].layer else None, settings)
     out = Path(args.out)
-    check_writable(out)
-    remove_report(out)  # of an earlier run: it would not be this one's if it is interrupted
+    written = [out / name for name in ("config.json", "untouched.jsonl", *REPORT_FILES, *METHODS)]
+    check_apart(written, [folder, args.corpus, *args.qa, *args.retention, args.primer, *args.text])
     environment = {"torch": torch.__version__, "threads": torch.get_num_threads(), "device": str(base.device)}
-    write_json(out / "config.json", vars(args) | environment)
+    made_from = asdict(settings) | environment | {name: getattr(args, name) for name in ("lr", "dtype", "eval_every")}
+    made_from |= {"number of examples": args.examples, "model (digest)": digest_of_files(folder)}
+    made_from |= {"corpus, questions or text (digest)": digest(task), "code (digest)": digest_of_code()}
+    with comparison(out, made_from, args.restart):
+        remove_report(out)  # of an earlier run: it would not be this one's if it is interrupted
+        write_json(out / "config.json", {k: v for k, v in vars(args).items() if k != "restart"} | environment)
+        teach_and_report(args, base, tokenizer, task, settings, folder, made_from, notes)
+
+
+def teach_and_report(args, base, tokenizer, task, settings, folder, made_from, notes):
+    """Train and measure what has no run yet; then, or when stopped, report all there is."""
     if args.lr is None and Path(args.model).resolve() != Path("data/base").resolve():
         said = "the default learning rates were tuned for data/base; the papers use 1e-4 to 5e-4 on large models (--lr)"
         print(f"note: {said}", file=sys.stderr)
-
-    panels = {"new knowledge": table_name(args.qa[0])}
+    out, panels = Path(args.out), {"new knowledge": table_name(args.qa[0])}
     if args.retention:
         panels["retention"] = table_name(args.retention[0])
-    candidates = question_sets[panels["new knowledge"]]
+    candidates = task.question_sets[panels["new knowledge"]]
     asked = random.Random(0).sample(candidates, min(args.examples, len(candidates)))
     summary, scores = measure(base, tokenizer, task, "untouched")
     untouched = {"summary": summary}
-    write_scores(out / "untouched.jsonl", question_sets, scores)
+    write_scores(out / "untouched.jsonl", task.question_sets, scores)
     answers = {"untouched": [greedy_answer(base, tokenizer, question.prompt) for question in asked]}
     runs, finished, diverged = {}, False, []  # runs: {method: [record of each seed]}
     try:
         for seed in range(args.seeds):
             for method in args.method:
                 run_out = out / method / f"seed{seed}"
-                model, scores, record = run(base, tokenizer, task, method, settings, args.lr, seed, args.eval_every)
-                write_lines(run_out / "metrics.jsonl", record["history"])
-                write_scores(run_out / "scores.jsonl", question_sets, scores)
+                if (run_out / RUN).exists():
+                    print(f"{method}, seed {seed}: finished before, read from {run_out}", file=sys.stderr)
+                else:
+                    model, scores, record = run(base, tokenizer, task, method, settings, args.lr, seed, args.eval_every)
+                    lost = "diverged" in record
+                    said = [
+                        "(diverged)" if lost else greedy_answer(model, tokenizer, question.prompt)
+                        for question in asked
+                        if seed == 0
+                    ]
+                    with run_folder(run_out, made_from, record, said) as new:
+                        write_lines(new / "metrics.jsonl", record["history"])
+                        write_scores(new / "scores.jsonl", task.question_sets, scores)
+                        if not lost:
+                            save_trained(model, tokenizer, new, args.model, folder)
+                _, record, said = read_run(run_out)
                 if "diverged" in record:
                     diverged.append(f"{method}, seed {seed}: diverged, not saved; use a smaller --lr")
-                else:
-                    save_trained(model, tokenizer, run_out, args.model, folder)
-                if seed == 0:
-                    answers[method] = [
-                        "(diverged)" if "diverged" in record else greedy_answer(model, tokenizer, question.prompt)
-                        for question in asked
-                    ]
                 runs.setdefault(method, []).append(record)
+                if seed == 0:
+                    answers[method] = said
         finished = True
     finally:  # Ctrl-C, a full disk, out of memory: what is done is reported all the same
         if runs:
             if not finished:
-                print("\nnot finished: reporting the runs that are", file=sys.stderr)
+                print("not finished: reporting the runs that are; the same command goes on with the others", file=sys.stderr)
             colors = {method: METHODS[method].color for method in runs}
             write_report(out, untouched, runs, panels, colors, examples_text(asked, answers), notes + diverged)
     if diverged:
@@ -311,7 +336,7 @@ def compare(args):
 
 def main():
     args = parse_arguments()
-    with one_sentence_errors("train.py"):
+    with one_sentence_errors("train.py", "--batch-size, --seq-len or --model"):
         compare(args)
 
 

@@ -1,20 +1,21 @@
 """Write the fictional worlds: who the people, ships and inns are, what texts tell of them, and questions about them.
 
-    python data/make_data.py                     # writes data/new and data/old again, byte for byte
-    python data/make_data.py --seed 7 --out w7   # another new world, told of other people, ships and inns
+    python data/make_data.py                     # writes data/new, data/few and data/old again, byte for byte
+    python data/make_data.py --seed 7 --out w7   # other new worlds, told of other people, ships and inns
+    python -m data.make_data --show "Yara Eastmoor"      # writes nothing: what is told of a subject and asked about it
 
 The *old* world is what the base model learned in pretraining (data/pretrain_base.py). A *new* world, `world(seed)`, has
 other subjects: their full names occur nowhere in the old world, but parts of their names do, and their facts come from
 the same pools of values. So nothing about a new subject can be known before it is read, and everything else can.
 
 Reading order: KINDS (all the words), then Subject, tell (a text), ask (a question), world and old_world.
-Standard library only.
+Standard library only, but for the program at the end.
 """
 
-import argparse
+import difflib
 import json
-import os
 import random
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +24,7 @@ SUBJECTS_PER_KIND = 40  # of a new world: 3 kinds x 40 subjects x 6 facts = 720 
 OLD_SUBJECTS_PER_KIND = 300  # the first half is *asked* about in pretraining, the second never
 OLD_SUBJECTS_REPORTED = 120  # of the never-asked ones: data/old is about these
 TEXTS_PER_SUBJECT = 4  # each tells all six facts, in four different wordings: this and the epochs set the difficulty
+FEW_SUBJECTS, FEW_TEXTS = 8, 8  # the same of data/few, 144 facts: so few that a real model reads them in minutes
 
 
 @dataclass(frozen=True)
@@ -534,9 +536,11 @@ def question_wording(attribute, rng):
     return rng.choice(attribute.questions)
 
 
-def ask(subjects, rng, *, unbound_names=None):
+def ask(subjects, rng, *, unbound_names=None, only_told=False):
     """Questions about every fact of `subjects`, in four sets that share facts, choices and answer positions.
 
+    only_told: wrong choices are values that others of `subjects` have. In a small world not all values are anybody's, and
+    else those that its texts mention would more often be right. (A handful of subjects have too few: then any will do.)
     Returns {"questions": in a wording of pretraining, "reworded": in the one it never uses, "cloze": as a sentence to
     complete, "unbound": as "questions", but about the names `unbound_names`, of whom nothing is told}.
     """
@@ -546,7 +550,9 @@ def ask(subjects, rng, *, unbound_names=None):
     sets = {"questions": [], "reworded": [], "cloze": [], "unbound": []}
     for (i, subject, name), position in zip(facts, positions):
         attribute = KINDS[subject.kind].attributes[name]
-        choices = rng.sample([value for value in attribute.values if value != subject.facts[name]], 3)
+        told = {other.facts[name] for other in subjects if other.kind == subject.kind}
+        values = [value for value in attribute.values if value in told or not only_told or len(told) < 4]
+        choices = rng.sample([value for value in values if value != subject.facts[name]], 3)
         choices.insert(position, subject.facts[name])
         rest = {"choices": choices, "answer": position, "subject": subject.name, "attribute": name}
         wording = question_wording(attribute, rng)
@@ -583,7 +589,7 @@ def world(seed, subjects_per_kind=SUBJECTS_PER_KIND, texts_per_subject=TEXTS_PER
         chosen = {name: rng.sample(attribute.statements, texts_per_subject) for name, attribute in attributes.items()}
         corpus += [tell(subject, {name: chosen[name][i] for name in chosen}, rng) for i in range(texts_per_subject)]
     rng.shuffle(corpus)
-    return {"corpus": corpus, **ask(subjects, rng, unbound_names=unbound)}
+    return {"corpus": corpus, **ask(subjects, rng, unbound_names=unbound, only_told=True)}
 
 
 def old_subjects():
@@ -624,30 +630,74 @@ def old_world():
 
 def write(parts, folder):
     """Texts go to NAME.txt, a blank line between two; questions to NAME.jsonl, one a line."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    sizes = {}
     for name, items in parts.items():
         texts = isinstance(items[0], str)
         content = "\n\n".join(items) + "\n" if texts else "".join(json.dumps(item) + "\n" for item in items)
         path = folder / (name + (".txt" if texts else ".jsonl"))
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(content, encoding="utf-8", newline="\n")
-        os.replace(temporary, path)
-        print(f"{path}: {len(items)} {'texts' if texts else 'questions'}")
+        path.write_text(content, encoding="utf-8", newline="\n")
+        sizes[path.name] = f"{len(items)} {'texts' if texts else 'questions'}"
+    return sizes
+
+
+def write_world(parts, folder):
+    """Write a world's folder as a whole: corpus and questions belong together."""
+    from tools.cli import whole_folder
+
+    def is_a_world(earlier):
+        return {path.name for path in earlier.iterdir()} <= {f"{name}.{kind}" for name in parts for kind in ("txt", "jsonl")}
+
+    with whole_folder(folder, is_a_world) as new:
+        sizes = write(parts, new)
+    for name, size in sizes.items():
+        print(f"{folder / name}: {size}")
+
+
+def show(name, seed):
+    """What is told of a subject of world(seed), or of the old world, and asked about it, as text.
+
+    Upper and lower case are the same. Raises ValueError with the names most alike where nobody has this one.
+    """
+    new, old = world(seed), old_world()
+    texts = {"new": new.pop("corpus"), "old": old.pop("text")}
+    sets = {f"new/{key}": items for key, items in new.items()} | {f"old/{key}": items for key, items in old.items()}
+    names = {item["subject"].lower(): item["subject"] for items in sets.values() for item in items}
+    if name.lower() not in names:
+        alike = difflib.get_close_matches(name.lower(), names, cutoff=0.5) or sorted(names)[:3]
+        raise ValueError(f"nobody is called {name!r}: try {', '.join(names[one] for one in alike)}")
+    name = names[name.lower()]
+    lines = [f"Told of {name}:"]
+    told = [f"{world}: {text}" for world, some in texts.items() for text in some if name.lower() in text.lower()]
+    lines += told or ["nothing"]
+    for key, items in sets.items():
+        about = [item for item in items if item["subject"] == name]
+        lines += [f"\nAsked in {key}:"] * bool(about)
+        for item in about:
+            choices = [f"[{c}]" if i == item["answer"] else c for i, c in enumerate(item["choices"])]
+            lines.append(f"{item.get('question') or item['cloze'] + ' ...'}  {', '.join(choices)}")
+    return "\n".join(lines)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--seed", type=int, default=SHIPPED_SEED, help=f"of the new world (default: {SHIPPED_SEED}, the shipped one)"
-    )
-    parser.add_argument("--out", default=Path(__file__).parent, help="folder that gets new/ and old/ (default: data)")
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from tools.cli import Parser, one_sentence_errors
+
+    parser = Parser(prog="make_data.py", description=__doc__.splitlines()[0])
+    parser.add_argument("--seed", type=int, default=SHIPPED_SEED, help="of the new world; the default is the shipped one")
+    parser.add_argument("--subjects", type=int, default=SUBJECTS_PER_KIND, help="of a kind, in new/: 1 to 400")
+    parser.add_argument("--texts", type=int, default=TEXTS_PER_SUBJECT, help="on each of them: 1 to 8")
+    parser.add_argument("--out", default=Path(__file__).parent, type=Path, help="folder that gets new/, few/ and old/")
+    parser.add_argument("--show", metavar="NAME", help="write nothing; print what is told of a subject and asked about it")
     args = parser.parse_args()
-    try:
-        write(world(args.seed), Path(args.out) / "new")
-        write(old_world(), Path(args.out) / "old")
-    except OSError as error:
-        parser.exit(2, f"make_data.py: cannot write: {error}\n")
+    if not (1 <= args.subjects <= 400 and 1 <= args.texts <= 8):
+        parser.error("--subjects takes 1 to 400, --texts 1 to 8")
+    with one_sentence_errors("make_data.py"):
+        if args.show:
+            print(show(args.show, args.seed))
+            return
+        write_world(world(args.seed, args.subjects, args.texts), args.out / "new")
+        write_world(world(args.seed, FEW_SUBJECTS, FEW_TEXTS), args.out / "few")
+        write_world(old_world(), args.out / "old")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """Train the shipped base model, tokenizer included, from scratch on the old world (data/make_data.py).
 
-    python data/pretrain_base.py --out data/base     # about 15 minutes on one CPU core
+    python data/pretrain_base.py     # about 15 minutes on one CPU core; the same command goes on where it was stopped
+
+The model gets its folder when it is finished. Until then, OUT.unfinished holds what the next pass needs.
 
 A pass over the old world is one text on each of its 900 subjects, in ever-new wordings, and questions with answers on
 the *asked* half of them only. So the model learns what the questions mean, and can answer them about the other half.
@@ -9,6 +11,7 @@ for the model to learn *how* to tie facts to names, and with few subjects it get
 plateau of arXiv 2503.21676). data/README.md has the recipe's figures.
 """
 
+import io
 import json
 import math
 import random
@@ -18,6 +21,8 @@ from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if __name__ == "__main__":
+    import tools.started  # noqa: F401
 
 import torch
 from tokenizers import Tokenizer as TokenizerTrainer
@@ -27,7 +32,8 @@ from torch.nn import functional as F
 from data.make_data import old_question, old_subjects, old_text
 from eval_qa import IGNORE, pack
 from gpt import GPT, GPTConfig, load_tokenizer, save_pretrained
-from tools.cli import Parser, atomic, one_sentence_errors, pick_device
+from tools.cli import MADE_BY, Parser, atomic, one_sentence_errors, pick_device, whole_folder, write_json
+from tools.runs import check_same, digest_of_code
 from train import learning_rate
 
 END_OF_TEXT = "<|endoftext|>"
@@ -77,7 +83,7 @@ def train_tokenizer(documents, folder):
         "model_max_length": CONFIG.context_length,
     }
     with atomic(folder / "tokenizer.json") as temporary:
-        trainer.save(str(temporary))
+        temporary.write_text(trainer.to_str(pretty=True), encoding="utf-8")  # trainer.save has errors of its own
     with atomic(folder / "tokenizer_config.json") as temporary:
         temporary.write_text(json.dumps(settings, indent=2) + "\n")
 
@@ -92,7 +98,7 @@ def initialise(model):
 
 def main():
     parser = Parser(prog="pretrain_base.py", description="Train the base model on the old world.")
-    parser.add_argument("--out", default="data/base", help="folder to write")
+    parser.add_argument("--out", default="out/base", help="folder to write")
     parser.add_argument("--passes", type=int, default=70, help="passes over the old world (about 100,000 tokens each)")
     parser.add_argument(
         "--start-small", type=float, default=0.2, help="share of the passes that tell of a fifth of the subjects"
@@ -107,31 +113,43 @@ def main():
     )
     parser.add_argument("--seed", type=int, default=0, help="of initialisation, wordings and order")
     parser.add_argument("--device", default="auto", help="cpu, cuda, mps or auto")
+    parser.add_argument("--restart", action="store_true", help="begin anew, not where an earlier call was stopped")
     args = parser.parse_args()
     if args.width < 32 or args.width % 32:
         parser.error(f"--width must be a multiple of 32, not {args.width}")
-    with one_sentence_errors("pretrain_base.py"):
+    with one_sentence_errors("pretrain_base.py", "--batch-size, --seq-len or --width"):
         pretrain(args, Path(args.out), pick_device(args.device))
 
 
 def pretrain(args, out, device):
-    torch.manual_seed(args.seed)
-    rng = random.Random(f"pretraining {args.seed}")
-    asked, never_asked = old_subjects()
-    train_tokenizer(one_pass(asked, never_asked, args.questions_each, random.Random("tokenizer")), out)
-    tokenizer = load_tokenizer(out)
+    """Train the model pass after pass, and write it when all are done."""
+    made_from = {name: value for name, value in vars(args).items() if name not in ("out", "device", "restart")}
+    made_from |= {"device": str(device), "torch": torch.__version__, "threads": torch.get_num_threads()}
+    made_from |= {"code (digest)": digest_of_code("data")}
+    unfinished = out.with_name(f"{out.name}.unfinished")
+    with whole_folder(out) as new:
+        torch.manual_seed(args.seed)
+        rng = random.Random(f"pretraining {args.seed}")
+        asked, never_asked = old_subjects()
+        train_tokenizer(one_pass(asked, never_asked, args.questions_each, random.Random("tokenizer")), new)
+        tokenizer = load_tokenizer(new)
 
-    model = GPT(config_of(args.width)).to(device)
-    initialise(model)
-    matrices = [p for p in model.parameters() if p.dim() == 2]
-    vectors = [p for p in model.parameters() if p.dim() < 2]
-    groups = [{"params": matrices, "weight_decay": args.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.95))
+        model = GPT(config_of(args.width)).to(device)
+        initialise(model)
+        matrices = [p for p in model.parameters() if p.dim() == 2]
+        vectors = [p for p in model.parameters() if p.dim() < 2]
+        groups = [{"params": matrices, "weight_decay": args.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+        optimizer = torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.95))
 
-    started, tokens, step = time.monotonic(), 0, 0
-    steps = None
-    try:
-        for number in range(1, args.passes + 1):
+        started, tokens, step, steps, passes = time.monotonic(), 0, 0, None, 0
+        if unfinished.exists() and not args.restart:
+            saved = read_unfinished(unfinished, made_from)
+            model.load_state_dict(saved["model"])
+            optimizer.load_state_dict(saved["optimizer"])
+            rng.setstate(saved["rng"])
+            tokens, step, steps, passes = saved["counts"]
+            print(f"going on after pass {passes}, from {unfinished}", file=sys.stderr)
+        for number in range(passes + 1, args.passes + 1):
             few = len(asked) // FEWER if number <= args.start_small * args.passes else None
             repeats = FEWER if few else 1
             texts = [
@@ -156,6 +174,11 @@ def pretrain(args, out, device):
                 optimizer.zero_grad()
                 losses.append(loss.detach())
                 step, tokens = step + 1, tokens + x.numel()
+            with atomic(unfinished) as temporary:
+                state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "rng": rng.getstate()}
+                state |= {"made from": made_from, "counts": (tokens, step, steps, number)}
+                torch.save(state, content := io.BytesIO())  # to a file on a full disk it would be a RuntimeError
+                temporary.write_bytes(content.getvalue())
             seconds = time.monotonic() - started
             mean = torch.stack(losses).mean()
             print(
@@ -163,14 +186,23 @@ def pretrain(args, out, device):
                 file=sys.stderr,
                 flush=True,
             )
-            if number % 10 == 0:
-                save_pretrained(model, out, tokenizer)  # so that what is learned can be measured on the way
-    except KeyboardInterrupt:
-        print("interrupted: saving what was learned so far", file=sys.stderr)
-    save_pretrained(model, out, tokenizer)
+        save_pretrained(model, new, tokenizer)
+        write_json(new / MADE_BY, {"program": "pretrain_base.py"} | made_from)
+    unfinished.unlink(missing_ok=True)
     print(
         f"{out}: {sum(p.numel() for p in model.parameters()):,} parameters, {tokens:,} tokens, {time.monotonic() - started:.0f} s"
     )
+
+
+def read_unfinished(path, made_from):
+    """What an earlier call had after its last pass. Raises ValueError where it was called otherwise."""
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        old, *_ = (saved[name] for name in ("made from", "model", "optimizer", "rng", "counts"))
+    except Exception:
+        raise ValueError(f"{path} is damaged: remove it, or begin anew with --restart") from None
+    check_same(path, old, made_from)
+    return saved
 
 
 if __name__ == "__main__":

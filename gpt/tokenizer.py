@@ -1,5 +1,7 @@
 """Text <-> token ids, from the files that come with open weights: tokenizer.json, or SentencePiece's tokenizer.model.
 
+A GGUF file has the same in its metadata: gpt/gguf.py translates.
+
 Reading order: Tokenizer, BytePairTokenizer (GPT-2, Llama 3, SmolLM2, Qwen), SentencePieceTokenizer (Llama 2, TinyLlama,
 Mistral), load_tokenizer, then the checks it makes.
 
@@ -8,6 +10,7 @@ bytes of each piece are its first tokens, and neighbouring tokens are merged, mo
 file knows a merge for them. Special tokens such as <|endoftext|> are found in the text before all that.
 """
 
+import json
 import math
 import re
 import struct
@@ -18,6 +21,7 @@ from pathlib import Path
 
 import tiktoken
 
+from gpt.gguf import find_gguf, gguf_tokenizer
 from tools.cli import atomic
 from tools.inputs import SIZE, fits, is_text, is_whole, or_null, read_bytes, read_json, read_text, shown
 
@@ -148,7 +152,10 @@ def load_tokenizer(folder):
     folder = Path(folder)
     files = read_files(folder)
     settings, content = files.get("tokenizer_config.json", {}), files.get("tokenizer.json")
-    path = folder / ("tokenizer.model" if content is None else "tokenizer.json")
+    file = find_gguf(folder)
+    if file and "tokenizer.model" in files:  # its scores are what the file has; its tokenizer.json is for other programs
+        content = None
+    path = file or folder / ("tokenizer.model" if content is None else "tokenizer.json")
     try:
         if settings.get("split_special_tokens"):
             raise ValueError("split_special_tokens=true in tokenizer_config.json is not supported: take it out")
@@ -164,7 +171,12 @@ def load_tokenizer(folder):
 
 
 def read_files(folder):
-    """{name: content} of a folder's tokenizer: a dict for *.json, bytes for tokenizer.model."""
+    """{name: content} of a folder's or GGUF file's tokenizer: a dict for *.json, bytes for tokenizer.model."""
+    if file := find_gguf(folder):
+        try:
+            return gguf_tokenizer(file, PRE_TOKENIZERS)
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from None
     optional = [name for name in TOKENIZER_FILES if name.endswith(".json") and (folder / name).exists()]
     files = {name: read_json(folder / name) for name in optional}
     if (folder / "tokenizer.model").exists():
@@ -179,9 +191,14 @@ def read_files(folder):
 def copy_tokenizer(source, target):
     """Copy the tokenizer's files, and what else goes with a model, from one folder to another.
 
-    All is read as what it says it is before any is written: a name in a folder may be a link to anything.
+    All is read as what it says it is before any is written: a name in a folder may be a link to anything. From a GGUF file,
+    what the tokenizer's files would be is written.
     """
     files = {}
+    if find_gguf(source):
+        for name, content in read_files(source).items():
+            is_json = name.endswith(".json")
+            files[name] = (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode() if is_json else content
     for path in (Path(source) / name for name in [*TOKENIZER_FILES, *COMPANIONS]):
         if path.exists():
             (read_json if path.suffix == ".json" else read_bytes if path.suffix == ".model" else read_text)(path)
@@ -203,6 +220,24 @@ SPLIT_PATTERNS = {
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+": (
         r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}++|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s*[\r\n]+|\s+(?!\S)|\s"
     ),
+}
+# (pre_tokenizer, normalizer) of tokenizer.json, by the names that llama.cpp gives them.
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+
+
+def then_bytes(**step):
+    """A pre_tokenizer that cuts with `step` first."""
+    return {"type": "Sequence", "pretokenizers": [step, BYTE_LEVEL | {"use_regex": step["type"] == "Digits"}]}
+
+
+LLAMA3, QWEN2 = (
+    then_bytes(type="Split", pattern={"Regex": regex}, behavior="Isolated", invert=False) for regex in SPLIT_PATTERNS
+)
+PRE_TOKENIZERS = {
+    "gpt-2": (BYTE_LEVEL, None),
+    "smollm": (then_bytes(type="Digits", individual_digits=True), None),
+    "llama-bpe": (LLAMA3, None),
+    "qwen2": (QWEN2, {"type": "NFC"}),
 }
 # GPT-2, as tiktoken writes it: pieces equal to those of \s+(?!\S)|\s+ at the end, without the slow backtracking.
 GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
@@ -395,7 +430,7 @@ def load_json(folder, settings, content):
 
 
 # What the classes of older files, which have no tokenizer.json, put around their vocabulary.
-OLDER_CLASSES = {"GPT2Tokenizer": (None, None), "Qwen2Tokenizer": (list(SPLIT_PATTERNS)[1], "NFC")}
+OLDER_CLASSES = {"GPT2Tokenizer": "gpt-2", "Qwen2Tokenizer": "qwen2"}  # by the names in PRE_TOKENIZERS
 
 
 def from_older_files(folder, files):
@@ -410,9 +445,7 @@ def from_older_files(folder, files):
             f"{folder} has vocab.json and merges.txt of a {shown(kind)}: make a tokenizer.json with transformers, "
             "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
         )
-    regex, form = OLDER_CLASSES[kind]
-    last = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": regex is None}
-    cut = {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated"}
+    pre_tokenizer, normalizer = PRE_TOKENIZERS[OLDER_CLASSES[kind]]
     lines = read_text(folder / "merges.txt").split("\n")
     vocab, added = files["vocab.json"], added_in(settings, files.get("added_tokens.json", {}))
     for name in ("unk_token", "bos_token", "eos_token", "pad_token"):
@@ -422,8 +455,8 @@ def from_older_files(folder, files):
     return {
         "model": {"vocab": vocab, "merges": [line for line in lines if line and not line.startswith("#version")]},
         "added_tokens": sorted(added, key=lambda token: token["id"]),
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [cut, last]} if regex else last,
-        "normalizer": form and {"type": form},
+        "pre_tokenizer": pre_tokenizer,
+        "normalizer": normalizer,
     }
 
 

@@ -1,4 +1,4 @@
-"""Open weights in Hugging Face's layout <-> GPT: config.json and *.safetensors files of a folder.
+"""Open weights in Hugging Face's layout <-> GPT: config.json and *.safetensors files of a folder, or a GGUF file.
 
 Reading order: FAMILIES (what differs between families, as tables), load_model, save_pretrained, then the rest.
 
@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from gpt.gguf import find_gguf, gguf_config, gguf_tensors
 from gpt.model import GPT, GPTConfig, RopeScaling
 from gpt.tokenizer import load_tokenizer
 from tools.cli import atomic
@@ -128,22 +129,22 @@ FAMILIES = {
 
 
 def load_pretrained(folder, device="cpu", dtype=torch.float32):
-    """Load (model, tokenizer) from a folder with config.json, the weights and the tokenizer's files.
+    """Load (model, tokenizer) from a folder with config.json, the weights and the tokenizer's files, or a GGUF file.
 
     The weights are converted to `dtype` (None: as the files hold them) and moved to `device`. For a name on the Hugging
     Face Hub see gpt/hub.py.
     Raises FileNotFoundError or ValueError, one sentence, for files that are absent, damaged or not supported.
     """
-    if not Path(folder).is_dir():
+    if not Path(folder).is_dir() and not find_gguf(folder):
         raise FileNotFoundError(
-            f"no folder {folder}: give one with config.json, tokenizer.json and *.safetensors files"
+            f"no folder {folder}: give one with config.json, tokenizer.json and *.safetensors files, or a GGUF file"
         )
     tokenizer = load_tokenizer(folder)
     vocab_size = read_config(folder).vocab_size
     if tokenizer.vocab_size > vocab_size:
         raise ValueError(
             f"{folder} does not fit together: the tokenizer has ids up to {tokenizer.vocab_size - 1}, "
-            f"but config.json a vocab_size of {vocab_size}"
+            f"but the model a vocab_size of {vocab_size}"
         )
     return load_model(folder, device, dtype), tokenizer
 
@@ -251,11 +252,12 @@ def is_transposed(config, name, tensor):
 
 
 def read_config(folder):
-    """The GPTConfig of a folder's config.json. Raises FileNotFoundError or ValueError, see load_pretrained."""
-    path = Path(folder) / "config.json"
-    raw = read_json(path)
+    """The GPTConfig of a folder's config.json or of a GGUF file. Raises what load_pretrained does."""
+    file = find_gguf(folder)
+    path = file or Path(folder) / "config.json"
+    raw = None if file else read_json(path)
     try:
-        return parse_config(raw)
+        return parse_config(gguf_config(file) if file else raw)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -401,7 +403,12 @@ def shard_names(index):
 
 
 def weight_files(folder):
-    """The paths of a folder's weights: model.safetensors or the shards its index lists, else pytorch_model.bin's."""
+    """The paths of a folder's weights: model.safetensors or the shards its index lists, else pytorch_model.bin's.
+
+    Of a GGUF file, or a folder that holds one in place of all these, that file.
+    """
+    if file := find_gguf(folder):
+        return [file]
     folder = Path(folder)
     for single in WEIGHTS:
         if (folder / single).is_file():
@@ -474,7 +481,9 @@ def open_pickle(path):
 
 
 def open_weights(path):
-    """{name: Stored} of a *.safetensors or *.bin file. Raises ValueError for what no layer is called."""
+    """{name: Stored} of a *.safetensors, *.bin or *.gguf file. Raises ValueError for what no layer is called."""
+    if path.suffix == ".gguf":
+        return {name: Stored(shape, "float32", read) for name, (shape, read) in gguf_tensors(path).items()}
     stored = (open_pickle if path.suffix == ".bin" else open_safetensors)(path)
     for name in stored:
         if not re.fullmatch(r"[\w.-]{1,200}", name, re.ASCII):
@@ -518,4 +527,4 @@ def check_tensors(folder, model, stored):
     wrong += [f"unexpected {name}" for name in stored if name not in expected]
     if wrong:
         more = f"; and {len(wrong) - 4} more" if len(wrong) > 4 else ""
-        raise ValueError(f"the weights in {folder} do not fit its config.json: {'; '.join(wrong[:4])}{more}")
+        raise ValueError(f"the weights in {folder} do not fit its configuration: {'; '.join(wrong[:4])}{more}")

@@ -3,23 +3,29 @@
     python -m study                          # the whole
     python -m study --quick                  # ten minutes: three worlds, at the design's middle rates, nothing tuned
     python -m study --extended               # also ranks, numbers of facts, which linears, epochs
+    python -m study --real                   # the study on real weights (SmolLM2); hours
     python -m study --draw                   # run nothing: tables and pictures of the records there are
 
 The same command goes on where it was stopped. README.md here says what was compared and what it says.
 """
 
+if __name__ == "__main__":
+    import tools.started  # noqa: F401
+
 import os
 import sys
 from pathlib import Path
 
-from gpt import load_pretrained
-from study.design import EXTENDED_DESIGN, FULL, QUICK
+from gpt import find_model, load_pretrained
 from study.figures import draw_all, save_figure
+from study.real import REAL
+from study.report import fill_in, readme_tables, report
 from study.runs import run_missing
-from study.tables import Results, fill_in, primary_line, readme_tables, report
+from study.tables import Results, primary_line
+from study.toy import EXTENDED_DESIGN, FULL, QUICK
 from tools.cli import Parser, atomic, check_writable, one_sentence_errors, pick_device
 
-HERE = Path("study")
+HERE = Path("study")  # from the repository's root, where the program is started
 
 
 def write_all(results, base, readme):
@@ -42,26 +48,32 @@ def main():
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="three worlds, nothing tuned; about 10 minutes on two cores")
     size.add_argument("--extended", action="store_true", help="also ranks, numbers of facts, linears, epochs")
+    size.add_argument("--real", action="store_true", help="the study on real weights: about 12 minutes a run")
     add("--draw", action="store_true", help="run nothing, draw from the records there are, whatever code made them")
-    add("--model", default="data/base", help="folder of the base model")
-    add("--results", help="folder of the records; None: study/results, or out/quick with --quick")
-    add("--readme", help="file whose tables are renewed; None: study/README.md for study/results, for others none")
+    add("--model", help="the base model, as for train.py; None: the design's (data/base, or SmolLM2 with --real)")
+    add("--results", help="folder of the records; None: study/results, study/results/real or out/quick")
+    add("--readme", help="file whose tables are renewed; None: study/README.md for results in study, for others none")
     add("--workers", type=int, default=os.cpu_count(), help="runs side by side, each with one thread")
     add("--device", default="cpu", help="cpu, cuda or mps")
     args = parser.parse_args()
     if args.workers < 1:
         parser.error(f"--workers must be at least 1, not {args.workers}")
-    results = Path(args.results or ("out/quick" if args.quick else HERE / "results"))
-    readme = args.readme or (HERE / "README.md" if results.resolve() == (HERE / "results").resolve() else None)
+    design = QUICK if args.quick else REAL if args.real else EXTENDED_DESIGN if args.extended or args.draw else FULL
+    ours = HERE / "results" / design.name
+    results = Path(args.results or ("out/quick" if args.quick else ours))
+    readme = args.readme or (HERE / "README.md" if results.resolve() == ours.resolve() else None)
     with one_sentence_errors("python -m study"):
         device = pick_device(args.device)
-        base, _ = load_pretrained(args.model)  # what is wrong with it is said here, not by a worker
+        base = None
+        if not args.draw or design.landing:
+            model = find_model(args.model or design.model)
+            base, _ = load_pretrained(model)  # what is wrong with it is said here, not by a worker
         if not args.draw:
             check_writable(results / "runs")
-            design = QUICK if args.quick else EXTENDED_DESIGN if args.extended else FULL
-            run_missing(design, results, args.workers, args.model, device)
+            run_missing(design, results, args.workers, model, device)
             print(f"every run is in {results / 'runs'}", file=sys.stderr)
-        write_all(Results(results, QUICK if args.quick else EXTENDED_DESIGN), base, readme and Path(readme))
+        shown = EXTENDED_DESIGN if design == FULL else design  # with what there is of --extended
+        write_all(Results(results, shown), base, readme and Path(readme))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ import torch
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-from study.design import MAIN, NEW, Arm, curve_rates
+from study.design import NEW, RETENTION, Arm, curve_rates
+from study.tables import COSTS, PLAIN, scale_of, with_unit
 from tools.cli import atomic
 from tools.report import mean_and_error
 from train import METHODS, Method
@@ -23,8 +24,16 @@ def percent(values):
     return mean_and_error([100 * value for value in values])
 
 
-def untouched_line(ax, results):
-    level, _ = percent(results.values("untouched", "new knowledge", results.worlds("untouched")))
+def scaled(column, values):
+    """(mean, standard error) over worlds, as a column's numbers are shown."""
+    scale, _ = scale_of(column)
+    return mean_and_error([scale * value for value in values])
+
+
+def untouched_line(ax, results, column="new knowledge"):
+    if not (worlds := results.worlds("untouched")):
+        return
+    level, _ = scaled(column, results.values("untouched", column, worlds))
     ax.axhline(level, color="black", linestyle="--", linewidth=1)
     ax.annotate("untouched", (0.99, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8)
 
@@ -52,40 +61,51 @@ def draw_epochs(results):
 
 
 def draw_bars(results):
-    """New knowledge and retention, a bar an arm, a dot a world; the unbound control beside."""
-    names = [arm.name for arm in results.design.arms if arm.method and results.worlds(arm.name)]
-    figure, axes = plt.subplots(2, 1, figsize=(max(6, 0.62 * len(names)), 6), sharex=True)
-    for ax, endpoint in zip(axes, ("new knowledge", "never asked")):
-        for x, name in enumerate(names):
-            worlds = results.worlds(name)
-            values = results.values(name, endpoint, worlds)
-            mean, error = percent(values)
+    """New knowledge and what is kept, a bar an arm (and rate, at several), a dot a world; the unbound control beside."""
+    shown = results.rows(arm for arm in results.design.arms if arm.method)
+    endpoints = ["new knowledge", *results.design.kept]
+    size = (max(6, 0.62 * len(shown)), 3 * len(endpoints))
+    figure, axes = plt.subplots(len(endpoints), 1, figsize=size, sharex=True)
+    for ax, endpoint in zip(axes, endpoints):
+        for x, (name, lr, worlds) in enumerate(shown):
+            values = results.values(name, endpoint, worlds, lr)
+            mean, error = scaled(endpoint, values)
             ax.bar(x, mean, yerr=error, capsize=3, width=0.65, color=style(results.arms[name])["color"], alpha=0.75)
-            ax.plot([x + 0.2] * len(values), [100 * value for value in values], ".", color="black", markersize=3)
+            scale, _ = scale_of(endpoint)
+            ax.plot([x + 0.2] * len(values), [scale * value for value in values], ".", color="black", markersize=3)
             if endpoint == "new knowledge":
-                control, _ = percent(results.values(name, "unbound", worlds))
+                control, _ = percent(results.values(name, "unbound", worlds, lr))
                 ax.plot(x, control, "_", color="black", markersize=14, label=None if x else "unbound control")
-        ax.set(xlim=(-0.8, len(names) + 1), ylim=(0, 105), ylabel=f"{endpoint}, %")
-    untouched_line(axes[0], results)
+        top = {"ylim": (0, 105)} if scale_of(endpoint)[0] == 100 else {}
+        ax.set(xlim=(-0.8, len(shown) + 1), ylabel=with_unit(endpoint), **top)
+        if endpoint == "new knowledge" or not top:
+            untouched_line(ax, results, endpoint)
     axes[0].legend(frameon=False, loc="upper right", fontsize=8)
-    axes[1].set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
+    names = [f"{name} {lr:g}" if results.arms[name].at else name for name, lr, _ in shown]
+    axes[-1].set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
     return figure
 
 
 def draw_frontier(results):
-    """Retention against new knowledge, a curve a main method over learning rates; bars are standard errors over worlds."""
-    figure, ax = plt.subplots(figsize=(5.5, 4.5))
-    for arm in MAIN:
-        points = []
-        for lr in curve_rates(results.design, arm, results.rates[arm.name]):
-            if worlds := results.worlds(arm.name, lr=lr):
-                ends = ("new knowledge", "never asked")
-                points.append([percent(results.values(arm.name, end, worlds, lr)) for end in ends])
-        if points:
-            (x, dx), (y, dy) = (zip(*axis) for axis in zip(*points))
-            ax.errorbar(x, y, dy, dx, capsize=2, linewidth=1.5, markersize=6, label=arm.name, **style(arm))
-    ax.set(xlabel="new knowledge, %", ylabel="never asked (retention), %", title="better: up and to the right")
-    ax.legend(frameon=False)
+    """What is kept against new knowledge, a curve a main arm over learning rates; bars are standard errors over worlds."""
+    kept = results.design.kept
+    figure, axes = plt.subplots(1, len(kept), figsize=(5.5 * len(kept), 4.5), squeeze=False)
+    for ax, column in zip(axes[0], kept):
+        for arm in (results.arms[name] for name in results.design.main):
+            points = []
+            for lr in curve_rates(results.design, arm, results.rates[arm.name]):
+                if worlds := results.worlds(arm.name, lr=lr):
+                    ends = ("new knowledge", column)
+                    points.append([scaled(end, results.values(arm.name, end, worlds, lr)) for end in ends])
+            if points:
+                (x, dx), (y, dy) = (zip(*axis) for axis in zip(*points))
+                ax.errorbar(x, y, dy, dx, capsize=2, linewidth=1.5, markersize=6, label=arm.name, **style(arm))
+        retention = results.design.columns[column][0] == RETENTION
+        label, where = f"{column} (retention)" if retention else column, "down" if column in COSTS else "up"
+        ax.set(xlabel="new knowledge, %", ylabel=with_unit(label, column), title=f"better: {where} and to the right")
+        if column in PLAIN:
+            ax.set_yscale("log")
+        ax.legend(frameon=False)
     return figure
 
 
@@ -119,7 +139,7 @@ def draw_landing(results, base):
         spectra.plot(range(1, len(values) + 1), values, linestyle=dashes, color="black", linewidth=1, label=kind)
     spectra.set(yscale="log", xlabel="singular value, largest first", ylabel="mean over layers", title="base model")
     spectra.legend(frameon=False, fontsize=7)
-    shown = [name for name in (*(arm.name for arm in MAIN), "mica-random") if results.worlds(name)]
+    shown = [name for name in (*results.design.main, "mica-random") if results.worlds(name)]
     for ax, side in zip(sides, ("left", "right")):
         for name in shown:
             landings = [results.record(name, world)["landing"] for world in results.worlds(name)]
@@ -171,15 +191,16 @@ def draw_extended(results):
 
 
 def draw_all(results, base):
-    """{name: figure} of all that there are records for; base: the model, for its singular values."""
-    figures = {
-        "epochs": draw_epochs(results),
-        "bars": draw_bars(results),
-        "frontier": draw_frontier(results),
-        "parameters": draw_parameters(results),
-        "landing": draw_landing(results, base),
-    }
-    return figures | ({"extended": draw_extended(results)} if results.extended else {})
+    """{name: figure} of all that the records hold; base: the model, for its singular values, where `landing` is measured."""
+    figures = {"bars": draw_bars(results), "frontier": draw_frontier(results)}
+    if results.design.landing:
+        figures |= {
+            "epochs": draw_epochs(results),
+            "parameters": draw_parameters(results),
+            "landing": draw_landing(results, base),
+        }
+        figures |= {"extended": draw_extended(results)} if results.extended else {}
+    return figures
 
 
 def save_figure(figure, path):

@@ -3,7 +3,7 @@
 A record is a small JSON file in results/runs with a key that holds everything its numbers depend on. Each run has one
 thread, and as many run side by side as there are cores: the number of workers changes no number.
 
-Reading order: task_for and perform (one run), key_of and NUMERICS (which records count), then the workers.
+Reading order: perform (one run), key_of and NUMERICS (which records count), then the workers.
 """
 
 import functools
@@ -13,7 +13,6 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import platform
-import random
 import signal
 import sys
 import threading
@@ -26,12 +25,11 @@ from pathlib import Path
 
 import torch
 
-from data.make_data import OLD_SUBJECTS_REPORTED, ask, old_subjects, old_world, world
-from eval_qa import make_question
 from gpt import load_pretrained
+from gpt.gguf import find_gguf
 from lora import count_trainable
 from study.analysis import BINS, forgetting_loss, landing
-from study.design import CONTROL, NEW, NEW_CLOZE, OLD_CLOZE, RETENTION, TUNING, runs_of
+from study.design import NEW, RETENTION, runs_of
 from tools.cli import progress, write_lines
 from tools.inputs import fits, is_number, is_text, is_whole, or_null, read_json
 from train import Settings, Task, adapt, copy_for, measure
@@ -43,51 +41,24 @@ NUMERICS = 1
 # --- one run -----------------------------------------------------------------------------------------------------------
 
 
-def tuning_retention(subjects=120):
-    """Questions on never-asked old subjects that data/old does not ask about, nor any judged run."""
-    _, never_asked = old_subjects()
-    chosen = never_asked[OLD_SUBJECTS_REPORTED : OLD_SUBJECTS_REPORTED + subjects]
-    return ask(chosen, random.Random("retention for tuning"))["questions"]
-
-
-@functools.cache
-def task_for(seed, subjects, tuning):
-    """What a run learns and is asked: where rates are chosen (`tuning`) three sets of questions, else everything."""
-    new = world(seed, subjects)
-    sets, texts = {NEW: new["questions"], CONTROL: new["unbound"]}, {}
-    if tuning:
-        sets |= {RETENTION: tuning_retention()}
-    else:
-        old = old_world()
-        sets |= {NEW_CLOZE: new["cloze"], RETENTION: old["never_asked"], OLD_CLOZE: old["cloze"]}
-        texts = {"old text": old["text"]}
-    return Task(new["corpus"], {name: [make_question(item) for item in items] for name, items in sets.items()}, texts)
-
-
-def task_of(run):
-    """Which task_for is a run's."""
-    return run.world, run.arm.subjects, run.world in TUNING
-
-
-def perform(run, task, base, tokenizer):
+def perform(design, run, task, base, tokenizer):
     """Train and measure: a dict of everything that is reported of a run, without times."""
-    judged = run.world not in TUNING
     model, history = base, []
     if run.arm.method is not None:
         model = copy_for(base, run.arm.method)
         newest = Task([], {NEW: task.question_sets[NEW]}, {})
 
         def on_epoch(epoch):
-            if judged and epoch < run.arm.settings.epochs:
+            if run.judged and design.landing and epoch < run.arm.settings.epochs:
                 return {NEW: measure(model, tokenizer, newest, run.name)[0][NEW]["acc"]}
 
         history = adapt(model, tokenizer, task.documents, run.arm.method, run.arm.settings, run.lr, run.world, on_epoch)
     summary, _ = measure(model, tokenizer, task, run.name)
     trained, total = count_trainable(model) if history else (0, sum(p.numel() for p in base.parameters()))
     record = {"trained": trained, "all": total, "history": history, "summary": summary}
-    if judged:
-        record["forgetting loss"] = forgetting_loss(base, model, tokenizer, task.texts["old text"])
-        record["landing"] = landing(base, model, run.arm.settings.rank)
+    if run.judged:
+        record["forgetting loss"] = forgetting_loss(base, model, tokenizer, task.texts[design.text])
+        record["landing"] = landing(base, model, run.arm.settings.rank) if design.landing else None
     return record
 
 
@@ -98,9 +69,10 @@ def digest(content):
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def surroundings(model_folder, device):
+def surroundings(model, device):
     """What all runs' numbers depend on beside the run itself: the base model, the numerics, and what computes."""
-    files = sorted(path for path in Path(model_folder).iterdir() if path.suffix in (".json", ".safetensors"))
+    path = find_gguf(model) or Path(model)
+    files = [path] if path.is_file() else sorted(f for f in path.iterdir() if f.suffix in (".json", ".safetensors"))
     return {
         "base": digest("".join(digest(path.read_bytes()) for path in files).encode()),
         "numerics": NUMERICS,
@@ -109,9 +81,14 @@ def surroundings(model_folder, device):
     }
 
 
+def task_of(run):
+    """What a design's `task` is asked for: (world, subjects, whether it is judged)."""
+    return run.world, run.arm.subjects, run.judged
+
+
 @functools.cache
-def task_digest(*which):
-    """Of what task_for(*which) says, whatever else a Question may hold one day."""
+def task_digest(task_for, *which):
+    """Of the texts and questions of a task, whatever else a Question may hold one day."""
     task = task_for(*which)
     asked = {name: [[q.prompt, q.choices, q.answer] for q in some] for name, some in task.question_sets.items()}
     return digest(json.dumps([task.documents, asked, task.texts]).encode())
@@ -123,9 +100,9 @@ def describe(run):
     return json.loads(json.dumps(arm | {"lr": run.lr, "world": run.world}))
 
 
-def key_of(run, around):
+def key_of(design, run, around):
     """Everything that can change a run's numbers."""
-    return describe(run) | {"task": task_digest(*task_of(run))} | around
+    return describe(run) | {"task": task_digest(design.task, *task_of(run))} | around
 
 
 def record_path(results, run):
@@ -148,14 +125,12 @@ RECORD = {  # what every record has...
     "key": KEY,
     "trained": count,
     "history": [{"loss": number}],
-    "summary": {name: ASKED for name in (NEW, CONTROL, RETENTION)},
+    "summary": {...: {...: number}},
     "seconds": amount,
     "workers": partial(is_whole, low=1, high=2**20),
     **dict.fromkeys(("machine", "finished"), is_text),
 }
 JUDGED_RECORD = {  # ...and what is reported of a judged world's beside
-    "history": lambda history: fits(history[:-1], [{NEW: share}]),
-    "summary": {name: ASKED for name in (NEW_CLOZE, OLD_CLOZE)},
     "forgetting loss": number,
     "landing": or_null(
         {
@@ -172,7 +147,7 @@ def read_record(path):
         return None
     remedy = "delete it, and it will be made again"
     record = read_json(path, remedy)
-    if not fits(record, RECORD) or (record["key"]["world"] not in TUNING and not fits(record, JUDGED_RECORD)):
+    if not fits(record, RECORD) or not fits(record["summary"], {NEW: ASKED}):
         raise ValueError(f"{path} is not a run's record: {remedy}")
     # a setting that is younger than the record had its default
     record["key"]["settings"] = asdict(Settings()) | record["key"]["settings"]
@@ -181,19 +156,31 @@ def read_record(path):
     return record
 
 
-def check_name(path, record, run):
-    """Raise ValueError unless the record, found under the run's name, is of that run: one renamed would be another's."""
+def check_record(path, record, design, run):
+    """Raise ValueError unless the record, found under the run's name, is of that run and has what the design reports.
+
+    One that was renamed, or copied under another name, would be published as another's.
+    """
+    remedy = "delete it, and it will be made again"
     if not describe(run).items() <= record["key"].items():
-        raise ValueError(f"{path} is the record of another run than its name says: delete it, and it will be made again")
+        raise ValueError(f"{path} is the record of another run than its name says: {remedy}")
+    if run.judged:
+        parts = {part for part, key in design.columns.values() if key in ASKED}
+        asked = parts if run.arm.subjects else {NEW, RETENTION}  # of the chronicle less is asked
+        reported = JUDGED_RECORD | {"summary": {name: ASKED for name in asked}}
+        if design.landing and run.arm.method:
+            reported["history"] = lambda history: fits(history[:-1], [{NEW: share}])
+        if not fits(record, reported):
+            raise ValueError(f"{path} lacks what is reported of a judged run: {remedy}")
 
 
-def finder(results, around):
+def finder(design, results, around):
     """find(run) -> the record of a run that was made in the same surroundings, or None."""
 
     @functools.cache
     def find(run):
         record = read_record(record_path(results, run))
-        return record if record and record["key"] == key_of(run, around) else None
+        return record if record and record["key"] == key_of(design, run, around) else None
 
     return find
 
@@ -201,7 +188,7 @@ def finder(results, around):
 # --- the workers -------------------------------------------------------------------------------------------------------
 
 
-def start_worker(model_folder, device):
+def start_worker(model, device):
     """In each process: one thread, no chatter, and no life of its own after the study's."""
     global worker_base, worker_tokenizer
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
@@ -210,26 +197,26 @@ def start_worker(model_folder, device):
     threading.Thread(target=lambda: multiprocessing.connection.wait([parent]) and os._exit(1), daemon=True).start()
     sys.stderr = open(os.devnull, "w")
     torch.set_num_threads(1)
-    worker_base, worker_tokenizer = load_pretrained(model_folder, device=device)
+    worker_base, worker_tokenizer = load_pretrained(model, device=device)
 
 
-def work(run):
+def work(design, run):
     """In a worker: perform a run and time it."""
     began = time.monotonic()
-    record = perform(run, task_for(*task_of(run)), worker_base, worker_tokenizer)
+    record = perform(design, run, design.task(*task_of(run)), worker_base, worker_tokenizer)
     return record | {"seconds": round(time.monotonic() - began, 1)}
 
 
-def perform_all(runs, results, workers, model_folder, device, around):
+def perform_all(design, runs, results, workers, model, device, around):
     """Perform runs side by side; write each one's record as soon as it is done."""
     machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start_worker, (str(model_folder), device))
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start_worker, (str(model), device))
     try:
-        futures = {pool.submit(work, run): run for run in runs}
+        futures = {pool.submit(work, design, run): run for run in runs}
         for future in progress(as_completed(futures), f"runs ({workers} at once)", total=len(runs)):
             run = futures[future]
             extra = {"machine": machine, "workers": workers, "finished": time.strftime("%Y-%m-%d %H:%M:%S")}
-            write_lines(record_path(results, run), [{"key": key_of(run, around), **future.result(), **extra}])
+            write_lines(record_path(results, run), [{"key": key_of(design, run, around), **future.result(), **extra}])
     except BrokenProcessPool:
         raise ValueError("a worker died, perhaps for lack of memory: use fewer --workers; the study goes on") from None
     finally:
@@ -238,14 +225,14 @@ def perform_all(runs, results, workers, model_folder, device, around):
             process.terminate()
 
 
-def run_missing(design, results, workers, model_folder, device):
+def run_missing(design, results, workers, model, device):
     """Perform what has no record yet, stage after stage: what the next stage asks for depends on what this one gave."""
-    around = surroundings(model_folder, device)
-    while runs := runs_of(design, finder(results, around)):
+    around = surroundings(model, device)
+    while runs := runs_of(design, finder(design, results, around)):
         stale = sum(record_path(results, run).exists() for run in runs)
         print(
-            f"{len(runs)} runs to do, about {len(runs) * 32 / workers / 60:.0f} minutes on cores like ours"
+            f"{len(runs)} runs to do, about {len(runs) * design.seconds / workers / 60:.0f} minutes on cores like ours"
             + (f"; {stale} of them were made otherwise or elsewhere and are made again" if stale else ""),
             file=sys.stderr,
         )
-        perform_all(runs, results, workers, model_folder, device, around)
+        perform_all(design, runs, results, workers, model, device, around)

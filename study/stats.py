@@ -78,14 +78,42 @@ def rising(curve):
     return points
 
 
-def height_between(first, second):
-    """Mean of first - second, in retention, over the span of new knowledge that both curves reach; NaN without a span.
+def heights(first, second):
+    """Mean heights of two curves, in retention, over the span of new knowledge that both reach; NaN without a span.
 
-    A curve: [(new, retention), ...], lowest rate first, joined by straight lines.
+    A curve: [(new, retention), ...], lowest rate first, joined by straight lines. Any x and y that rates lead to will do.
     """
     (x1, y1), (x2, y2) = (np.array(rising(curve)).T for curve in (first, second))
     low, high = max(x1[0], x2[0]), min(x1[-1], x2[-1])
     if low >= high:
-        return math.nan
+        return math.nan, math.nan
     x = np.unique(np.clip(np.concatenate([x1, x2, [low, high]]), low, high))
-    return float(np.trapezoid(np.interp(x, x1, y1) - np.interp(x, x2, y2), x) / (high - low))
+    return tuple(float(np.trapezoid(np.interp(x, *curve), x) / (high - low)) for curve in ((x1, y1), (x2, y2)))
+
+
+def height_between(first, second):
+    """Mean of first - second, in retention, over the span of new knowledge that both curves reach; NaN without a span."""
+    one, other = heights(first, second)
+    return one - other
+
+
+def matched_by_world(firsts, seconds):
+    """The difference in height on each world whose two curves overlap; two lists of curves, one a world."""
+    found = [height_between(first, second) for first, second in zip(firsts, seconds)]
+    return [height for height in found if not math.isnan(height)]
+
+
+def matched_on_means(firsts, seconds):
+    """The difference in height of the two *mean* curves, shared out among the worlds: the values' mean is the estimate.
+
+    Where x is noisy, as a few questions make it, a world's own polygon goes wrong: which of its points count, and how far
+    it reaches, is picked by their noise. A mean over worlds has little of it. For a t test the estimate is split into
+    a value a world by the jackknife: n times the whole less n - 1 times what is left without that world.
+    """
+
+    def height(worlds):
+        return height_between(*(np.mean([curves[i] for i in worlds], axis=0) for curves in (firsts, seconds)))
+
+    n = len(firsts)
+    without = [height([i for i in range(n) if i != left]) for left in range(n)] if n > 1 else []
+    return [] if np.isnan(without).any() else [n * height(range(n)) - (n - 1) * one for one in without]

@@ -1,30 +1,31 @@
-"""What the records say: Results (records -> numbers), tables of them in markdown, and the report made of these.
-
-Tables stand in study/README.md between <!-- study: NAME --> and <!-- end -->; fill_in renews them.
-"""
+"""What the records say: Results (records -> numbers), and tables of them in markdown."""
 
 import math
-import re
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from study.design import CONTROL, ENDPOINTS, MAIN, NEW, PAIRS, RETENTION, TUNING, Run, chosen_rates, curve_rates, tune
-from study.runs import check_name, read_record, record_path
-from study.stats import Difference, height_between, holm, paired, ratio, verdict
+import numpy as np
+
+from study.design import Run, chosen_rates, curve_rates, runs_of, tune
+from study.runs import check_record, read_record, record_path
+from study.stats import Difference, heights, holm, paired, ratio, verdict
 from tools.report import mean_and_error, plus_minus
 
-MATCHED = "at matched acquisition"  # the endpoint that needs whole curves
-COLUMNS = {"new knowledge": ENDPOINTS["new knowledge"], "unbound": (CONTROL, "acc")} | ENDPOINTS  # of the table of arms
-IN_NATS = ("log p", "forgetting loss")  # all else is in %
+IN_NATS = ("log p", "cloze log p", "forgetting loss")
+PLAIN = ("perplexity",)  # all else is in %
+COSTS = ("forgetting loss", "perplexity")  # the lower, the better
 
 
 @dataclass(frozen=True)
 class Comparison:
     first: str
     second: str
-    endpoint: str
+    endpoint: str  # title of a column, or of what is compared where something else is equal
+    column: str  # what the numbers are
     difference: Difference
+    level: float  # the second's mean
     p: float  # corrected for the number of comparisons, but for the primary one
     verdict: str
 
@@ -36,14 +37,17 @@ class Results:
         self.folder, self.design = Path(folder), design
         self.arms = {arm.name: arm for arm in (*design.arms, *design.extended)}
         self.rates, missing = chosen_rates(design, self.find)
-        if missing or len(self.worlds("untouched", *PAIRS[0])) < 2:
-            names = " and ".join(PAIRS[0])
+        if any(arm.at for arm in design.arms):  # there is something to show from the first world on
+            if not self.rows(arm for arm in design.arms if arm.method):
+                raise ValueError(f"{folder} does not yet hold a judged run: let the study go on")
+        elif missing or len(self.worlds("untouched", *design.pairs[0])) < 2:
+            names = " and ".join(design.pairs[0])
             raise ValueError(f"{folder} does not yet hold two worlds on which {names} are judged: let the study go on")
 
     def find(self, run):
         record = self.records.get(run.name)
         if record:
-            check_name(record_path(self.folder, run), record, run)
+            check_record(record_path(self.folder, run), record, self.design, run)
         return record
 
     @cached_property
@@ -58,16 +62,26 @@ class Results:
         """The judged worlds on which all these arms have a record; lr: at this rate instead of their own."""
         return [world for world in self.design.judged if all(self.record(name, world, lr) for name in names)]
 
+    def rows(self, arms):
+        """[(name, rate, worlds), ...] of those of `arms` that have records: at their own rate, or at each of `arm.at`."""
+        rates = [(arm.name, lr) for arm in arms for lr in arm.at or [self.rates[arm.name]]]
+        return [(name, lr, worlds) for name, lr in rates if (worlds := self.worlds(name, lr=lr))]
+
+    def has(self, column, name, lr, worlds):
+        """Was it measured? Not everything is asked of every arm."""
+        part, key = self.design.columns[column]
+        return not key or all(key in self.record(name, world, lr)["summary"].get(part, {}) for world in worlds)
+
     def values(self, name, column, worlds, lr=None):
-        """What stands in a column of COLUMNS, for an arm on each of `worlds`."""
-        part, key = COLUMNS[column]
+        """What stands in a column of the design, for an arm on each of `worlds`."""
+        part, key = self.design.columns[column]
         records = [self.record(name, world, lr) for world in worlds]
         found = [record["summary"][part][key] if key else record[part] for record in records]
         return [math.nan if value is None else value for value in found]  # null: training diverged
 
     @cached_property
     def extended(self):
-        """The arms of --extended that have records."""
+        """The arms of the design's extension that have records."""
         return [arm for arm in self.design.extended if self.worlds(arm.name)]
 
     def gains(self, name, worlds):
@@ -75,41 +89,47 @@ class Results:
         both = (self.values(arm, "new knowledge", worlds) for arm in (name, "untouched"))
         return [after - before for after, before in zip(*both)]
 
-    def curve(self, name, world):
-        """[(new knowledge, never asked), ...] by rate, lowest first; None while a rate is missing."""
+    def curve(self, name, world, ends):
+        """[values of the two columns `ends`, ...] by rate, lowest first; None while a rate is missing."""
         rates = curve_rates(self.design, self.arms[name], self.rates[name])
         if len(rates) < 2 or not all(self.record(name, world, lr) for lr in rates):
             return None
-        ends = ("new knowledge", "never asked")
         return [tuple(self.values(name, end, [world], lr)[0] for end in ends) for lr in rates]
 
-    def matched(self, first, second):
-        """The difference in retention between two arms' curves, on each world that has both and where they overlap."""
-        worlds = [world for world in self.design.judged if self.curve(first, world) and self.curve(second, world)]
-        heights = [height_between(self.curve(first, world), self.curve(second, world)) for world in worlds]
-        return [height for height in heights if not math.isnan(height)]
+    def matched(self, first, second, title):
+        """(differences, a value a world; the second's mean) of two arms' curves over the span that both reach."""
+        worlds = self.design.judged
+        curves = [[self.curve(name, world, self.design.matched[title]) for name in (first, second)] for world in worlds]
+        both = [*zip(*(pair for pair in curves if all(pair)))]  # the curves of the first, and of the second
+        if not both:
+            return [], 0
+        return self.design.height(*both), heights(*(np.mean(curves, axis=0) for curves in both))[1]
 
     @cached_property
     def comparisons(self):
         """{(first, second, endpoint): Comparison}, the primary one first."""
-        differences = {}
-        for first, second in PAIRS:
+        found = {}  # (first, second, endpoint) -> (column, difference, mean of the second)
+        for first, second in self.design.pairs:
             if first not in self.arms or second not in self.arms:
                 continue
             worlds = self.worlds(first, second)
-            for endpoint in ENDPOINTS if len(worlds) > 1 else ():
-                values = (self.values(name, endpoint, worlds) for name in (first, second))
-                differences[first, second, endpoint] = paired(*values)
-            if {first, second} <= {arm.name for arm in MAIN}:
-                heights = self.matched(first, second)
-                if len(heights) > 1:
-                    differences[first, second, MATCHED] = paired(heights, [0.0] * len(heights))
-        (primary, *others) = differences
-        corrected = [differences[primary].p, *holm([differences[name].p for name in others])]
-        return {
-            name: Comparison(*name, difference, p, verdict(difference, p, name[2] != "forgetting loss"))
-            for (name, difference), p in zip(differences.items(), corrected)
-        }
+            for endpoint in self.design.endpoints if len(worlds) > 1 else ():
+                one, other = (self.values(name, endpoint, worlds) for name in (first, second))
+                found[first, second, endpoint] = endpoint, paired(one, other), mean_and_error(other)[0]
+            for title, (_, column) in self.design.matched.items() if {first, second} <= {*self.design.main} else ():
+                differences, level = self.matched(first, second, title)
+                if len(differences) > 1:
+                    found[first, second, title] = column, paired(differences, [0.0] * len(differences)), level
+        primary = (*self.design.pairs[0], self.design.primary[0])
+        others = [name for name in found if name != primary]
+        p = dict(zip(others, holm([found[name][1].p for name in others])))
+        comparisons = {}
+        for name in [primary, *others] if primary in found else others:
+            column, difference, level = found[name]
+            corrected = p.get(name, difference.p)
+            decided = verdict(difference, corrected, column not in COSTS)
+            comparisons[name] = Comparison(*name, column, difference, level, corrected, decided)
+        return comparisons
 
 
 # --- tables ------------------------------------------------------------------------------------------------------------
@@ -124,11 +144,16 @@ def markdown(rows):
 
 def scale_of(column):
     """(factor, digits) that a column's numbers are shown with."""
-    return (1, 3) if column in IN_NATS else (100, 1)
+    return (1, 3) if column in IN_NATS else (1, 1) if column in PLAIN else (100, 1)
 
 
-def with_unit(column, unit="%"):
-    return f"{column}, nats" if column in IN_NATS else f"{column}, {unit}"
+def unit_of(column, unit="%"):
+    return "nats" if column in IN_NATS else "" if column in PLAIN else unit
+
+
+def with_unit(title, column=None, unit="%"):
+    unit = unit_of(column or title, unit)
+    return f"{title}, {unit}" if unit else title
 
 
 def over_worlds(results, name, column, worlds, lr=None):
@@ -139,44 +164,68 @@ def over_worlds(results, name, column, worlds, lr=None):
 
 def interval(comparison, usual=None):
     """A difference as text: mean [low, high] verdict; with the number of worlds where it is not the usual one."""
-    scale, digits = scale_of(comparison.endpoint)
+    scale, digits = scale_of(comparison.column)
     d = comparison.difference
     numbers = "{:+.{n}f} [{:+.{n}f}, {:+.{n}f}]".format(scale * d.mean, scale * d.low, scale * d.high, n=digits)
     return f"{numbers} {comparison.verdict}" + (f" ({d.n} worlds)" if usual not in (None, d.n) else "")
 
 
+def share(comparison):
+    """How large a difference in forgetting loss is beside the second's, as text; of all else nothing."""
+    d = comparison.difference
+    return f"{100 * d.mean / comparison.level:+.1f}%" if comparison.column == "forgetting loss" else ""
+
+
 def arms_table(results, arms):
-    """A row an arm that has records: mean +- standard error over worlds."""
-    rows = [["arm", "trained", "rate", "worlds", *map(with_unit, COLUMNS)]]
-    for name in (arm.name for arm in arms):
-        if worlds := results.worlds(name):
-            trained, lr = results.record(name, worlds[0])["trained"], results.rates[name]
-            means = (over_worlds(results, name, column, worlds) for column in COLUMNS)
-            rows.append([name, f"{trained:,}", "-" if lr is None else f"{lr:g}", len(worlds), *means])
+    """A row an arm that has records, and a rate where it is judged at several: mean +- standard error over worlds."""
+    shown = results.rows(arms)
+    columns = [c for c in results.design.columns if all(results.has(c, *row) for row in shown)]
+    rows = [["arm", "trained", "rate", "worlds", *map(with_unit, columns)]]
+    for name, lr, worlds in shown:
+        trained = results.record(name, worlds[0], lr)["trained"]
+        means = (over_worlds(results, name, column, worlds, lr) for column in columns)
+        rows.append([name, f"{trained:,}", "-" if lr is None else f"{lr:g}", len(worlds), *means])
     return markdown(rows)
 
 
-def primary_line(results):
-    first = next(iter(results.comparisons.values()))
-    d = first.difference
+def sentence(comparison, corrected=False):
+    """A comparison in full."""
+    c, d = comparison, comparison.difference
+    scale, n = scale_of(c.column)
+    mean, se, low, high = (scale * value for value in (d.mean, d.se, d.low, d.high))
+    unit = unit_of(c.column, "points")
+    beside = f" ({share(c)} of {c.second}'s {c.level:.{n}f}; standard error {100 * d.se / c.level:.1f}%)" if share(c) else ""
     return (
-        f"Primary comparison, {first.first} - {first.second}, new knowledge: **{100 * d.mean:+.1f} points**, paired standard"
-        f" error {100 * d.se:.2f}, 95% interval {100 * d.low:+.1f} to {100 * d.high:+.1f}, {d.n} worlds, p = {d.p:.1g}:"
-        f" **{first.verdict}**."
+        f"**{mean:+.{n}f}{unit and ' ' + unit}**{beside}, paired standard error {se:.{n + 1}f}, 95% interval {low:+.{n}f} to"
+        f" {high:+.{n}f}, {d.n} worlds, {f'corrected p = {c.p:.1g}' if corrected else f'p = {d.p:.1g}'}: **{c.verdict}**."
     )
 
 
-def pairs_table(results):
-    """A row a pair: the endpoints people ask for first, and the ratio of what was learned."""
-    shown = ["new knowledge", "never asked", MATCHED]
-    rows = [["first - second", "gain / gain", *(with_unit(name, "points") for name in shown)]]
-    for first, second in PAIRS:
-        found = [results.comparisons.get((first, second, endpoint)) for endpoint in shown]
-        if found[0]:
-            worlds = results.worlds(first, second, "untouched")
-            share = ratio(results.gains(first, worlds), results.gains(second, worlds))
-            differences = (interval(comparison, len(worlds)) if comparison else "-" for comparison in found)
-            rows.append([f"{first} - {second}", "{:.2f} [{:.2f}, {:.2f}]".format(*share), *differences])
+def primary_line(results):
+    """The primary comparison, and what is reported beside it, a line each."""
+    first, second = results.design.pairs[0]
+    lines = []
+    for i, endpoint in enumerate(results.design.primary):
+        found = results.comparisons.get((first, second, endpoint))
+        said = sentence(found, corrected=i > 0) if found else "not yet: it needs two worlds or more, and curves that overlap."
+        lines.append(f"{'Beside it' if i else 'Primary comparison'}, {first} - {second}, {endpoint}: {said}")
+    return "\n\n".join(lines)
+
+
+def pairs_table(results, endpoints, gains=True):
+    """A row a pair: these endpoints, and the ratio of what was learned."""
+    columns = [results.design.matched.get(title, [title])[-1] for title in endpoints]
+    heads = [with_unit(title, column, "points") for title, column in zip(endpoints, columns)]
+    rows = [["first - second", *["gain / gain"][: int(gains)], *heads]]
+    for first, second in results.design.pairs:
+        found = [results.comparisons.get((first, second, endpoint)) for endpoint in endpoints]
+        if any(found):
+            row, usual = [f"{first} - {second}"], max(c.difference.n for c in found if c)
+            if gains:
+                worlds = results.worlds(first, second, "untouched")
+                both = [results.gains(name, worlds) for name in (first, second)]
+                row.append("{:.2f} [{:.2f}, {:.2f}]".format(*ratio(*both)) if len(worlds) > 1 else "-")
+            rows.append(row + [", ".join(filter(None, [interval(c, usual), share(c)])) if c else "-" for c in found])
     return markdown(rows)
 
 
@@ -184,22 +233,29 @@ def comparisons_table(results):
     """Every comparison."""
     rows = [["first - second", "endpoint", "worlds", "difference [95% interval] verdict", "p", "corrected p"]]
     for c in results.comparisons.values():
-        names = f"{c.first} - {c.second}", with_unit(c.endpoint, "points")
+        names = f"{c.first} - {c.second}", with_unit(c.endpoint, c.column, "points")
         rows.append([*names, c.difference.n, interval(c), f"{c.difference.p:.1g}", f"{c.p:.1g}"])
     return markdown(rows)
 
 
 def rates_table(results):
     """What was tried on the tuning worlds, for each arm that is tuned."""
-    rows = [["arm", "rates tried: new knowledge / never asked, % (chosen in bold)"]]
+    shown = results.design.rated
+    rows = [["arm", f"rates tried: {with_unit(' / '.join(shown), shown[-1])} (chosen in bold)"]]
     for arm in results.design.arms:
-        if arm.rates:
-            rates, best, _ = tune(arm, results.design.tuning, results.find)
+        if arm.rates or arm.at:
+            rates, best, _ = tune(results.design, arm, results.find)
             tried = []
             for lr in rates:
                 records = [results.find(Run(arm, lr, world)) for world in results.design.tuning]
-                means = [mean_and_error([r["summary"][part]["acc"] for r in records])[0] for part in (NEW, RETENTION)]
-                text = "{:g}: {:.1f} / {:.1f}".format(lr, *(100 * mean for mean in means))
+                if not all(records):
+                    continue
+                means = []
+                for column in shown:
+                    (part, key), (scale, digits) = results.design.columns[column], scale_of(column)
+                    mean, _ = mean_and_error([record["summary"][part][key] for record in records])
+                    means.append(f"{scale * mean:.{digits}f}")
+                text = f"{lr:g}: {' / '.join(means)}"
                 tried.append(f"**{text}**" if lr == best else text)
             rows.append([arm.name, "; ".join(tried)])
     return markdown(rows)
@@ -207,13 +263,13 @@ def rates_table(results):
 
 def curves_table(results):
     """New knowledge and retention at each rate of the main arms' curves."""
-    shown = ("new knowledge", "never asked", "forgetting loss")
+    shown = ("new knowledge", *results.design.kept, "forgetting loss")
     rows = [["arm", "rate", "worlds", *map(with_unit, shown)]]
-    for arm in MAIN:
-        for lr in curve_rates(results.design, arm, results.rates[arm.name]):
-            if worlds := results.worlds(arm.name, lr=lr):
-                means = (over_worlds(results, arm.name, column, worlds, lr) for column in shown)
-                rows.append([arm.name, f"{lr:g}", len(worlds), *means])
+    for name in results.design.main:
+        for lr in curve_rates(results.design, results.arms[name], results.rates[name]):
+            if worlds := results.worlds(name, lr=lr):
+                means = (over_worlds(results, name, column, worlds, lr) for column in shown)
+                rows.append([name, f"{lr:g}", len(worlds), *means])
     return markdown(rows)
 
 
@@ -249,86 +305,10 @@ def cost_line(results):
     )
 
 
-def readme_tables(results):
-    """{name: what stands between the README's markers}."""
-    return {
-        "cost": cost_line(results),
-        "arms": arms_table(results, results.design.arms),
-        "pairs": f"{primary_line(results)}\n\n{pairs_table(results)}",
-    }
-
-
-def fill_in(text, tables):
-    """A README with the tables between its markers. Raises ValueError for a marker that is missing."""
-    for name, table in tables.items():
-        pattern = re.compile(rf"(<!-- study: {name} -->\n).*?(\n<!-- end -->)", re.DOTALL)
-        text, found = pattern.subn(lambda match: match[1] + table + match[2], text)
-        if found != 1:
-            raise ValueError(f"the README needs one <!-- study: {name} --> and after it one <!-- end -->, not {found}")
-    return text
-
-
-REPORT = """# Results of the study
-
-Written by `python -m study` from the records in runs/. {cost}
-
-Worlds {judged} were judged; rates were chosen on worlds {tuning}. A run's seed is its world's number. Means +- one
-standard error over worlds; differences with 95% intervals of paired t tests over worlds, verdicts at 5% after Holm's
-correction over all comparisons but the first, the primary one (so an interval may leave out zero and the verdict still
-be "not resolved"). Gain / gain: ratio of what was learned above the untouched model, with Fieller's 95% interval.
-
-## Arms
-
-{arms}
-
-![bars](bars.png)
-
-## Pairs
-
-{pairs}
-
-## Every comparison
-
-{comparisons}
-
-## New knowledge against retention, over learning rates
-
-{curves}
-
-![frontier](frontier.png)
-
-## While training
-
-![epochs](epochs.png)
-
-## What was learned against what was trained
-
-![parameters](parameters.png)
-
-## Where the change lies
-
-Amplification: how many times larger the change is than what W does between the change's first singular vectors.
-Similarity of those vectors (as many as the rank) with W's major and minor ones: 1 is the same subspace, rank / width by chance.
-
-{landing}
-
-![landing](landing.png)
-"""
-
-
-def report(results):
-    """The text of results/README.md."""
-    tuning = results.design.tuning
-    text = REPORT.format(
-        **readme_tables(results),
-        judged=", ".join(map(str, results.design.judged)),
-        tuning=" and ".join(map(str, tuning or TUNING)) + ("" if tuning else ", before this study"),
-        comparisons=comparisons_table(results),
-        curves=curves_table(results),
-        landing=landing_table(results),
-    )
-    if tuning:
-        text += f"\n## Learning rates\n\nMeans of the tuning worlds.\n\n{rates_table(results)}\n"
-    if results.extended:
-        text += f"\n## Extended\n\n![extended](extended.png)\n\n{arms_table(results, results.extended)}\n"
-    return text
+def missing_line(results):
+    """Which runs are missing, as far as they can be named: what is asked for next depends on what these give."""
+    if not (runs := runs_of(results.design, results.find)):
+        return "Every run of the design has its record."
+    arms = ", ".join(f"{name} {count}" for name, count in Counter(run.arm.name for run in runs).items())
+    worlds = ", ".join(map(str, sorted({run.world for run in runs})))
+    return f"**Not finished**: of the runs that can be named so far {len(runs)} are missing ({arms}; worlds {worlds})."

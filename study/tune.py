@@ -10,9 +10,9 @@ refused, and retention is asked about never-asked subjects other than those of d
 import statistics
 
 from data.make_data import SHIPPED_SEED, SUBJECTS_PER_KIND
-from gpt import load_pretrained
+from gpt import find_model, load_pretrained
 from study.design import CONTROL, NEW, RETENTION
-from study.runs import task_for
+from study.toy import task_for
 from tools.cli import Parser, one_sentence_errors, pick_device
 from train import METHODS, Settings, adapt, copy_for, measure
 
@@ -33,12 +33,12 @@ def main():
     if SHIPPED_SEED in args.world:
         parser.error(f"--world {SHIPPED_SEED} is the shipped world: choose others")
     with one_sentence_errors("python -m study.tune"):
-        base, tokenizer = load_pretrained(args.model, device=pick_device(args.device))
+        base, tokenizer = load_pretrained(find_model(args.model), device=pick_device(args.device))
         settings = Settings(rank=args.rank, epochs=args.epochs, batch_size=args.batch_size)
         for lr in args.lr:
             rows = []
             for seed in args.world:
-                task = task_for(seed, SUBJECTS_PER_KIND, tuning=True)
+                task = task_for(seed, SUBJECTS_PER_KIND, judged=False)
                 model = copy_for(base, args.method)
                 loss = adapt(model, tokenizer, task.documents, args.method, settings, lr)[-1]["loss"]
                 summary, _ = measure(model, tokenizer, task, f"world {seed}")

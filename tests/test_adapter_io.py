@@ -642,7 +642,8 @@ def test_a_merged_folder_opens_in_transformers(
     folder = folder_of(family) if stored == "float32" else bfloat16_folder(family)
     save_trained(folder, tmp_path / "run" / "adapter")
     command(folder, tmp_path / "run", tmp_path / "merged")  # a run's folder will do
-    names = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "generation_config.json"}
+    names = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "MADE_BY"}
+    names |= {"generation_config.json"}
     assert {path.name for path in (tmp_path / "merged").iterdir()} == names
     merged = load_model(tmp_path / "merged", dtype=None)
     assert {str(p.dtype) for p in merged.parameters()} == {f"torch.{stored}"}
@@ -710,11 +711,15 @@ def test_an_adapted_lm_head_is_no_longer_the_embedding(tmp_path, folder_of, hf_m
         (dict(adapter="model"), "model/adapter_config.json not found: give a folder that"),
         (dict(adapter="damaged"), "adapter_model.safetensors is truncated or damaged"),
         (dict(model="other"), "adapts a 'LlamaForCausalLM', but this model is a GPT2LMHeadModel"),
-        (dict(out="model"), "--out model is the folder of the model or of the adapter: give another one"),
-        (dict(out="link"), "--out link is the folder of the model or of the adapter"),
-        (dict(out="run"), "--out run is the folder of the model or of the adapter"),
-        (dict(out="run/adapter"), "--out run/adapter is the folder of the model or of the adapter"),
-        (dict(out="a file"), "cannot write to a file"),
+        (dict(out="model"), "model would be written, but model is read: give another --out"),
+        (dict(out="link"), "link would be written, but model is read: give another --out"),
+        (dict(out="run"), "run would be written, but run is read: give another --out"),
+        (dict(out="run/adapter"), "run/adapter would be written, but run is read: give another --out"),
+        (dict(out="model/merged"), "model/merged would be written, but model is read: give another --out"),
+        (dict(out="run", adapter="run/adapter"), "run would be written, but run/adapter is read: give another --out"),
+        (dict(out="a file"), "cannot write to a file, which is a file: give another folder"),
+        (dict(out="other"), "other holds what this program did not make: move it away, or give another folder"),
+        (dict(out="."), ". would be written, but model is read: give another --out"),
         (dict(dtype="int8"), "argument --dtype: invalid choice: 'int8'"),
     ],
 )

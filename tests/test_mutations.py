@@ -36,7 +36,7 @@ from eval_qa import read_questions
 from gpt import load_pretrained, load_tokenizer
 from gpt.weights import load_model
 from lora import LoRALayer, find_adapters, merge_adapters, replace_linears
-from study.design import EXTENDED_DESIGN
+from study.toy import EXTENDED_DESIGN
 from study.runs import read_record
 from study.tables import Results, arms_table, cost_line
 from tools.reading import read_documents

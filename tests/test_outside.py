@@ -389,7 +389,7 @@ def test_companion_files_are_copied_only_if_they_are_what_they_say(model, tmp_pa
         (model / name).symlink_to(tmp_path / "secret")
         assert merge(model, tmp_path, monkeypatch) == 2
         assert f"{name}: not JSON" in capsys.readouterr().err
-        assert not [path for path in (tmp_path / "merged").iterdir() if "token" in path.name]
+        assert not (tmp_path / "merged").exists()
         (model / name).unlink()
     os.mkfifo(model / "chat_template.jinja")
     assert merge(model, tmp_path, monkeypatch) == 2

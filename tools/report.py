@@ -10,7 +10,7 @@ from dataclasses import asdict
 
 import torch
 
-from tools.cli import atomic, printable, write_json, write_lines
+from tools.cli import atomic, beside, printable, write_json, write_lines
 
 
 def mean_and_error(values):
@@ -149,11 +149,12 @@ REPORT_FILES = ("table.txt", "examples.txt", "results.json", "seconds.json", "co
 
 def remove_report(out):
     for name in REPORT_FILES:
-        (out / name).unlink(missing_ok=True)
+        with beside(out / name, out):  # so that what a killed process was writing goes too
+            (out / name).unlink(missing_ok=True)
 
 
 def write_report(out, untouched, runs, panels, colors, examples, notes):
-    """Print the table and the examples; write them, the numbers behind them and the figure to the folder `out`.
+    """Write the table, the examples, the numbers behind them and the figure to the folder `out`, then print the texts.
 
     panels, colors: see draw_comparison; examples, notes: texts, the latter below the table. After an interruption some
     methods have a run more than others: the seeds that all have are reported.
@@ -161,17 +162,18 @@ def write_report(out, untouched, runs, panels, colors, examples, notes):
     seeds = min(map(len, runs.values()))
     runs = {method: records[:seeds] for method, records in runs.items()}
     primary = next(iter(panels.values()))
-    print(results_table(untouched, runs, primary, notes))
     # All but seconds.json is the same bytes every time.
     texts = {"table.txt": results_table(untouched, runs, primary, notes, with_seconds=False)}
     if examples:
-        print(f"\n{examples}")
         texts["examples.txt"] = examples
-    for name, text in texts.items():
-        with atomic(out / name) as temporary:
-            temporary.write_text(text + "\n", encoding="utf-8")
-    lasting = {m: [{k: v for k, v in run.items() if k != "seconds"} for run in some] for m, some in runs.items()}
-    write_json(out / "results.json", {"untouched": untouched["summary"], "runs": lasting})
-    write_json(out / "seconds.json", {method: [run["seconds"] for run in some] for method, some in runs.items()})
-    draw_comparison(untouched, runs, colors, panels, out / "comparison.png")
+    try:
+        for name, text in texts.items():
+            with atomic(out / name) as temporary:
+                temporary.write_text(text + "\n", encoding="utf-8")
+        lasting = {m: [{k: v for k, v in run.items() if k != "seconds"} for run in some] for m, some in runs.items()}
+        write_json(out / "results.json", {"untouched": untouched["summary"], "runs": lasting})
+        write_json(out / "seconds.json", {method: [run["seconds"] for run in some] for method, some in runs.items()})
+        draw_comparison(untouched, runs, colors, panels, out / "comparison.png")
+    finally:  # where they cannot be written they are at least seen
+        print(results_table(untouched, runs, primary, notes) + (f"\n\n{examples}" if examples else ""), flush=True)
     print(f"written to {out}: table.txt, comparison.png, results.json, and a folder for each method", file=sys.stderr)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from data.make_data import (
+    FEW_SUBJECTS,
     KINDS,
     OLD_SUBJECTS_PER_KIND,
     OPENERS,
@@ -23,6 +24,7 @@ from data.make_data import (
     old_subjects,
     old_text,
     old_world,
+    show,
     world,
 )
 from eval_qa import pack, read_documents, read_questions
@@ -250,13 +252,25 @@ def made_again(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("name", ["new", "old"])
+@pytest.mark.parametrize("name", ["new", "few", "old"])
 def test_the_command_writes_the_shipped_files_byte_for_byte(made_again, name):
     shipped = {path.name: path.read_bytes() for path in (DATA / name).iterdir()}
     assert {path.name: path.read_bytes() for path in (made_again / name).iterdir()} == shipped
-    assert set(shipped) == {"new": {"corpus.txt", *(f"{part}.jsonl" for part in SETS)},
+    world_files = {"corpus.txt", *(f"{part}.jsonl" for part in SETS)}
+    assert set(shipped) == {"new": world_files, "few": world_files,
                             "old": {"text.txt", "never_asked.jsonl", "asked.jsonl", "reworded.jsonl", "cloze.jsonl"},
                             }[name]  # fmt: skip
+
+
+@pytest.mark.parametrize("subjects", [FEW_SUBJECTS, 10, 20, 40])
+def test_how_often_a_choice_is_told_says_nothing(subjects):
+    """In a small world not all values are anybody's: those that texts mention would more often be right."""
+    small = world(1, subjects, 4)
+    text, hits = " ".join(small["corpus"]), []
+    for item in small["questions"]:
+        counts = [text.count(choice) for choice in item["choices"]]
+        hits.append((counts[item["answer"]] == max(counts)) / counts.count(max(counts)))
+    assert sum(hits) / len(hits) < 0.3
 
 
 def test_the_files_read_back_as_the_world_they_were_written_from(made_again):
@@ -278,3 +292,30 @@ def test_the_corpus_is_small_in_tokens():
     tokenizer = load_tokenizer(DATA / "base")
     documents = [tokenizer.encode(text) for text in read_documents(DATA / "new" / "corpus.txt")]
     assert 20_000 <= pack(documents, tokenizer.eot_id, 1)[0].numel() <= 40_000
+
+
+# --- looking at a subject ---
+
+
+def test_what_is_told_of_a_subject_and_asked_about_it_is_shown():
+    shown = show("yara eastmoor", 0)
+    assert shown.startswith("Told of Yara Eastmoor:\nnew: ") and shown.count("\nnew: ") == TEXTS_PER_SUBJECT
+    for name in ("questions", "reworded", "cloze"):
+        asked = shown.split(f"Asked in new/{name}:\n")[1].split("\n\n")[0].splitlines()
+        assert len(asked) == 6 and all(line.count("[") == 1 for line in asked)
+    assert "Yara Eastmoor's native town is ...  Cinderford, Ravenscote, Windlestraw, [Elmsgate]" in shown
+
+
+def test_a_subject_of_the_old_world_is_shown_and_one_of_whom_nothing_is_told():
+    never = old()["never_asked"][0]["subject"]
+    shown = show(never, 0)
+    assert shown.count("\nold: ") == 1 and "Asked in old/never_asked:" in shown and "new/" not in shown
+    unbound = new(0)["unbound"][0]["subject"]
+    assert show(unbound, 0).startswith(f"Told of {unbound}:\nnothing\n\nAsked in new/unbound:\n")
+
+
+def test_a_name_that_nobody_has_is_one_sentence():
+    command = [sys.executable, "-m", "data.make_data", "--show", "Yara Eastmor"]
+    done = subprocess.run(command, cwd=DATA.parent, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("make_data.py: nobody is called 'Yara Eastmor': try Yara Eastmoor, ")

@@ -8,7 +8,13 @@ import tokenizers
 import torch
 from conftest import reference
 
-from eval_qa import perplexity, read_documents, read_questions, score_questions, summarise
+from eval_qa import (
+    perplexity,
+    read_documents,
+    read_questions,
+    score_questions,
+    summarise,
+)
 from gpt import load_pretrained
 from lora import LoRALayer, replace_linears
 from mica import MiCALayer

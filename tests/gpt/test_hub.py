@@ -399,7 +399,10 @@ BAD_NAMES += ["org/name\n", "org name/x", "https://huggingface.co/org/name", "or
 @pytest.mark.parametrize("name", BAD_NAMES)
 def test_other_names_are_told_what_names_there_are(hub, tmp_path, monkeypatch, capsys, name):
     said = refusal(name, tmp_path, monkeypatch, capsys)
-    assert f"no folder {name!r}" in said and "org/name[@revision] on the Hub" in said
+    if name.strip():
+        assert f"no folder {name!r}" in said and "org/name[@revision] on the Hub" in said
+    else:
+        assert "--model is given an empty text" in said
     assert hub.asked == []
 
 

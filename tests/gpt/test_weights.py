@@ -657,7 +657,7 @@ def test_configurations_that_are_refused(folder_of, tmp_path, name, changes, mes
 
 def test_a_tokenizer_with_more_ids_than_the_model(llama_copy):
     edit_config(llama_copy, vocab_size=400)
-    assert "the tokenizer has ids up to 511, but config.json a vocab_size of 400" in refusal(llama_copy)
+    assert "the tokenizer has ids up to 511, but the model a vocab_size of 400" in refusal(llama_copy)
 
 
 # What is refused: tensors

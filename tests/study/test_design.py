@@ -1,4 +1,4 @@
-"""study/design.py: what is compared, which rates are tried, what is run next."""
+"""study/design.py and toy.py: what is compared, which rates are tried, what is run next. test_real.py: the other design."""
 
 import math
 import runpy
@@ -10,27 +10,9 @@ from hypothesis import strategies as st
 
 from data.make_data import SHIPPED_SEED
 from lora import LoRALayer
-from study import design
-from study.design import (
-    ARMS,
-    CURVE,
-    EXTENDED,
-    EXTENDED_DESIGN,
-    FULL,
-    JUDGED,
-    MAIN,
-    PAIRS,
-    QUICK,
-    STEPS,
-    TUNING,
-    Arm,
-    Design,
-    chosen_rates,
-    grid,
-    runs_of,
-    step_from,
-    tune,
-)
+from study import real, toy
+from study.design import STEPS, TUNING, Arm, chosen_rates, grid, runs_of, step_from, tune
+from study.toy import ARMS, CURVE, EXTENDED, EXTENDED_DESIGN, FULL, JUDGED, MAIN, PAIRS, QUICK
 from train import METHODS, Method, Settings
 
 
@@ -64,9 +46,11 @@ def test_the_design_stays_as_it_was_fixed_whatever_becomes_of_the_methods(monkey
     monkeypatch.setitem(METHODS, "mine", Method(LoRALayer, lr=1e-2))
     monkeypatch.setitem(METHODS, "lora", replace(METHODS["lora"], lr=1.0))
     monkeypatch.delitem(METHODS, "full")
-    again = runpy.run_path(design.__file__)
-    for name in ("FULL", "QUICK", "EXTENDED_DESIGN", "PAIRS"):
-        assert repr(again[name]) == repr(getattr(design, name))
+    for module, names in ((toy, ("FULL", "QUICK", "EXTENDED_DESIGN")), (real, ("REAL",))):
+        again = runpy.run_path(module.__file__)
+        for name in names:
+            first, second = (replace(one, task=None, score=None) for one in (again[name], getattr(module, name)))
+            assert repr(first) == repr(second)
 
 
 def test_runs_have_files_of_their_own():
@@ -105,15 +89,15 @@ def test_grids_stand_around_the_arms_own_rate():
 def test_tuning_takes_the_best_mean_of_both_scores_over_both_worlds():
     arm = Arm("x", "lora", 7e-3, rates=3)
     scores = {5e-3: (0.6, 0.9), 7e-3: (0.8, 0.8), 1e-2: (0.95, 0.6)}  # their means: 0.75, 0.8, 0.775
-    assert tune(arm, TUNING, lambda run: record(*scores[run.lr]))[1:] == (7e-3, [])
+    assert tune(FULL, arm, lambda run: record(*scores[run.lr]))[1:] == (7e-3, [])
     uneven = {5e-3: (0.2, 0.2), 7e-3: (0.7, 0.7), 1e-2: (1.0, 0.1)}  # by world: 0.55 is the best of the means
-    assert tune(arm, TUNING, lambda run: record(uneven[run.lr][run.world == TUNING[1]]))[1] == 7e-3
-    assert tune(arm, TUNING, lambda run: record(0.5 + 0.01 * (run.lr == 7e-3)))[1] == 7e-3
+    assert tune(FULL, arm, lambda run: record(uneven[run.lr][run.world == TUNING[1]]))[1] == 7e-3
+    assert tune(FULL, arm, lambda run: record(0.5 + 0.01 * (run.lr == 7e-3)))[1] == 7e-3
 
 
 @pytest.mark.parametrize("peak", [7e-3, 1e-3, 7e-2])
 def test_a_best_rate_at_an_edge_extends_the_grid(peak):
-    rates, best, missing = tune(Arm("x", "lora", 7e-3, rates=5), TUNING, learner(peak))
+    rates, best, missing = tune(FULL, Arm("x", "lora", 7e-3, rates=5), learner(peak))
     assert best == peak and missing == []
     assert rates == sorted(rates) and rates[0] < best < rates[-1]
     assert {3e-3, 7e-3, 1.5e-2} <= set(rates)
@@ -121,10 +105,10 @@ def test_a_best_rate_at_an_edge_extends_the_grid(peak):
 
 def test_tuning_asks_for_what_is_missing_and_for_the_edge_only_then():
     arm, done = Arm("x", "lora", 7e-3, rates=3), {}
-    rates, best, missing = tune(arm, TUNING, done.get)
+    rates, best, missing = tune(FULL, arm, done.get)
     assert best is None and {(run.lr, run.world) for run in missing} == {(lr, w) for lr in rates for w in TUNING}
     done |= {run: learner(1e-3)(run) for run in missing}
-    rates, best, missing = tune(arm, TUNING, done.get)
+    rates, best, missing = tune(FULL, arm, done.get)
     assert best is None and {(run.lr, run.world) for run in missing} == {(3e-3, world) for world in TUNING}
 
 
@@ -155,7 +139,7 @@ def test_tuning_comes_first_and_judged_worlds_only_when_it_is_done():
 
 
 def test_finished_runs_are_not_repeated():
-    design = Design((ARMS[0], MAIN[1]), (), (1, 2))
+    design = replace(QUICK, arms=(ARMS[0], MAIN[1]), judged=(1, 2))
     runs = runs_of(design, lambda run: None)
     assert [(run.arm.name, run.world) for run in runs] == [("untouched", 1), ("lora", 1), ("untouched", 2), ("lora", 2)]
     assert runs_of(design, {runs[1]: record(1)}.get) == [runs[0], *runs[2:]]

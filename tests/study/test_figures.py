@@ -9,8 +9,9 @@ from made_up import write_study
 from lora import LoRALayer
 from study import __main__ as program
 from study import figures
-from study.design import EXTENDED_DESIGN, QUICK, Arm
+from study.design import Arm
 from study.tables import Results
+from study.toy import EXTENDED_DESIGN, QUICK
 from train import METHODS, Method
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,6 +67,7 @@ def test_the_program_fills_in_the_tables_of_the_readme_it_is_given(tmp_path, mon
 
 
 def test_without_results_one_sentence(tmp_path, monkeypatch, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        run_program(monkeypatch, "--draw", "--results", tmp_path)
-    assert stopped.value.code == 2 and "does not yet hold two worlds" in capsys.readouterr().err
+    for study, sentence in (([], "does not yet hold two worlds"), (["--real"], "does not yet hold a judged run")):
+        with pytest.raises(SystemExit) as stopped:
+            run_program(monkeypatch, *study, "--draw", "--results", tmp_path)
+        assert stopped.value.code == 2 and sentence in capsys.readouterr().err

@@ -20,8 +20,20 @@ from gpt import load_pretrained
 from lora import LoRALayer
 from study import __main__ as program
 from study import runs
-from study.design import ABLATIONS, ARMS, JUDGED, MAIN, TUNING, Arm, Run
-from study.runs import finder, key_of, perform, read_record, record_path, surroundings, task_digest, task_for
+from study.design import TUNING, Arm, Run
+from study.runs import (
+    check_record,
+    describe,
+    finder,
+    key_of,
+    perform,
+    read_record,
+    record_path,
+    surroundings,
+    task_digest,
+)
+from study.toy import ABLATIONS, ARMS, FULL, JUDGED, MAIN, task_for
+from tools.cli import write_lines
 from train import METHODS, Method, Settings, Task, adapt, copy_for
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,7 +44,7 @@ CPU = torch.device("cpu")
 
 
 def test_tuning_asks_about_other_old_subjects_than_are_judged():
-    judged, tuning = task_for(JUDGED[0], 40, tuning=False), task_for(TUNING[0], 40, tuning=True)
+    judged, tuning = task_for(JUDGED[0], 40, judged=True), task_for(TUNING[0], 40, judged=False)
     assert {name: len(some) for name, some in judged.question_sets.items()} == {
         "new": 720, "unbound": 720, "new cloze": 720, "never-asked": 720, "old cloze": 360,
     }  # fmt: skip
@@ -42,7 +54,7 @@ def test_tuning_asks_about_other_old_subjects_than_are_judged():
 
 def test_worlds_differ_and_repeat():
     def prompts(world):
-        return tuple(q.prompt for q in task_for(world, 40, world in TUNING).question_sets["new"])
+        return tuple(q.prompt for q in task_for(world, 40, world in JUDGED).question_sets["new"])
 
     found = [prompts(world) for world in (*TUNING, *JUDGED)]
     assert len(set(found)) == 10
@@ -61,9 +73,9 @@ def test_a_key_holds_everything_that_can_change_a_runs_numbers(tmp_path, monkeyp
     arm = Arm("x", "lora")
     run, folder = Run(arm, 7e-3, 1), copy_base(tmp_path / "base")
     around = surroundings(folder, CPU)
-    key = key_of(run, around)
-    assert key == key_of(run, surroundings(folder, CPU)) == json.loads(json.dumps(key))
-    assert key_of(replace(run, arm=replace(arm, name="other", rates=3)), around) == key  # its name changes nothing
+    key = key_of(FULL, run, around)
+    assert key == key_of(FULL, run, surroundings(folder, CPU)) == json.loads(json.dumps(key))
+    assert key_of(FULL, replace(run, arm=replace(arm, name="other", rates=3)), around) == key  # its name changes nothing
     others = [
         replace(run, lr=5e-3),
         replace(run, world=2),
@@ -75,7 +87,7 @@ def test_a_key_holds_everything_that_can_change_a_runs_numbers(tmp_path, monkeyp
                            {"dropout": 0.1}, {"seq_len": 64}, {"warmup": 0.2}, {"clip": 0.5})
         ),
     ]  # fmt: skip
-    keys = [json.dumps(key_of(other, around)) for other in others]
+    keys = [json.dumps(key_of(FULL, other, around)) for other in others]
     assert len({json.dumps(key), *keys}) == 1 + len(others)
 
     weights = bytearray((folder / "model.safetensors").read_bytes())
@@ -88,14 +100,13 @@ def test_a_key_holds_everything_that_can_change_a_runs_numbers(tmp_path, monkeyp
     assert surroundings(folder, CPU)["torch"] == "2.99"
 
 
-def test_a_task_is_told_by_what_is_read_and_asked_and_by_nothing_else(monkeypatch):
-    task = task_for(1, 2, tuning=False)
-    before = task_digest(1, 2, False)
+def test_a_task_is_told_by_what_is_read_and_asked_and_by_nothing_else():
+    task = task_for(1, 2, judged=True)
+    before = task_digest(task_for, 1, 2, True)
 
     def digest_of(**change):
         sets = {name: [replace(q, **change) for q in some] for name, some in task.question_sets.items()}
-        monkeypatch.setattr(runs, "task_for", lambda *which: replace(task, question_sets=sets))
-        return task_digest.__wrapped__(1, 2, False)
+        return task_digest.__wrapped__(lambda *which: replace(task, question_sets=sets), 1, 2, True)
 
     assert digest_of() == digest_of(subject="of another name") == before
     assert len({before, digest_of(prompt="?"), digest_of(choices=("a", "b")), digest_of(answer=3)}) == 4
@@ -116,25 +127,80 @@ AROUND = {"base": "b", "numerics": 1, "torch": "2", "device": "cpu"}
 def write_record(folder, run, key):
     path = record_path(folder, run)
     path.parent.mkdir()
-    path.write_text(json.dumps(made_up(run, np.random.default_rng(0)) | {"key": key}))
+    path.write_text(json.dumps(made_up(FULL, run, np.random.default_rng(0)) | {"key": key}))
 
 
 def test_a_record_made_in_other_surroundings_does_not_count(tmp_path):
     run, around = Run(ARMS[0], None, 1), AROUND
-    write_record(tmp_path, run, key_of(run, around))
-    assert finder(tmp_path, around)(run) is not None
-    assert finder(tmp_path, around | {"numerics": 2})(run) is None
-    assert finder(tmp_path, around)(replace(run, world=2)) is None
+    write_record(tmp_path, run, key_of(FULL, run, around))
+    assert finder(FULL, tmp_path, around)(run) is not None
+    assert finder(FULL, tmp_path, around | {"numerics": 2})(run) is None
+    assert finder(FULL, tmp_path, around)(replace(run, world=2)) is None
 
 
 def test_a_setting_that_is_younger_than_a_record_had_its_default(tmp_path):
     run, around = Run(ARMS[0], None, 1), AROUND
-    key = key_of(run, around)
+    key = key_of(FULL, run, around)
     del key["settings"]["clip"]
     write_record(tmp_path, run, key)
-    assert finder(tmp_path, around)(run) is not None
+    assert finder(FULL, tmp_path, around)(run) is not None
     clipped = replace(run, arm=replace(run.arm, settings=Settings(clip=0.5)))
-    assert finder(tmp_path, around)(clipped) is None
+    assert finder(FULL, tmp_path, around)(clipped) is None
+
+
+ODD = [None, True, -1, 2**70, "1", [], {}, [None], float("inf")]
+
+
+def test_records_are_checked_whole(tmp_path):
+    """Whatever of it is odd, a record is refused in one sentence, or what is reported of it is the same as before."""
+    run = Run(MAIN[0], 2e-2, 1)
+    whole = made_up(FULL, run, np.random.default_rng(0))
+    path = tmp_path / f"{run.name}.json"
+    refused = 0
+    for part in [("key",), ("trained",), ("history",), ("summary",), ("seconds",), ("workers",), ("finished",), ("landing",),
+                 ("key", "method"), ("key", "settings"), ("key", "lr"), ("key", "world"), ("key", "torch"),
+                 ("summary", "new"), ("summary", "new", "acc"), ("summary", "unbound", "acc"), ("landing", "left"),
+                 ("landing", "projections", "q_proj"), ("history", 0), ("history", 0, "new"), ("forgetting loss",)]:  # fmt: skip
+        for value in [..., *ODD]:
+            record = json.loads(json.dumps(whole))
+            *before, last = part
+            inside = record
+            for step in before:
+                inside = inside[step]
+            inside[last] = value
+            if value is ...:
+                del inside[last]
+            path.write_text(json.dumps(record))
+            try:
+                found = read_record(path)
+                check_record(path, found, FULL, run)
+                assert f"{found['seconds']:.1f}{found['trained']:,}{found['finished'][:10]}{found['key']['torch']}"
+                assert [entry["new"] for entry in found["history"][:-1]] and 0 <= found["summary"]["new"]["acc"] <= 1
+            except ValueError as error:
+                assert str(path) in str(error) and "delete it, and it will be made again" in str(error)
+                refused += 1
+    assert refused > 150
+
+
+def test_records_under_another_runs_name_are_not_published(tmp_path):
+    run, other = Run(MAIN[0], 2e-2, 1), Run(MAIN[1], 2e-2, 1)
+    write_record(tmp_path, run, describe(run) | AROUND)
+    record_path(tmp_path, run).rename(record_path(tmp_path, other))
+    path = record_path(tmp_path, other)
+    with pytest.raises(ValueError, match="is the record of another run than its name says: delete it"):
+        check_record(path, read_record(path), FULL, other)
+    assert check_record(path, read_record(path), FULL, run) is None
+
+
+def test_records_of_a_run_that_diverged_are_read(tmp_path):
+    run = Run(MAIN[0], 2e-2, 1)
+    record = made_up(FULL, run, np.random.default_rng(0))
+    record["summary"]["new"]["logprob"] = record["forgetting loss"] = float("nan")
+    record["landing"] = record["history"][-1]["loss"] = None
+    write_lines(tmp_path / "x.json", [record])
+    found = read_record(tmp_path / "x.json")
+    check_record(tmp_path / "x.json", found, FULL, run)
+    assert found["summary"]["new"]["logprob"] is None
 
 
 # --- the numerics ------------------------------------------------------------------------------------------------------
@@ -161,14 +227,14 @@ SHORT = Settings(rank=4, epochs=2, batch_size=2, seq_len=48)
 @pytest.fixture(scope="module")
 def short():
     """(a task of few documents and questions, the shipped base model, its tokenizer)"""
-    whole = task_for(1, 2, tuning=False)
+    whole = task_for(1, 2, judged=True)
     sets = {name: some[:4] for name, some in whole.question_sets.items()}
     task = Task(whole.documents[:6], sets, {"old text": whole.texts["old text"][:2]})
     return task, *load_pretrained(ROOT / "data/base")
 
 
 def test_a_short_run_has_the_numbers_it_had(short):
-    record = perform(Run(Arm("short", "lora", settings=SHORT), 7e-3, 1), *short)
+    record = perform(FULL, Run(Arm("short", "lora", settings=SHORT), 7e-3, 1), *short)
     new, landing = record["summary"]["new"], record["landing"]
     losses = [entry["loss"] for entry in record["history"]]
     measured = [new["acc"], new["logprob"], record["summary"]["perplexity"]["old text"], record["forgetting loss"]]
@@ -191,7 +257,7 @@ def test_a_method_of_ones_own_can_be_an_arm(short, monkeypatch):
         pass
 
     monkeypatch.setitem(METHODS, "mine", Method(MyLayer, lr=1e-2))
-    mine, lora = (perform(Run(Arm(name, name, settings=SHORT), 7e-3, 1), *short) for name in ("mine", "lora"))
+    mine, lora = (perform(FULL, Run(Arm(name, name, settings=SHORT), 7e-3, 1), *short) for name in ("mine", "lora"))
     assert mine == lora
 
 
@@ -199,20 +265,25 @@ def test_a_method_of_ones_own_can_be_an_arm(short, monkeypatch):
 
 # A study small enough for tests: an untouched base, two arms with tuned rates and one that follows, on worlds of 6 subjects.
 SMALL_STUDY = """
-from study import __main__ as program, runs
-from study.design import TUNING, Arm, Design
-from train import Settings
+from study import toy
 
-old, TINY = runs.old_world(), Settings(rank=2, epochs=2, batch_size=4, seq_len=64)
-runs.old_world = lambda: {name: some[:20] for name, some in old.items()}
-runs.tuning_retention = lambda: old["asked"][:20]
+old = toy.old_world()
+toy.old_world = lambda: {name: some[:20] for name, some in old.items()}
+toy.tuning_retention = lambda: old["asked"][:20]
 
-arms = [Arm("untouched", None, subjects=2)]
-arms += [Arm("mica", "mica", 2e-2, TINY, rates=2, subjects=2), Arm("lora", "lora", 7e-3, TINY, rates=2, subjects=2)]
-arms += [Arm("rule", "mica", settings=TINY, follows=("lora", 2), subjects=2)]
-program.FULL = program.EXTENDED_DESIGN = Design(tuple(arms), TUNING, (1, 2))
-program.write_all = lambda *results: None  # the pictures are of more arms
-if __name__ == "__main__":
+if __name__ == "__main__":  # not in a worker, which needs the above only
+    from dataclasses import replace
+
+    from study import __main__ as program
+    from study.design import Arm
+    from train import Settings
+
+    tiny = Settings(rank=2, epochs=2, batch_size=4, seq_len=64)
+    arms = [Arm("untouched", None, subjects=2)]
+    arms += [Arm("mica", "mica", 2e-2, tiny, rates=2, subjects=2), Arm("lora", "lora", 7e-3, tiny, rates=2, subjects=2)]
+    arms += [Arm("rule", "mica", settings=tiny, follows=("lora", 2), subjects=2)]
+    program.FULL = program.EXTENDED_DESIGN = replace(toy.FULL, arms=tuple(arms), judged=(1, 2), main=())
+    program.write_all = lambda *results: None  # the pictures are of more arms
     program.main()
 """
 
@@ -301,6 +372,8 @@ def test_ctrl_c_keeps_what_is_finished_and_leaves_no_process(tiny_llama_folder, 
         (["--model", "nowhere"], "nowhere"),
         (["--device", "abacus"], "device 'abacus' cannot be used here"),
         (["--quick", "--extended"], "not allowed with"),
+        (["--real", "--quick"], "not allowed with"),
+        (["--extended", "--real"], "not allowed with"),
     ],
 )
 def test_mistakes_get_one_sentence_and_exit_code_2(arguments, sentence, tmp_path, monkeypatch, capsys):

@@ -6,7 +6,18 @@ import numpy as np
 import pytest
 from scipy.stats import binom, ttest_1samp
 
-from study.stats import Difference, height_between, holm, paired, ratio, rising, verdict
+from study.stats import (
+    Difference,
+    height_between,
+    heights,
+    holm,
+    matched_by_world,
+    matched_on_means,
+    paired,
+    ratio,
+    rising,
+    verdict,
+)
 
 WORLDS, TRIALS = 8, 1500
 
@@ -112,3 +123,52 @@ def test_height_between_curves():
     bent = [(0.2, 1.0), (0.4, 1.0), (0.6, 0.6)]  # a triangle of height 0.2 above the line, as wide as the span
     assert height_between(bent, line) == pytest.approx(0.1)
     assert math.isnan(height_between([(0.7, 0.5), (0.9, 0.4)], line))
+    assert heights(higher, line) == pytest.approx((0.8, 0.7))
+
+
+def test_matching_on_means_shares_the_difference_out_among_the_worlds():
+    rng = np.random.default_rng(4)
+    first = np.array([(0.4, 0.9), (0.8, 0.5)]) + rng.normal(0, 0.02, (6, 1, 2))  # worlds shift both arms alike
+    second = first - (0, 0.1) + (rng.normal(0, 0.01, (6, 1, 1)) * (0, 1))  # and each, in retention, alone
+    values = matched_on_means(first, second)
+    assert values == pytest.approx((first - second)[:, 0, 1])  # where a mean is all there is, each world's own difference
+    assert matched_by_world(first, second) == pytest.approx(values)
+    assert matched_on_means(first, second + (2, 0)) == matched_on_means(first[:1], second[:1]) == []
+
+
+# Four rates an arm, of new knowledge and forgetting loss: as on real weights; where a curve flattens; where it turns.
+CURVES = {
+    "as on real weights": (
+        [(0.28, 3.55), (0.37, 3.8), (0.44, 4.2), (0.47, 4.9)],
+        [(0.30, 3.52), (0.39, 3.7), (0.45, 4.05), (0.50, 4.7)],
+    ),
+    "equal arms": 2 * ([(0.28, 3.55), (0.37, 3.8), (0.44, 4.2), (0.47, 4.9)],),
+    "wrecked at the last rate": (
+        [(0.28, 3.55), (0.38, 3.8), (0.44, 4.2), (0.38, 5.3)],
+        [(0.30, 3.55), (0.39, 3.7), (0.45, 4.15), (0.48, 4.7)],
+    ),
+}
+
+
+def one_world_each(rng, curve, new_shift, loss_shift, questions=180):
+    """A curve as each world shows it, (worlds, rates, 2): shifted as for every arm, and a little more; by 180 questions."""
+    shape = len(new_shift), len(curve)
+    share = np.clip(curve[:, 0] + new_shift + rng.normal(0, 0.012, shape), 0, 1)
+    return np.stack([rng.binomial(questions, share) / questions, curve[:, 1] + loss_shift + rng.normal(0, 0.02, shape)], -1)
+
+
+@pytest.mark.parametrize("name", CURVES)
+@pytest.mark.parametrize("ends", [(0, 1), (1, 0)], ids=["loss at new knowledge", "new knowledge at loss"])
+def test_matching_on_means_finds_the_truth(name, ends):
+    """As curves have it whose points are exact: with hardly a bias, and within the interval about 95 times in 100."""
+    rng = np.random.default_rng(5)
+    truths = [np.array(curve)[:, ends] for curve in CURVES[name]]
+    truth = height_between(truths[1], truths[0])
+    found = []
+    for _ in range(TRIALS // 3):
+        shared = rng.normal(0, 0.03, (6, 1)), rng.normal(0, 0.04, (6, 1))
+        arms = [one_world_each(rng, np.array(curve), *shared)[..., ends] for curve in CURVES[name]]
+        found.append(paired(matched_on_means(arms[1], arms[0]), np.zeros(6)))
+    se = np.mean([d.se for d in found])
+    assert abs(np.mean([d.mean for d in found]) - truth) < 0.2 * se
+    assert 0.92 < np.mean([d.low <= truth <= d.high for d in found]) < 0.975

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from data.make_data import SHIPPED_SEED, old_subjects, old_world
-from study import runs, tune
+from study import toy, tune
 
 
 def run(monkeypatch, *arguments):
@@ -22,7 +22,7 @@ def test_the_shipped_world_is_never_tuned_on(monkeypatch, capsys):
 
 def test_retention_is_tuned_on_other_old_subjects_than_the_reported_ones():
     _, never_asked = old_subjects()
-    tuned_on = {question["subject"] for question in runs.tuning_retention()}
+    tuned_on = {question["subject"] for question in toy.tuning_retention()}
     reported = {question["subject"] for name, items in old_world().items() if name != "text" for question in items}
     assert len(tuned_on) == 120 and len(reported) == 180
     assert not tuned_on & reported
@@ -31,7 +31,7 @@ def test_retention_is_tuned_on_other_old_subjects_than_the_reported_ones():
 
 def test_each_rate_is_tried_on_each_world(tiny_llama_folder, monkeypatch, capsys):
     monkeypatch.setattr(tune, "SUBJECTS_PER_KIND", 1)
-    monkeypatch.setattr(runs, "tuning_retention", lambda: old_world()["asked"][:5])
+    monkeypatch.setattr(toy, "tuning_retention", lambda: old_world()["asked"][:5])
     options = ["--world", 101, 102, "--epochs", 1, "--rank", 2, "--model", tiny_llama_folder, "--device", "cpu"]
     run(monkeypatch, "--method", "mica", "--lr", "1e-2", "2e-2", *options)
     lines = capsys.readouterr().out.splitlines()

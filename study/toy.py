@@ -1,0 +1,128 @@
+"""The toy study's design: ten methods and variations on the small model of data/base. Fixed before its first judged run."""
+
+import functools
+import random
+from dataclasses import replace
+
+from data.make_data import OLD_SUBJECTS_REPORTED, ask, old_subjects, old_world, world
+from eval_qa import make_question
+from study.design import CONTROL, NEW, NEW_CLOZE, OLD_CLOZE, RETENTION, Arm, Design
+from train import Settings, Task
+
+JUDGED = (1, 2, 3, 4, 5, 6, 7, 8)
+
+MAIN = [
+    Arm("mica", "mica", 2e-2, rates=5),
+    Arm("lora", "lora", 7e-3, rates=5),
+    Arm("milora", "milora", 1e-2, rates=5),
+    Arm("pissa", "pissa", 3e-3, rates=5),
+    Arm("full", "full", 7e-4, rates=5),
+]
+ABLATIONS = [
+    Arm("mica-major", "mica-major", 5e-3, rates=4),
+    Arm("mica-random", "mica-random", 2e-2, rates=4),
+    Arm("mica-orthonormal", "mica-orthonormal", 1e-2, rates=4),
+    Arm("mica-trained", "mica-trained", 7e-3, rates=4),
+    Arm("mica-transposed", "mica-transposed", 2e-2, rates=4),
+]
+QV = Settings(targets=("q_proj", "v_proj"))  # the papers' linears
+OTHERS = [
+    Arm("mica rank 16", "mica", 2e-2, Settings(rank=16), rates=4),  # nearly LoRA's number of trained parameters
+    Arm("mica q v", "mica", 3e-2, QV, rates=4),
+    Arm("lora q v", "lora", 1e-2, QV, rates=4),
+    Arm("mica by rule", "mica", settings=Settings(rank=4), follows=("lora", 2)),  # half of LoRA's rank, twice its rate
+]
+ARMS = [Arm("untouched", None), *MAIN, *ABLATIONS, *OTHERS]
+CURVE = (-4, -2, 0, 2)  # main arms are judged at these steps from the chosen rate too: new knowledge against retention
+
+# What is compared, world by world: the difference first - second, with a paired t interval. The first pair's new knowledge
+# is the primary comparison; Holm's correction is over all the others, of every pair and column but the control.
+PAIRS = [
+    ("mica", "lora"),
+    *((name, "lora") for name in ("milora", "pissa", "full", "mica rank 16", "mica by rule")),
+    ("mica q v", "lora q v"),
+    *((arm.name, "mica") for arm in ABLATIONS),
+]
+COLUMNS = {
+    "new knowledge": (NEW, "acc"),
+    "unbound": (CONTROL, "acc"),
+    "never asked": (RETENTION, "acc"),
+    "log p": (NEW, "logprob"),
+    "exact match": (NEW, "exact"),
+    "new cloze": (NEW_CLOZE, "acc"),
+    "old cloze": (OLD_CLOZE, "acc"),
+    "forgetting loss": ("forgetting loss", None),
+}
+# And retention at matched acquisition, for the main methods against LoRA. On each world a method's curve is the polygon
+# through (new knowledge, never asked) at its rates, lowest first, up to the rate that learns most. The endpoint is the
+# mean difference in height of two curves over the span of new knowledge that both reach; no span, no value.
+
+# --extended, at the rates chosen above, on the first four of the judged worlds
+LINEARS = {
+    "attention": ("q_proj", "k_proj", "v_proj", "o_proj"),
+    "mlp": ("gate_proj", "up_proj", "down_proj"),
+}
+EXTENDED = [
+    *(
+        Arm(f"{method} {epochs} epochs", method, settings=Settings(epochs=epochs), follows=(method, 1))
+        for epochs in (1, 2, 8, 16)  # each with a schedule of its own
+        for method in ("mica", "lora", "mica-random")
+    ),
+    *(Arm(f"lora rank {r}", "lora", settings=Settings(rank=r), follows=("lora", 1)) for r in (2, 4, 16, 32)),
+    *(Arm(f"mica rank {r}", "mica", settings=Settings(rank=r), follows=("mica", 1)) for r in (2, 4, 32)),
+    *(Arm(f"mica by rule {r}", "mica", settings=Settings(rank=r), follows=("lora", 2)) for r in (2, 8, 16)),
+    *(
+        Arm(f"{method} {subjects} subjects", method, follows=(method, 1), subjects=subjects)
+        for subjects in (10, 20, 80)
+        for method in ("mica", "lora")
+    ),
+    *(
+        Arm(f"{method} {where}", method, settings=Settings(targets=targets), follows=(method, 1))
+        for where, targets in LINEARS.items()
+        for method in ("mica", "lora")
+    ),
+]
+
+
+def tuning_retention(subjects=120):
+    """Questions on never-asked old subjects that data/old does not ask about, nor any judged run."""
+    _, never_asked = old_subjects()
+    chosen = never_asked[OLD_SUBJECTS_REPORTED : OLD_SUBJECTS_REPORTED + subjects]
+    return ask(chosen, random.Random("retention for tuning"))["questions"]
+
+
+@functools.cache
+def task_for(seed, subjects, judged):
+    """What a run learns and is asked: where it is judged, everything; where a rate is chosen, three sets of questions."""
+    new = world(seed, subjects)
+    sets, texts = {NEW: new["questions"], CONTROL: new["unbound"]}, {}
+    if judged:
+        old = old_world()
+        sets |= {NEW_CLOZE: new["cloze"], RETENTION: old["never_asked"], OLD_CLOZE: old["cloze"]}
+        texts = {"old text": old["text"]}
+    else:
+        sets |= {RETENTION: tuning_retention()}
+    return Task(new["corpus"], {name: [make_question(item) for item in items] for name, items in sets.items()}, texts)
+
+
+def tuning_score(record):
+    """What a rate is chosen by: as much learned and as much kept as can be, (new + never-asked) / 2."""
+    return (record["summary"][NEW]["acc"] + record["summary"][RETENTION]["acc"]) / 2
+
+
+FULL = Design(
+    model="data/base",
+    arms=tuple(ARMS),
+    pairs=tuple(PAIRS),
+    columns=COLUMNS,
+    task=task_for,
+    score=tuning_score,
+    judged=JUDGED,
+    main=tuple(arm.name for arm in MAIN),
+    curve=CURVE,
+    matched={"at matched acquisition": ("new knowledge", "never asked")},
+    rated=("new knowledge", "never asked"),
+    text="old text",
+)
+QUICK = replace(FULL, arms=(ARMS[0], *MAIN, *ABLATIONS), tuning=(), judged=JUDGED[:3], curve=())
+EXTENDED_DESIGN = replace(FULL, extended=tuple(EXTENDED))

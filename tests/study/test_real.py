@@ -1,0 +1,240 @@
+"""study/real.py: the design on real weights; its tables and pictures, of made-up records, however many there are."""
+
+import json
+import re
+import sys
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_up import write_study
+from scipy import stats
+
+from data.make_data import SHIPPED_SEED
+from study import __main__ as program
+from study import figures, real, tables
+from study.design import TUNING, Run, chosen_rates, runs_of, tune
+from study.real import JUDGED, REAL, task_for
+from study.report import readme_tables, report
+from study.runs import task_digest, task_of
+from study.stats import matched_on_means
+from study.tables import Results
+
+ARMS = {arm.name: arm for arm in (*REAL.arms, *REAL.extended)}
+MATCHED, CONVERSE = REAL.primary
+CURVES = 1 + 3 * 4  # runs a world before any rate is chosen
+RECORDS = Path(real.__file__).parent / "results/real/runs"
+
+
+def row_of(table, *names):
+    start = "".join(f"| {name} " for name in names) + "|"
+    (row,) = [line for line in table.splitlines() if line.startswith(start)]
+    return [cell.strip() for cell in row.strip("|").split("|")]
+
+
+# --- the design --------------------------------------------------------------------------------------------------------
+
+
+def test_the_design_is_what_was_asked_for():
+    assert REAL.tuning == TUNING and len(JUDGED) >= 6
+    assert len({*TUNING, *JUDGED, SHIPPED_SEED}) == 3 + len(JUDGED)  # nothing is judged that anything was tuned on
+    assert len(ARMS) == len(REAL.arms) + len(REAL.extended)
+    assert all(name in ARMS for pair in REAL.pairs for name in pair) and REAL.pairs[0] == ("mica", "lora")
+    assert REAL.main == ("mica", "lora", "mica-random") and all(len(ARMS[name].at) == 4 for name in REAL.main)
+    assert {name for pair in REAL.matched.values() for name in pair} <= set(REAL.endpoints)
+    assert set(REAL.primary) <= set(REAL.matched) and set(REAL.rated) <= set(REAL.columns)
+    everywhere = {"lora all linears", "mica all linears", "full", "full chronicle"}
+    for name, arm in ARMS.items():
+        assert arm.settings.targets == (None if name in everywhere else ("q_proj", "v_proj")), name
+        assert arm.settings.rank == (8 if name == "lora rank 8" else 16), name
+        assert arm.settings.batch_size == 2 and arm.settings.alpha is None  # alpha is the rank
+        assert bool(arm.at) + bool(arm.rates) + bool(arm.follows) == (arm.method is not None), name
+    assert [arm.subjects for arm in REAL.extended] == [0, 0, 0] and REAL.extended_worlds == 4
+
+
+def test_worlds_are_180_facts_in_eight_wordings():
+    judged, tuning = task_for(JUDGED[0], real.SUBJECTS, True), task_for(TUNING[0], real.SUBJECTS, False)
+    assert len(judged.documents) == len(tuning.documents) == 30 * 8
+    for name in ("new", "unbound", "new cloze"):
+        assert len(judged.question_sets[name]) == 180
+    assert set(tuning.question_sets) == {"new", "new cloze"} and not tuning.texts  # what costs nothing while tuning
+    assert len(judged.question_sets["never-asked"]) >= 600 and set(judged.texts) == {REAL.text}
+    found = {tuple(task_for(world, 10, world in JUDGED).documents) for world in (*TUNING, *JUDGED)}
+    assert len(found) == len(TUNING) + len(JUDGED)
+
+
+def guessed(questions, measure):
+    """The share that is answered right by taking the choice with the largest `measure`, of equal ones any."""
+    right = 0
+    for question in questions:
+        values = [measure(choice) for choice in question.choices]
+        right += (values[question.answer] == max(values)) / values.count(max(values))
+    return right / len(questions)
+
+
+def test_no_shortcut_answers_the_questions():
+    """How often the texts say a choice, how long it is, where it stands: over the worlds at most 30%, chance is 25%."""
+    shares = {}
+    for world in (*JUDGED, *TUNING):
+        task = task_for(world, real.SUBJECTS, world in JUDGED)
+        said = " ".join(task.documents)
+        for name in {"new", "new cloze", "unbound"} & set(task.question_sets):
+            questions = task.question_sets[name]
+            for sign, way in ((1, "most"), (-1, "least")):
+                for what, measure in (("often", lambda c: said.count(c.strip())), ("long", lambda c: len(c))):
+                    share = guessed(questions, lambda choice: sign * measure(choice))
+                    shares.setdefault((name, what, way), []).append(share)
+            places = Counter(question.answer for question in questions)
+            assert max(places.values()) <= 0.3 * len(questions) and len(places) == 4
+    assert {key: np.mean(values) for key, values in shares.items() if np.mean(values) > 0.3} == {}
+
+
+def test_the_curves_come_first_world_by_world_then_tuning_then_the_rest_and_the_chronicle_last(tmp_path):
+    done, stages = {}, []
+    while runs := runs_of(REAL, done.get):
+        stages.append(runs)
+        done |= {run: {"summary": {"new cloze": {"logprob": -abs(np.log((run.lr or 1) / (run.arm.lr or 1)))}}} for run in runs}
+    curves, tuning, rest = stages
+    assert [run.world for run in curves] == [world for world in JUDGED for _ in range(CURVES)]
+    assert {run.arm.name for run in curves} == {"untouched", *REAL.main}
+    assert {run.world for run in tuning} == set(TUNING)
+    assert Counter(run.arm.name for run in tuning) == {n: 2 * (len(a.at) or a.rates) for n, a in ARMS.items() if a.at or a.rates}
+    chronicle = [run for run in rest if run.arm.subjects == 0]
+    assert rest[-len(chronicle) :] == chronicle and len(chronicle) == 3 * REAL.extended_worlds
+    assert {run.world for run in rest} == set(JUDGED)
+    names = [run.name.lower() for run in done]
+    assert len(set(names)) == len(names)
+    assert all(set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-_.") for name in names)
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_of_fixed_rates_one_is_chosen_and_none_is_added(place):
+    arm = ARMS["mica"]
+
+    def find(run):
+        return {"summary": {"new cloze": {"logprob": -1.0 if run.lr == arm.at[place] else -2.0}}}
+
+    assert tune(REAL, arm, find) == (list(arm.at), arm.at[place], [])
+    if place not in (0, 3):  # of other arms the grid is extended, and here would be for ever
+        return
+    rates, _ = chosen_rates(REAL, lambda run: find(run) if run.arm.at else None)
+    assert rates["mica"] == rates["mica chronicle"] == arm.at[place]
+    assert rates["full"] is rates["full chronicle"] is None
+
+
+# --- tables and pictures -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return Results(write_study(tmp_path_factory.mktemp("real"), REAL), REAL)
+
+
+def part(tmp_path, count):
+    return Results(write_study(tmp_path, REAL, count), REAL)
+
+
+def test_the_primary_comparison_is_the_forgetting_loss_at_matched_new_knowledge(made):
+    name, primary = next(iter(made.comparisons.items()))
+    assert name == ("mica", "lora", MATCHED)
+    first, second = ([made.curve(arm, w, ("new knowledge", "forgetting loss")) for w in JUDGED] for arm in ("mica", "lora"))
+    values = matched_on_means(first, second)
+    assert primary.difference.mean == pytest.approx(np.mean(values))
+    assert primary.p == primary.difference.p == pytest.approx(stats.ttest_1samp(values, 0).pvalue)
+    assert all(c.p >= c.difference.p for c in made.comparisons.values())
+    lines = tables.primary_line(made).split("\n\n")
+    d = primary.difference
+    assert f"**{d.mean:+.3f} nats** ({100 * d.mean / primary.level:+.1f}% of lora's" in lines[0]
+    assert f"standard error {100 * d.se / primary.level:.1f}%)" in lines[0]
+    assert CONVERSE in lines[1] and "points" in lines[1] and "corrected p" in lines[1]
+
+
+def test_of_costs_less_is_better(made):
+    assert {c.column for c in made.comparisons.values() if c.verdict != "not resolved"} & {"forgetting loss", "perplexity"}
+    for c in made.comparisons.values():
+        if c.verdict != "not resolved":
+            lower = c.column in ("forgetting loss", "perplexity")
+            assert c.verdict == ("ahead" if (c.difference.mean < 0) == lower else "behind")
+
+
+def test_columns_have_their_units_and_fixed_rates_a_row_each(made):
+    table = tables.arms_table(made, REAL.arms)
+    head = table.splitlines()[0]
+    assert "| perplexity |" in head and "| cloze log p, nats |" in head and "| general, % |" in head
+    for lr in ARMS["mica"].at:
+        values = made.values("mica", "perplexity", JUDGED, lr)
+        row = row_of(table, "mica", "16,000", f"{lr:g}")
+        assert row[3] == str(len(JUDGED)) and f"{np.mean(values):.1f} +- {stats.sem(values):.1f}" in row
+    assert "exact" not in head
+    chronicle = tables.arms_table(made, made.extended)
+    assert row_of(chronicle, "mica chronicle")[3] == "4" and "unbound" not in chronicle and "cloze" not in chronicle
+
+
+def test_the_report_of_everything(made):
+    text = report(made)
+    assert "Every run of the design has its record." in text and "## Chronicle" in text and "nan" not in text
+    assert row_of(tables.rates_table(made), "mica")[1].count("**") == 2
+    assert set(readme_tables(made)) == {"real-cost", "real-arms", "real-pairs"}
+    matched, chosen = readme_tables(made)["real-pairs"].split("At chosen rates:")
+    assert matched.count("\n| mica") == 3 and chosen.count(" - lora") >= 3 and "mica-trained - mica" in chosen
+    assert re.search(r"\| mica - lora \| [+-][\d.]+ \[.*?\] [a-z ]+, [+-][\d.]+% \|", matched)
+
+
+@pytest.mark.parametrize("count", [2, 5, CURVES, CURVES + 3, 2 * CURVES, 3 * CURVES + 7, 6 * CURVES, 6 * CURVES + 30, 150])
+def test_some_of_the_records_show_what_there_is_and_what_is_missing(tmp_path, count):
+    results = part(tmp_path, count)
+    text = report(results)
+    assert "**Not finished**" in text and "nan" not in text
+    arms = tables.arms_table(results, REAL.arms)
+    assert row_of(arms, "mica", "16,000", "0.0025")[3] == str(min(len(JUDGED), -(-(count - 1) // CURVES)))
+    assert ("full" in arms) == (count >= 150)
+    worlds = min(count // CURVES, len(JUDGED))
+    if worlds < 2:
+        assert "not yet: it needs two worlds" in tables.primary_line(results)
+    else:
+        assert results.comparisons["mica", "lora", MATCHED].difference.n == worlds
+    for figure in figures.draw_all(results, None).values():
+        figures.save_figure(figure, tmp_path / "x.png")
+
+
+def test_pictures_are_of_what_is_measured(made):
+    drawn = figures.draw_all(made, None)
+    assert set(drawn) == {"bars", "frontier"}
+    assert [ax.get_ylabel() for ax in drawn["frontier"].axes] == ["forgetting loss, nats", "general (retention), %", "perplexity"]
+    assert [ax.get_title().split()[1] for ax in drawn["frontier"].axes] == ["down", "up", "down"]
+    assert {len(ax.containers) for ax in drawn["frontier"].axes} == {3}
+    names = [label.get_text() for label in drawn["bars"].axes[-1].get_xticklabels()]
+    assert len(names) == 3 * 4 + 5 and "mica 0.005" in names and "lora rank 8" in names
+
+
+def run_program(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["study", *map(str, arguments)])
+    program.main()
+
+
+def test_the_program_draws_into_its_own_folder_and_markers_and_needs_no_model(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(program, "HERE", tmp_path)
+    write_study(tmp_path / "results/real", REAL, 2 * CURVES)
+    mark = "<!-- study: {} -->\nold\n<!-- end -->\n"
+    (tmp_path / "README.md").write_text("".join(mark.format(name) for name in ("cost", "real-cost", "real-arms", "real-pairs")))
+    run_program(monkeypatch, "--real", "--draw")
+    assert "forgetting loss at matched new knowledge" in capsys.readouterr().out
+    assert {p.name for p in (tmp_path / "results/real").iterdir()} == {"runs", "README.md", "bars.png", "frontier.png"}
+    text = (tmp_path / "README.md").read_text()
+    assert text.count("\nold\n") == 1 and mark.format("cost") in text and "Not finished" in text
+
+
+# --- what is shipped ---------------------------------------------------------------------------------------------------
+
+
+def test_records_that_are_shipped_are_runs_of_this_design():
+    """With these settings, worlds and questions: else the study would make them again."""
+    for path in sorted(RECORDS.glob("*.json")):
+        key = json.loads(path.read_text())["key"]
+        (arm,) = [arm for name, arm in ARMS.items() if path.stem.startswith(name.replace(" ", "-") + "_")]
+        run = Run(arm, key["lr"], key["world"])
+        assert run.name == path.stem
+        assert key["settings"] == json.loads(json.dumps(asdict(arm.settings))) and key["method"] == arm.method
+        assert key["task"] == task_digest(REAL.task, *task_of(run)), path.name
