@@ -24,21 +24,23 @@ from argparse import SUPPRESS
 from collections import Counter
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from gpt import find_model, load_pretrained, save_pretrained
 from gpt.hub import base_of
 from gpt.tokenizer import copy_tokenizer
-from gpt.weights import FAMILIES, checkpoint_name
+from gpt.weights import FAMILIES, check_finite, checkpoint_name, open_weights
 from lora import LoRALayer, check_settings, factor_dtype, find_adapters, merge_adapters
 from tools.cli import MADE_BY, Parser, atomic, check_apart, one_sentence_errors, remove, whole_folder, write_json
+from tools.inputs import SIZE, is_number, is_whole, read_json, shown
 
 CONFIG, FACTORS = "adapter_config.json", "adapter_model.safetensors"
+REMEDY = "train again with a smaller learning rate"
 CLASS = "base_model_class"  # in "auto_mapping", where PEFT notes what an adapter was made for
 
 
@@ -75,7 +77,8 @@ def save_adapters(model, folder, base_model=None, revision=None):
 
     base_model, revision: where the original weights come from (a folder, or a name on the Hub and its branch, tag or
     commit), noted in the config for PEFT.
-    Raises ValueError when the model has no adapters, or adapters of different dropout: PEFT knows one for all.
+    Raises ValueError when the model has no adapters, or adapters of different dropout (PEFT knows one for all), and for
+    factors that are not finite.
     """
     adapters = find_adapters(model)
     if not adapters:
@@ -90,6 +93,8 @@ def save_adapters(model, folder, base_model=None, revision=None):
             A, B, alphas[name] = fuse([model.get_submodule(our) for our in ours])
             factors[factor_key(name, "A")], factors[factor_key(name, "B")] = A, B
             ranks[name] = len(A)
+    for key, factor in factors.items():
+        check_finite(key, factor, REMEDY)
     rank, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
     config = {
         "peft_type": "LORA",
@@ -123,7 +128,7 @@ def save_trained(model, tokenizer, out, name, folder):
     if find_adapters(model):
         save_adapters(model, out / "adapter", *base_of(name))
     else:
-        save_pretrained(model, out / "model", tokenizer)
+        save_pretrained(model, out / "model", tokenizer, folder)
         copy_tokenizer(folder, out / "model")
 
 
@@ -192,11 +197,11 @@ def load_adapters(model, folder):
             f"{folder} has no adapter but a whole model: load {folder / 'model'} instead of the base model"
         )
     settings = read_settings(folder / CONFIG)
-    factors = read_factors(folder / FACTORS)
+    factors = read_factors(folder)
     note = settings.get("auto_mapping")
     ours, theirs = base_class(model), note.get(CLASS) if isinstance(note, dict) else None
     if theirs not in (None, ours):  # Mistral's layers, say, can have the shapes of Llama's
-        raise ValueError(f"{folder} adapts a {theirs}, but this model is a {ours}: load a model of the same family")
+        raise ValueError(f"{folder} adapts a {shown(theirs)}, but this model is a {ours}: load a model of the same family")
 
     linears, starts = checkpoint_linears(model), {}  # starts: our name -> (linear, A, B, alpha)
     for name in adapted_names(folder, settings, factors, linears):
@@ -211,8 +216,7 @@ def load_adapters(model, folder):
             has = f"{folder} has {factor_key(name, factor)}"
             if tensor.shape != shape:
                 raise ValueError(f"{has} of shape {tuple(tensor.shape)}, not {shape}: load the model it was made for")
-            if not tensor.isfinite().all():
-                raise ValueError(f"{has} with NaN or infinity in it: train again with a smaller learning rate")
+            check_finite(f"{folder}: {factor_key(name, factor)}", tensor, REMEDY)
         for our, part, pair in zip(linears[name], parts, split(A, B, sizes), strict=True):
             if pair:
                 A, B = fit(*pair)
@@ -264,11 +268,11 @@ def adapted_names(folder, settings, factors, linears):
         for target in targets:
             matches = {name for name in linears if f".{name}".endswith(f".{target}")}
             if not matches:
-                raise ValueError(f"{folder} adapts {target!r}, which this model does not have: {remedy}")
+                raise ValueError(f"{folder} adapts {shown(target)}, which this model does not have: {remedy}")
             if settings.get("exclude_modules") or settings.get("layers_to_transform") is not None:
                 matches &= set(found)
                 if not matches:
-                    raise ValueError(f"{folder} lacks factors of {target}: {remedy}")
+                    raise ValueError(f"{folder} lacks factors of {shown(target)}: {remedy}")
             names |= matches
     keys = [factor_key(name, factor) for name in linears if name in names for factor in "AB"]
     for key in [*keys, *factors]:
@@ -287,12 +291,8 @@ def matching(patterns, name, default):
 # --- what is accepted -------------------------------------------------------------------------------------------------
 
 
-def is_number(value):
-    return type(value) in (int, float) and 0 <= value < 1e9
-
-
-def is_rank(value):
-    return type(value) is int and 0 < value < 1e9
+is_amount = partial(is_number, low=0)
+is_rank = partial(is_whole, low=1, high=SIZE)
 
 
 def is_pattern(value, is_value):
@@ -305,9 +305,9 @@ def is_pattern(value, is_value):
 READ = {
     "r": is_rank,
     "rank_pattern": lambda value: is_pattern(value, is_rank),
-    "lora_alpha": is_number,
-    "alpha_pattern": lambda value: is_pattern(value, is_number),
-    "lora_dropout": is_number,
+    "lora_alpha": is_amount,
+    "alpha_pattern": lambda value: is_pattern(value, is_amount),
+    "lora_dropout": is_amount,
     "use_rslora": lambda value: isinstance(value, bool),
     "target_modules": lambda value: isinstance(value, (list, str)),
 }
@@ -325,24 +325,17 @@ NOTES = set(
 
 def read_settings(path):
     """adapter_config.json as a dict. Raises ValueError unless it is whole and describes plain LoRA."""
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise ValueError(f"{path} is missing: give a folder that save_adapters or PEFT wrote") from None
-    except (ValueError, RecursionError):  # not JSON, or not even text
-        settings = None
-    if not isinstance(settings, dict):
-        raise ValueError(f"{path} is damaged: save the adapter again")
+    settings = read_json(path, "save the adapter again")
     for name in [*PLAIN, *settings]:  # peft_type first: another type has other settings
         value = settings.get(name)
         if not (value == PLAIN[name] if name in PLAIN else not value or name in READ or name in NOTES):
             raise ValueError(
-                f"{path} has {name} = {value!r}, which is not plain LoRA: merge it with PEFT, load the merged model"
+                f"{path} has {name} = {shown(value)}, which is not plain LoRA: merge it with PEFT, load the merged model"
             )
     start = settings.get("init_lora_weights", True)
     if str(start).lower() not in STARTS:
         raise ValueError(
-            f"{path} has init_lora_weights = {start!r}, which changes the model's own weights: convert it with PEFT's "
+            f"{path} has init_lora_weights = {shown(start)}, which changes the model's own weights: convert it with PEFT's "
             "save_pretrained(..., path_initial_model_for_weight_conversion=...), or merge it with PEFT, load the result"
         )
     settings = {"rank_pattern": {}, "alpha_pattern": {}, "use_rslora": False} | {
@@ -351,20 +344,27 @@ def read_settings(path):
     for name, is_usable in READ.items():
         if not is_usable(settings.get(name)):
             raise ValueError(
-                f"{path} has no usable {name} ({settings.get(name)!r}): save the adapter again, with names of layers "
+                f"{path} has no usable {name} ({shown(settings.get(name))}): save the adapter again, with names of layers "
                 "and numbers"
             )
     return settings
 
 
-def read_factors(path):
-    """The tensors of adapter_model.safetensors, on the CPU. Raises ValueError when it is missing or damaged."""
-    try:
-        return load_file(path)
-    except FileNotFoundError:
-        raise ValueError(f"{path} is missing: give a folder that save_adapters or PEFT wrote") from None
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged ({error}): save the adapter again") from None
+def read_factors(folder):
+    """{key: tensor on the CPU} of adapter_model.safetensors or, where there is none, adapter_model.bin.
+
+    Names that a wrapper around the model has left in the keys (torch.compile's, DistributedDataParallel's) are taken out.
+    """
+    path = next((folder / name for name in (FACTORS, "adapter_model.bin") if (folder / name).is_file()), None)
+    if path is None:
+        raise ValueError(f"{folder} has neither {FACTORS} nor adapter_model.bin: save the adapter again")
+    factors = {}
+    for key, stored in open_weights(path).items():
+        plain = re.sub(r"(?<![^.])(_orig_mod|module)\.", "", key)
+        if plain in factors:
+            raise ValueError(f"{path} has two tensors {plain}: save the adapter again")
+        factors[plain] = stored.read()
+    return factors
 
 
 # --- the program ------------------------------------------------------------------------------------------------------
@@ -396,7 +396,7 @@ def main():
                 model.config = replace(model.config, tie_embeddings=False)
             if args.dtype != "auto":
                 model.to(getattr(torch, args.dtype))
-            save_pretrained(model, new, tokenizer)
+            save_pretrained(model, new, tokenizer, source)
             copy_tokenizer(source, new)
             made_by = {"program": "adapter_io.py", "model": args.model, "adapter": args.adapter, "dtype": args.dtype}
             write_json(new / MADE_BY, made_by)

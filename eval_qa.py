@@ -18,6 +18,7 @@ if __name__ == "__main__":
     import tools.started  # noqa: F401
 
 import functools
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from torch.nn import functional as F
 from adapter_io import load_adapters
 from fast.scoring import answer_questions
 from gpt import find_model, generate, load_pretrained
+from gpt.generate import NOT_FINITE
 from tools.cli import Parser, check_apart, check_writable, one_sentence_errors, pick_device, printable, write_lines
 from tools.reading import read_documents, read_json_items, read_named, read_text, to_our_format
 from tools.report import mean_and_error, plus_minus
@@ -277,6 +279,8 @@ def measure_sets(model, tokenizer, sets, args):
     lines = []
     for name, questions in sets.items():
         scores = score_questions(model, tokenizer, questions, args.batch_size, name)
+        if any(math.isnan(score.logprob) for score in scores):
+            raise ValueError(NOT_FINITE)
         s = summarise(scores)
         acc, acc_norm, exact = (plus_minus(s[key], s[key + "_se"]) for key in ("acc", "acc_norm", "exact"))
         logprob = plus_minus(s["logprob"], s["logprob_se"], scale=1, digits=3)
@@ -303,7 +307,10 @@ def main():
         if sets:
             measure_sets(model, tokenizer, sets, args)
         if documents:
-            print(f"perplexity of {args.text}: {perplexity(model, tokenizer, documents, args.seq_len):.3f}")
+            value = perplexity(model, tokenizer, documents, args.seq_len)
+            if math.isnan(value):
+                raise ValueError(NOT_FINITE)
+            print(f"perplexity of {args.text}: {value:.3f}")
         for note in notes:
             print(note)
         for text, (without, *adapted) in answers.items():

@@ -256,6 +256,8 @@ def run(base, tokenizer, task, method, settings, lr, seed, eval_every):
     trained, total = count_trainable(model)
     lr = METHODS[method].lr if lr is None else lr
     record = {"seed": seed, "lr": lr, "trained": trained, "all": total, "history": history, "summary": summary}
+    if not all(p.isfinite().all() for p in model.parameters() if p.requires_grad):
+        record["diverged"] = True
     return model, scores, record | {"seconds": seconds}
 
 
@@ -295,7 +297,7 @@ def teach_and_report(args, base, tokenizer, task, settings, folder, made_from, n
     untouched = {"summary": summary}
     write_scores(out / "untouched.jsonl", task.question_sets, scores)
     answers = {"untouched": [greedy_answer(base, tokenizer, question.prompt) for question in asked]}
-    runs, finished = {}, False  # runs: {method: [record of each seed]}
+    runs, finished, diverged = {}, False, []  # runs: {method: [record of each seed]}
     try:
         for seed in range(args.seeds):
             for method in args.method:
@@ -304,12 +306,20 @@ def teach_and_report(args, base, tokenizer, task, settings, folder, made_from, n
                     print(f"{method}, seed {seed}: finished before, read from {run_out}", file=sys.stderr)
                 else:
                     model, scores, record = run(base, tokenizer, task, method, settings, args.lr, seed, args.eval_every)
-                    said = [greedy_answer(model, tokenizer, question.prompt) for question in asked if seed == 0]
+                    lost = "diverged" in record
+                    said = [
+                        "(diverged)" if lost else greedy_answer(model, tokenizer, question.prompt)
+                        for question in asked
+                        if seed == 0
+                    ]
                     with run_folder(run_out, made_from, record, said) as new:
                         write_lines(new / "metrics.jsonl", record["history"])
                         write_scores(new / "scores.jsonl", task.question_sets, scores)
-                        save_trained(model, tokenizer, new, args.model, folder)
+                        if not lost:
+                            save_trained(model, tokenizer, new, args.model, folder)
                 _, record, said = read_run(run_out)
+                if "diverged" in record:
+                    diverged.append(f"{method}, seed {seed}: diverged, not saved; use a smaller --lr")
                 runs.setdefault(method, []).append(record)
                 if seed == 0:
                     answers[method] = said
@@ -319,7 +329,9 @@ def teach_and_report(args, base, tokenizer, task, settings, folder, made_from, n
             if not finished:
                 print("not finished: reporting the runs that are; the same command goes on with the others", file=sys.stderr)
             colors = {method: METHODS[method].color for method in runs}
-            write_report(out, untouched, runs, panels, colors, examples_text(asked, answers), notes)
+            write_report(out, untouched, runs, panels, colors, examples_text(asked, answers), notes + diverged)
+    if diverged:
+        sys.exit(3)  # neither well nor refused
 
 
 def main():

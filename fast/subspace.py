@@ -50,7 +50,7 @@ def find(W, rank, kept, bases, precision):
     result = torch.promote_types(W.dtype, torch.float32)
     if W.is_meta:  # shapes are all there is, and all that counting parameters needs
         return tuple(W.new_empty(shape, dtype=result) for shape in ((W.shape[0], rank), (rank,), (W.shape[1], rank)))
-    source = W.cpu() if W.device.type == "mps" else W  # mps has no float64
+    source = W if W.is_cuda else W.cpu()  # mps has no float64
     scale = source.abs().max().item()
     if min(W.shape) >= max(SMALL, 4 * rank) and scale > 0:
         for dtype in dict.fromkeys([torch.promote_types(precision, torch.float32), torch.float64]):

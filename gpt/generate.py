@@ -6,9 +6,13 @@ import torch
 
 from gpt.model import KVCache
 
+NOT_FINITE = "the model computes NaN or infinity: it diverged in training, or needs a --dtype of wider range"
+
 
 def next_tokens(logits, temperature=0.0, top_k=None, top_p=None, generator=None):
     """Choose one token for each row of logits (batch, vocab); returns ids (batch,). Arguments as in generate."""
+    if not logits.isfinite().all():
+        raise ValueError(NOT_FINITE)
     if temperature == 0:
         return logits.argmax(dim=-1)
     # Sorted, the likeliest tokens are the first ones: both cuts are then a matter of rank.
@@ -43,7 +47,8 @@ def generate(
     generator: torch.Generator on the model's device, for reproducible samples.
     use_cache: False computes all tokens anew for each new one: the same text, slower.
     Ends early when the model's context is full. Rows have no padding: all prompts of a batch have the same length.
-    Raises ValueError for arguments outside these ranges, and for a prompt that leaves no room in the context.
+    Raises ValueError for arguments outside these ranges, a prompt that leaves no room in the context, and a model that
+    computes NaN.
     """
     context, vocab_size = model.config.context_length, model.config.vocab_size
     if input_ids.dim() != 2 or input_ids.numel() == 0 or input_ids.dtype not in (torch.int32, torch.int64):

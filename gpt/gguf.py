@@ -282,6 +282,10 @@ def gguf_tokenizer(path, pre_tokenizers):
         unknown = next((tokens[i] for i in used if kinds[i] == UNKNOWN), None)
         content |= sentencepiece_as_json(vocab, unknown, {tokens[i]: scores[i] for i in used if kinds[i] == NORMAL})
         settings["legacy"] = True  # a space after special tokens too, as in llama.cpp
+        settings["add_bos_token"] = content["post_processor"] is not None
+        settings["added_tokens_decoder"] = {
+            str(token["id"]): {key: token[key] for key in token if key != "id"} for token in content["added_tokens"]
+        }
     return files
 
 

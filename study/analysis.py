@@ -17,8 +17,8 @@ def changes(base, model):
     found = {}
     for name, linear in base.layers.named_modules():
         if isinstance(linear, torch.nn.Linear):
-            now, W = model.layers.get_submodule(name), linear.weight.detach().double()
-            dW = now.delta().double() if isinstance(now, LoRALayer) else now.weight.detach().double() - W
+            now, W = model.layers.get_submodule(name), linear.weight.detach().cpu().double()  # mps has no float64
+            dW = now.delta().cpu().double() if isinstance(now, LoRALayer) else now.weight.detach().cpu().double() - W
             if dW.any():
                 found[name] = W, dW
     return found
@@ -95,5 +95,5 @@ def forgetting_loss(base, model, tokenizer, documents, seq_len=128, batch_size=1
         counts = (y != IGNORE).to(base.device)
         expected = base(x.to(base.device))[counts].float().softmax(-1)  # (n, vocab)
         predicted = model(x.to(base.device))[counts].float().log_softmax(-1)
-        total -= (expected * predicted).double().sum().cpu()
+        total -= (expected * predicted).cpu().double().sum()
     return (total / (targets != IGNORE).sum()).item()

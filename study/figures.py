@@ -142,7 +142,8 @@ def draw_landing(results, base):
     shown = [name for name in (*results.design.main, "mica-random") if results.worlds(name)]
     for ax, side in zip(sides, ("left", "right")):
         for name in shown:
-            shares = [results.record(name, world)["landing"][side] for world in results.worlds(name)]
+            landings = [results.record(name, world)["landing"] for world in results.worlds(name)]
+            shares = [landing[side] for landing in landings if landing]  # none where training diverged
             means = [percent(column)[0] for column in zip(*shares)]
             position = [(i + 0.5) / len(means) for i in range(len(means))]
             ax.plot(position, means, markersize=4, linewidth=1, label=name, **style(results.arms[name]))

@@ -20,6 +20,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -27,9 +28,10 @@ import torch
 from gpt import load_pretrained
 from gpt.gguf import find_gguf
 from lora import count_trainable
-from study.analysis import forgetting_loss, landing
-from study.design import NEW, runs_of
+from study.analysis import BINS, forgetting_loss, landing
+from study.design import NEW, RETENTION, runs_of
 from tools.cli import progress, write_lines
+from tools.inputs import fits, is_number, is_text, is_whole, or_null, read_json
 from train import Settings, Task, adapt, copy_for, measure
 
 # The version of what computes. Raise it by hand whenever code changes the numbers of a run, be it by a rounding that
@@ -92,27 +94,84 @@ def task_digest(task_for, *which):
     return digest(json.dumps([task.documents, asked, task.texts]).encode())
 
 
-def key_of(design, run, around):
-    """Everything that can change a run's numbers, as JSON gives it back."""
+def describe(run):
+    """What a run is, as JSON gives it back: the part of its key that does not depend on where it is made."""
     arm = {"method": run.arm.method, "settings": asdict(run.arm.settings), "subjects": run.arm.subjects}
-    what = {"lr": run.lr, "world": run.world, "task": task_digest(design.task, *task_of(run))}
-    return json.loads(json.dumps(arm | what | around))
+    return json.loads(json.dumps(arm | {"lr": run.lr, "world": run.world}))
+
+
+def key_of(design, run, around):
+    """Everything that can change a run's numbers."""
+    return describe(run) | {"task": task_digest(design.task, *task_of(run))} | around
 
 
 def record_path(results, run):
     return Path(results) / "runs" / f"{run.name}.json"
 
 
+share, amount, count = partial(is_number, low=0, high=1), partial(is_number, low=0), partial(is_whole, low=0, high=2**53)
+number = or_null(is_number)  # null: training diverged
+ASKED = {"acc": share, "exact": share, "logprob": number}
+MEASURES = ("amplification", "left_major", "left_minor", "right_major", "right_minor")
+KEY = {
+    "method": or_null(is_text),
+    "settings": lambda settings: fits(settings, {}) and settings.keys() <= asdict(Settings()).keys(),
+    "subjects": count,
+    "lr": or_null(amount),
+    "world": count,
+    **dict.fromkeys(("torch", "device"), is_text),
+}
+RECORD = {  # what every record has...
+    "key": KEY,
+    "trained": count,
+    "history": [{"loss": number}],
+    "summary": {...: {...: number}},
+    "seconds": amount,
+    "workers": partial(is_whole, low=1, high=2**20),
+    **dict.fromkeys(("machine", "finished"), is_text),
+}
+JUDGED_RECORD = {  # ...and what is reported of a judged world's beside
+    "forgetting loss": number,
+    "landing": or_null(
+        {
+            **dict.fromkeys(("left", "right"), lambda shares: fits(shares, [number]) and len(shares) == BINS),
+            "projections": {...: dict.fromkeys(MEASURES, number)},
+        }
+    ),
+}
+
+
 def read_record(path):
-    """A record, or None where there is no file. Raises ValueError when it is not one."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        record["key"]["settings"], record["summary"]
-    except FileNotFoundError:
+    """A record, or None where there is no file. Raises ValueError when it is not a whole one."""
+    if not path.exists():
         return None
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{path} is not a run's record: delete it, and it will be made again") from None
+    remedy = "delete it, and it will be made again"
+    record = read_json(path, remedy)
+    if not fits(record, RECORD) or not fits(record["summary"], {NEW: ASKED}):
+        raise ValueError(f"{path} is not a run's record: {remedy}")
+    # a setting that is younger than the record had its default
+    record["key"]["settings"] = asdict(Settings()) | record["key"]["settings"]
+    if record["key"]["method"] and len(record["history"]) != record["key"]["settings"]["epochs"]:
+        raise ValueError(f"{path} is not a run's record, it lacks epochs: {remedy}")
     return record
+
+
+def check_record(path, record, design, run):
+    """Raise ValueError unless the record, found under the run's name, is of that run and has what the design reports.
+
+    One that was renamed, or copied under another name, would be published as another's.
+    """
+    remedy = "delete it, and it will be made again"
+    if not describe(run).items() <= record["key"].items():
+        raise ValueError(f"{path} is the record of another run than its name says: {remedy}")
+    if run.judged:
+        parts = {part for part, key in design.columns.values() if key in ASKED}
+        asked = parts if run.arm.subjects else {NEW, RETENTION}  # of the chronicle less is asked
+        reported = JUDGED_RECORD | {"summary": {name: ASKED for name in asked}}
+        if design.landing and run.arm.method:
+            reported["history"] = lambda history: fits(history[:-1], [{NEW: share}])
+        if not fits(record, reported):
+            raise ValueError(f"{path} lacks what is reported of a judged run: {remedy}")
 
 
 def finder(design, results, around):
@@ -121,9 +180,7 @@ def finder(design, results, around):
     @functools.cache
     def find(run):
         record = read_record(record_path(results, run))
-        if record:  # a setting that is younger than the record had its default
-            settings = asdict(Settings()) | record["key"]["settings"]
-            return record if record["key"] | {"settings": settings} == key_of(design, run, around) else None
+        return record if record and record["key"] == key_of(design, run, around) else None
 
     return find
 

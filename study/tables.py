@@ -1,5 +1,6 @@
 """What the records say: Results (records -> numbers), and tables of them in markdown."""
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from study.design import Run, chosen_rates, curve_rates, runs_of, tune
-from study.runs import read_record
+from study.runs import check_record, read_record, record_path
 from study.stats import Difference, heights, holm, paired, ratio, verdict
 from tools.report import mean_and_error, plus_minus
 
@@ -44,7 +45,10 @@ class Results:
             raise ValueError(f"{folder} does not yet hold two worlds on which {names} are judged: let the study go on")
 
     def find(self, run):
-        return self.records.get(run.name)
+        record = self.records.get(run.name)
+        if record:
+            check_record(record_path(self.folder, run), record, self.design, run)
+        return record
 
     @cached_property
     def records(self):
@@ -72,7 +76,8 @@ class Results:
         """What stands in a column of the design, for an arm on each of `worlds`."""
         part, key = self.design.columns[column]
         records = [self.record(name, world, lr) for world in worlds]
-        return [record["summary"][part][key] if key else record[part] for record in records]
+        found = [record["summary"][part][key] if key else record[part] for record in records]
+        return [math.nan if value is None else value for value in found]  # null: training diverged
 
     @cached_property
     def extended(self):

@@ -184,10 +184,10 @@ def test_what_was_learned_on_a_base_model_is_added_to_its_instruct_model(tmp_pat
         (dict(n_kv_heads=4), "v_proj.lora_B.weight of shape (12, 4), not (24, 4)"),
         (dict(n_layers=1), "unexpected base_model.model.model.layers.1"),
         (dict(n_layers=3), "lacks base_model.model.model.layers.2"),
-        (dict(family="gpt2", n_kv_heads=4), "adapts a LlamaForCausalLM, but this model is a GPT2LMHeadModel"),
+        (dict(family="gpt2", n_kv_heads=4), "adapts a 'LlamaForCausalLM', but this model is a GPT2LMHeadModel"),
         (
             dict(family="mistral"),
-            "adapts a LlamaForCausalLM, but this model is a MistralForCausalLM",
+            "adapts a 'LlamaForCausalLM', but this model is a MistralForCausalLM",
         ),  # whose layers have the same shapes
     ],
 )
@@ -416,7 +416,7 @@ def test_starts_that_change_the_base_must_be_converted(tmp_path, folder_of, hf_m
 def assert_refused(folder, message):
     model = base_model()
     modules = list(model.named_modules())
-    with pytest.raises(ValueError, match=message) as error:
+    with pytest.raises((ValueError, OSError), match=message) as error:
         load_adapters(model, folder)
     assert str(error.value).count("\n") == 0
     assert list(model.named_modules()) == modules and all(p.requires_grad for p in model.parameters())
@@ -437,7 +437,7 @@ OTHER_METHODS = {
 }  # fmt: skip
 UNUSABLE = [
     ("r", None), ("r", "4"), ("r", 0), ("r", True), ("r", 10**400), ("lora_alpha", -1), ("lora_alpha", None),
-    ("lora_alpha", "8"), ("lora_alpha", 10**400), ("lora_alpha", float("nan")), ("lora_dropout", None),
+    ("lora_alpha", "8"), ("lora_alpha", 10**400), ("lora_dropout", None),
     ("use_rslora", 1), ("target_modules", None), ("target_modules", {"q_proj": 1}), ("rank_pattern", [2]),
     ("rank_pattern", {"q_proj": "2"}), ("rank_pattern", {"q_proj": 0}), ("alpha_pattern", {"q_proj": None}),
     ("rank_pattern", {"(.*)*(.*)*(.*)*x": 2}), ("alpha_pattern", {"q_proj|v_proj": 2}),
@@ -516,15 +516,15 @@ B_KEY = A_KEY.replace("lora_A", "lora_B")
 @pytest.mark.parametrize(
     "spoil, message",
     [
-        (lambda f: [path.unlink() for path in f.iterdir()], "adapter_config.json is missing"),
-        (lambda f: (f / SETTINGS).unlink(), "adapter_config.json is missing"),
-        (lambda f: (f / FACTORS).unlink(), "adapter_model.safetensors is missing"),
-        (lambda f: cut(f / SETTINGS), "adapter_config.json is damaged"),
-        (lambda f: (f / SETTINGS).write_bytes(b"\xff\xfe\x00"), "adapter_config.json is damaged"),
-        (lambda f: (f / SETTINGS).write_text("[]"), "adapter_config.json is damaged"),
+        (lambda f: [path.unlink() for path in f.iterdir()], "adapter_config.json not found"),
+        (lambda f: (f / SETTINGS).unlink(), "adapter_config.json not found"),
+        (lambda f: (f / FACTORS).unlink(), "neither adapter_model.safetensors nor adapter_model.bin"),
+        (lambda f: cut(f / SETTINGS), "adapter_config.json.*: save the adapter again"),
+        (lambda f: (f / SETTINGS).write_bytes(b"\xff\xfe\x00"), "adapter_config.json.*: save the adapter again"),
+        (lambda f: (f / SETTINGS).write_text("[]"), "adapter_config.json.*: save the adapter again"),
         (lambda f: (f / SETTINGS).write_text("{}"), "peft_type"),
-        (lambda f: cut(f / FACTORS), "adapter_model.safetensors is damaged"),
-        (lambda f: (f / FACTORS).write_bytes(b""), "adapter_model.safetensors is damaged"),
+        (lambda f: cut(f / FACTORS), "adapter_model.safetensors is truncated or damaged"),
+        (lambda f: (f / FACTORS).write_bytes(b""), "adapter_model.safetensors is truncated or damaged"),
         (
             lambda f: change_settings(f, target_modules=["q_proj", "c_attn"]),
             "adapts 'c_attn', which this model does not have",
@@ -534,17 +534,17 @@ B_KEY = A_KEY.replace("lora_A", "lora_B")
         (lambda f: change_settings(f, target_modules=[]), "unexpected"),
         (
             lambda f: change_settings(f, target_modules=["k_proj"], exclude_modules=["q_proj"]),
-            "lacks factors of k_proj",
+            "lacks factors of 'k_proj'",
         ),
         (lambda f: change_factors(f, lambda t: t.clear()), "lacks .*q_proj.lora_A"),
         (
             lambda f: (change_factors(f, lambda t: t.clear()), change_settings(f, target_modules=".*")),
             "adapts nothing",
         ),
-        (lambda f: (f / SETTINGS).write_text("[" * 100_000), "adapter_config.json is damaged"),
-        (lambda f: change_factors(f, lambda t: t[A_KEY][1, 2:].fill_(float("nan"))), "v_proj.lora_A.weight with NaN"),
-        (lambda f: change_factors(f, lambda t: t[B_KEY].fill_(float("inf"))), "v_proj.lora_B.weight with NaN or inf"),
-        (lambda f: change_factors(f, lambda t: t.update({B_KEY: t[B_KEY].double() + 1e200})), "lora_B.weight with NaN"),
+        (lambda f: (f / SETTINGS).write_text("[" * 100_000), "adapter_config.json.*: save the adapter again"),
+        (lambda f: change_factors(f, lambda t: t[A_KEY][1, 2:].fill_(float("nan"))), "v_proj.lora_A.weight holds NaN"),
+        (lambda f: change_factors(f, lambda t: t[B_KEY].fill_(float("inf"))), "v_proj.lora_B.weight holds NaN or inf"),
+        (lambda f: change_factors(f, lambda t: t.update({B_KEY: t[B_KEY].double() + 1e200})), "lora_B.weight holds NaN"),
         (lambda f: change_factors(f, lambda t: t.pop(A_KEY)), "lacks .*1.self_attn.v_proj.lora_A"),
         (
             lambda f: change_factors(f, lambda t: t.update({"lm_head.weight": torch.zeros(2)})),
@@ -643,6 +643,7 @@ def test_a_merged_folder_opens_in_transformers(
     save_trained(folder, tmp_path / "run" / "adapter")
     command(folder, tmp_path / "run", tmp_path / "merged")  # a run's folder will do
     names = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "MADE_BY"}
+    names |= {"generation_config.json"}
     assert {path.name for path in (tmp_path / "merged").iterdir()} == names
     merged = load_model(tmp_path / "merged", dtype=None)
     assert {str(p.dtype) for p in merged.parameters()} == {f"torch.{stored}"}
@@ -706,10 +707,10 @@ def test_an_adapted_lm_head_is_no_longer_the_embedding(tmp_path, folder_of, hf_m
     "changes, message",
     [
         (dict(model="nowhere"), "no folder 'nowhere': give a folder"),
-        (dict(adapter="nowhere"), "nowhere/adapter_config.json is missing: give a folder that"),
-        (dict(adapter="model"), "model/adapter_config.json is missing: give a folder that"),
-        (dict(adapter="damaged"), "adapter_model.safetensors is damaged"),
-        (dict(model="other"), "adapts a LlamaForCausalLM, but this model is a GPT2LMHeadModel"),
+        (dict(adapter="nowhere"), "nowhere/adapter_config.json not found: give a folder that"),
+        (dict(adapter="model"), "model/adapter_config.json not found: give a folder that"),
+        (dict(adapter="damaged"), "adapter_model.safetensors is truncated or damaged"),
+        (dict(model="other"), "adapts a 'LlamaForCausalLM', but this model is a GPT2LMHeadModel"),
         (dict(out="model"), "model would be written, but model is read: give another --out"),
         (dict(out="link"), "link would be written, but model is read: give another --out"),
         (dict(out="run"), "run would be written, but run is read: give another --out"),

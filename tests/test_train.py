@@ -482,7 +482,9 @@ def test_the_report_of_an_earlier_run_does_not_survive_an_interrupted_one(
 
 
 def test_a_rate_far_too_high_is_reported_not_raised(tiny_llama_folder, world, tmp_path, capsys):
-    run_program(arguments(tiny_llama_folder, world, method="full", lr=1e4, epochs=3, out=tmp_path))
+    with pytest.raises(SystemExit) as stopped:
+        run_program(arguments(tiny_llama_folder, world, method="full", lr=1e4, epochs=3, out=tmp_path))
+    assert stopped.value.code == 3
     assert "full" in capsys.readouterr().out
 
 

@@ -9,6 +9,7 @@ import argparse
 import ctypes
 import errno
 import json
+import math
 import os
 import re
 import shutil
@@ -342,15 +343,28 @@ def whole_folder(name, is_ours=lambda folder: (folder / MADE_BY).exists()):
             remove(old)
 
 
+def as_json(content, indent=None):
+    """JSON of the content on a line, or indented; what is not finite is null: JSON has no NaN."""
+
+    def plain(value):
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(item) for item in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(plain(content), indent=indent, allow_nan=False) + "\n"
+
+
 def write_json(path, content):
     with atomic(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(as_json(content, indent=1), encoding="utf-8")
 
 
 def write_lines(path, items):
     """One JSON object a line."""
     with atomic(path) as temporary:
-        temporary.write_text("".join(json.dumps(item) + "\n" for item in items), encoding="utf-8")
+        temporary.write_text("".join(map(as_json, items)), encoding="utf-8")
 
 
 def check_writable(folder):

@@ -3,33 +3,37 @@
 Everything is checked as it is read: a ValueError names the file, the line or item, and what is wrong with it.
 """
 
-import json
 import re
 from pathlib import Path
 
-
-def read_text(path):
-    """The text of a file. Raises ValueError when it is not UTF-8, OSError when it cannot be read."""
-    try:
-        return Path(path).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from None
+from tools.inputs import parse_json, read_text
 
 
 def read_documents(path):
     """The documents of a .txt file, or of a folder's .txt and .md files (hidden ones aside): what blank lines separate.
 
-    Never an empty list: without any text a ValueError is raised.
+    Of a file of JSON lines {"text": ...}, as data sets come, each is a document. Never an empty list: without any text a ValueError is raised.
     """
     path = Path(path)
     files = [path]
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.suffix.lower() in (".txt", ".md"))
         files = [file for file in files if not any(part.startswith(".") for part in file.relative_to(path).parts)]
-    documents = [part.strip() for file in files for part in re.split(r"\n[ \t\r]*\n", read_text(file)) if part.strip()]
+    documents = [document for file in files for document in split_documents(file, read_text(file))]
     if not documents:
         raise ValueError(f"{path} holds no text" + (" (no .txt or .md file with any)" if path.is_dir() else ""))
     return documents
+
+
+def split_documents(path, text):
+    """The documents of one file's text; path: for messages."""
+    if Path(path).suffix not in (".jsonl", ".json") and not text.startswith('{"'):
+        return [part.strip() for part in re.split(r"\n[ \t\r]*\n", text) if part.strip()]
+    items = json_items(path, text)
+    for place, item in items:
+        if not isinstance(item, dict) or not isinstance(item.get("text"), str):
+            raise ValueError(f'{place}: not a document {{"text": "..."}}: give plain text, or JSON lines that hold it so')
+    return [item["text"].strip() for _, item in items if item["text"].strip()]
 
 
 def table_name(path):
@@ -55,19 +59,14 @@ def read_named(paths, read):
 
 def read_json_items(path):
     """[(place, item), ...] of a file of JSON objects, one a line, or of one JSON list; place is for error messages."""
-    text = read_text(path)
-    whole = text.lstrip().startswith("[")
-    pieces = [(0, text)] if whole else [(n, line) for n, line in enumerate(text.split("\n")) if line.strip()]
-    items = []
-    for lines_before, piece in pieces:
-        try:
-            items.append((f"{path}, line {lines_before + 1}", json.loads(piece)))
-        except json.JSONDecodeError as error:
-            place = f"{path}, line {lines_before + error.lineno}"
-            raise ValueError(f"{place}: not JSON ({error.msg} at column {error.colno})") from None
-    if whole:
-        return [(f"{path}, item {number}", item) for number, item in enumerate(items[0][1], start=1)]
-    return items
+    return json_items(path, read_text(path))
+
+
+def json_items(path, text):
+    if text.lstrip().startswith("["):
+        return [(f"{path}, item {number}", item) for number, item in enumerate(parse_json(text, path), start=1)]
+    places = [(f"{path}, line {number}", line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    return [(place, parse_json(line, place)) for place, line in places]
 
 
 def to_our_format(item, primer=""):
@@ -86,9 +85,17 @@ def to_our_format(item, primer=""):
 
 
 def truthfulqa(item, primer):
-    """An item of TruthfulQA's mc_task.json (arXiv 2109.07958) -> its MC1 question, after the primer's examples if any."""
-    choices, labels = list(item["mc1_targets"].keys()), list(item["mc1_targets"].values())
-    if sorted(labels) != [0] * (len(labels) - 1) + [1] or len(labels) < 2 or not all(c.strip() for c in choices):
+    """An item of TruthfulQA (arXiv 2109.07958) -> its MC1 question, after the primer's examples if any.
+
+    "mc1_targets" is {choice: label} in its mc_task.json, {"choices": [...], "labels": [...]} on the Hub.
+    """
+    targets = item["mc1_targets"]
+    if targets.keys() == {"choices", "labels"}:
+        choices, labels = targets["choices"], targets["labels"]
+    else:
+        choices, labels = list(targets.keys()), list(targets.values())
+    paired = isinstance(choices, list) and isinstance(labels, list) and len(choices) == len(labels) >= 2
+    if not paired or sorted(labels) != [0] * (len(labels) - 1) + [1] or not all(c.strip() for c in choices):
         raise ValueError('"mc1_targets" must give two or more choices, 1 for the right one and 0 for the others')
     if not item["question"].strip():
         raise ValueError('"question" must be a non-empty string')
@@ -97,12 +104,18 @@ def truthfulqa(item, primer):
     return {"prompt": prompt, "choices": choices, "answer": labels.index(1), "benchmark": "TruthfulQA MC1"}
 
 
+def without_brackets(line):
+    """A line without [what is in brackets]. Only up to the last "]" is searched: "[" a thousand times is quadratic else."""
+    head, bracket, tail = line.rpartition("]")
+    return re.sub(r"\[.*?\]", "", head + bracket) + tail
+
+
 def hellaswag(item, primer):
     """A line of HellaSwag's validation file (arXiv 1905.07830), cleaned up as lm-evaluation-harness does; no primer."""
 
     def clean(text):  # WikiHow's texts have leftovers of their layout, in brackets
-        text = text.strip().replace(" [title]", ". ")
-        return re.sub(r"\[.*?\]", "", text).replace("  ", " ")
+        lines = text.strip().replace(" [title]", ". ").split("\n")
+        return "\n".join(map(without_brackets, lines)).replace("  ", " ")
 
     prompt = clean(f"{item['activity_label']}: {item['ctx_a']} {item['ctx_b'].capitalize()}")
     choices, answer = list(map(clean, item["endings"])), item["label"]

@@ -7,10 +7,12 @@ that were made from the same, and one process at a time writes there.
 
 import hashlib
 import json
+import math
 from contextlib import contextmanager
 from pathlib import Path
 
 from tools.cli import alone, check_writable, remove, whole_folder, write_json
+from tools.inputs import parse_json, read_text
 
 RUN, SECONDS = "run.json", "seconds.json"  # all but the seconds are the same bytes every time
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,10 +45,18 @@ def digest_of_code(*others):
 
 def read_run(folder):
     """(made from, record with its seconds, answers) of a finished run. Raises ValueError when its files are damaged."""
+
+    def with_nan(value):  # JSON has null for what is not finite
+        if isinstance(value, dict):
+            return {key: with_nan(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [with_nan(item) for item in value]
+        return math.nan if value is None else value
+
     try:
-        run, seconds = (json.loads((folder / name).read_text(encoding="utf-8")) for name in (RUN, SECONDS))
-        return run["made from"], run["record"] | {"seconds": float(seconds)}, run["answers"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        run, seconds = (parse_json(read_text(folder / name), name) for name in (RUN, SECONDS))
+        return run["made from"], with_nan(run["record"]) | {"seconds": float(seconds)}, run["answers"]
+    except (OSError, ValueError, KeyError, TypeError):
         raise ValueError(f"{folder} is not a finished run: remove it, and it will be made again") from None
 
 

@@ -409,7 +409,5 @@ def test_other_names_are_told_what_names_there_are(hub, tmp_path, monkeypatch, c
 @pytest.mark.parametrize("name", ["org/a--b", "org/a..b", "org/name.git", "org/name-", "org/" + 97 * "n", "org/café"])
 def test_what_the_hub_allows_in_no_name_is_refused_without_asking(hub, tmp_path, monkeypatch, capsys, name):
     said = refusal(name, tmp_path, monkeypatch, capsys)
-    long = len(name) > 96  # then the middle of the sentence is left out
-    assert (f"the repository {name} is no name of a repository on the Hub" in said) != long
-    assert not long or "length is 96" in said
+    assert f"the repository {name} is no name of a repository on the Hub" in said
     assert hub.asked == []

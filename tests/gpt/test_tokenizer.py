@@ -16,15 +16,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-import gpt.tokenizer
 from gpt import load_tokenizer
 from gpt.tokenizer import (
     GPT2_PATTERN,
+    LONGEST_SPACE,
     SPLIT_PATTERNS,
     TOKENIZER_FILES,
     BytePairTokenizer,
     byte_alphabet,
     copy_tokenizer,
+    order_of,
+    ranks_of,
 )
 
 BEGIN = "<|begin_of_text|>"
@@ -230,7 +232,7 @@ def test_long_texts_take_no_time(pair):
 
 def test_more_white_space_than_tiktoken_can_cut_is_refused(pair):
     ours, _ = pair
-    text = "a" + " " * (gpt.tokenizer.LONGEST_SPACE - 1)
+    text = "a" + " " * (LONGEST_SPACE - 1)
     assert ours.decode(ours.encode(text + "b")) == text + "b"
     with pytest.raises(ValueError, match="white-space characters in a row"):
         ours.encode(text + " b")
@@ -346,7 +348,7 @@ def test_whatever_merges_are_accepted_give_the_same_ids(ignore_merges):
     for _ in range(700):
         vocab, merges, letters = random_bpe(rng)
         try:
-            ranks = gpt.tokenizer.ranks_of(vocab, merges, {}, ignore_merges)
+            ranks = ranks_of(vocab, order_of(vocab, merges), {}, ignore_merges)
         except ValueError:
             refused += 1
             continue
@@ -498,20 +500,197 @@ def without(settings, *names):
     return {name: value for name, value in settings.items() if name not in names}
 
 
-@pytest.mark.parametrize("legacy", [True, False])
-def test_converted_sentencepiece_needs_the_model_and_then_has_the_same_ids(llama2, legacy):
-    write(llama2, "tokenizer_config.json", LLAMA2 | {"legacy": legacy})
-    alone = load_tokenizer(llama2)
-    transformers.AutoTokenizer.from_pretrained(llama2).save_pretrained(llama2)
-    assert json.loads((llama2 / "tokenizer.json").read_text())["model"]["byte_fallback"]
-    write(llama2, "tokenizer_config.json", LLAMA2 | {"legacy": legacy})  # which transformers has left out
-    both = load_tokenizer(llama2)
-    assert (both.bos_id, both.eot_id, both.vocab_size, both.special) == (1, 2, 420, alone.special)
-    for text in [*CHOSEN, *random_texts(100), "x</s> y<s>z"]:
-        assert both.encode(text) == alone.encode(text)
-    (llama2 / "tokenizer.model").unlink()
-    with pytest.raises(ValueError, match="it is a SentencePiece tokenizer, for which tokenizer.model is needed too"):
-        load_tokenizer(llama2)
+def metaspace(**options):
+    return {"normalizer": None, "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", **options}}
+
+
+REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+PREPEND = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, REPLACE]}
+SPACES = {  # what files of this kind do with spaces
+    "Mistral v0.3": metaspace(prepend_scheme="first", split=False),
+    "always": metaspace(prepend_scheme="always", split=False),
+    "never": metaspace(prepend_scheme="never", split=False),
+    "in words": metaspace(prepend_scheme="first", split=True),
+    "older": metaspace(add_prefix_space=True),
+    "older and newer": metaspace(add_prefix_space=False, prepend_scheme="never"),
+    "Llama 2": {"normalizer": PREPEND, "pre_tokenizer": None},
+    "no space in front": {"normalizer": REPLACE, "pre_tokenizer": None},
+    "no space in front, in a sequence": {"normalizer": {"type": "Sequence", "normalizers": [REPLACE]}, "pre_tokenizer": None},
+}
+
+
+@pytest.fixture(scope="module")
+def converted_sentencepiece(tmp_path_factory, trained_sentencepiece):
+    """Only a tokenizer.json, with byte_fallback, as transformers 5 saves Llama 2."""
+    folder = tmp_path_factory.mktemp("converted")
+    transformers.AutoTokenizer.from_pretrained(trained_sentencepiece).save_pretrained(folder)
+    (folder / "tokenizer.model").unlink(missing_ok=True)
+    assert json.loads((folder / "tokenizer.json").read_text())["model"]["byte_fallback"]
+    return folder
+
+
+@pytest.fixture
+def converted(converted_sentencepiece, tmp_path):
+    return shutil.copytree(converted_sentencepiece, tmp_path / "converted")
+
+
+SPECIAL_PIECES = ["</s>", "<s>", "</s>\n", "</s> x", "<unk>", "<0x0A>", "▁", " hello", "hello"]
+
+
+@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("model_beside", [False, True])
+def test_real_tokenizers_in_tokenizer_json_with_byte_fallback(converted, trained_sentencepiece, name, model_beside):
+    edit(converted, lambda content: content.update(SPACES[name]))
+    if model_beside:  # another one: the json is what counts
+        shutil.copy(trained_sentencepiece / "tokenizer.model", converted)
+        edit(converted, lambda content: content["model"]["merges"].pop())
+    ours, theirs = load_tokenizer(converted), tokenizers.Tokenizer.from_file(str(converted / "tokenizer.json"))
+    rng = random.Random(0)
+    pieces = [*PIECES, *SPECIAL_PIECES, "The", "Peter Piper picked", " pickled  peppers"]
+    texts = [*CHOSEN, *random_texts(150), *SPECIAL_PIECES, "", " ", "  "]
+    texts += ["".join(rng.choices(pieces, k=rng.randrange(1, 7))) for _ in range(250)]
+    for text in texts:
+        ids = ours.encode(text)
+        assert ids == theirs.encode(text, add_special_tokens=False).ids, text
+        assert ours.encode(text, bos=True)[not text.startswith("<s>") :] == theirs.encode(text).ids[1:]
+    assert (ours.bos_id, ours.eot_id, ours.vocab_size) == (1, 2, 420)
+    for text in without_special(CHOSEN):
+        if name != "in words" and "older" not in name and "▁" not in text and ours.prefix != "never":
+            assert ours.decode(ours.encode(text)) == theirs.decode(ours.encode(text))
+
+
+def random_character_bpe(rng):
+    """(vocab, merges) with byte_fallback over a few letters: tokens that merge, and some that do not."""
+    letters = "abc▁é"
+    vocab = {f"<0x{byte:02X}>": byte for byte in range(256)}
+    for letter in letters:
+        if rng.random() < 0.9:
+            vocab[letter] = len(vocab)
+    merges = []
+    for _ in range(rng.randrange(1, 9)):
+        left, right = rng.choice([t for t in vocab if len(t) < 6] or ["a"]), rng.choice([t for t in vocab if len(t) < 6] or ["a"])
+        vocab.setdefault(left + right, len(vocab))
+        merges.append((left, right))
+    if rng.random() < 0.3:
+        rng.shuffle(merges)
+    if rng.random() < 0.2:
+        vocab["abca"] = vocab.get("abca", len(vocab))
+    return vocab, list(dict.fromkeys(merges))
+
+
+def test_real_tokenizers_with_byte_fallback_are_exact_or_refused(converted):
+    rng = random.Random(0)
+    accepted = refused = 0
+    content = json.loads((converted / "tokenizer.json").read_text())
+    for _ in range(300):
+        vocab, merges = random_character_bpe(rng)
+        end = len(vocab)
+        content["model"] |= {"vocab": vocab | {"</s>": end}, "merges": merges}
+        content |= {"added_tokens": [added("</s>", end)], "post_processor": None}
+        write(converted, "tokenizer.json", content)
+        try:
+            ours = load_tokenizer(converted)
+        except ValueError:
+            refused += 1
+            continue
+        accepted += 1
+        theirs = tokenizers.Tokenizer.from_file(str(converted / "tokenizer.json"))
+        for _ in range(15):
+            text = "".join(rng.choices("aaabbcc é", k=rng.randrange(1, 25)))
+            assert ours.encode(text) == theirs.encode(text).ids, (text, vocab, merges)
+    assert min(accepted, refused) > 20
+
+
+CHARACTER_REFUSALS = {
+    "no spaces": (lambda c: c.update(pre_tokenizer=None), "the normalizer None with the pre_tokenizer None is not supp"),
+    "other replacement": (lambda c: c["pre_tokenizer"].update(replacement="_"), "'_'"),
+    "schemes at odds": (lambda c: c["pre_tokenizer"].update(add_prefix_space=False), "is not supported"),
+    "other scheme": (lambda c: c["pre_tokenizer"].update(prepend_scheme="last"), "'last'"),
+    "prepend twice": (lambda c: c.update(normalizer=PREPEND), "is not supported"),
+    "other normalizer": (lambda c: c.update(normalizer={"type": "NFKC"}), "'NFKC'"),
+    "wrong order": (
+        lambda c: c.update(
+            normalizer={"type": "Sequence", "normalizers": PREPEND["normalizers"][::-1]}, pre_tokenizer=None
+        ),
+        "is not supported",
+    ),
+    "ignore merges": (lambda c: c["model"].update(ignore_merges=True), "ignore_merges=true"),
+    "byte missing": (lambda c: c["model"]["vocab"].update({"<0xZZ>": c["model"]["vocab"].pop("<0xFF>")}), "lacks bytes"),
+    "gap": (lambda c: c["model"]["vocab"].update({"xyzzy": 500}), "have gaps"),
+    "bytes merge": (lambda c: c["model"]["vocab"].update({"<0x00><0x01>": 420}) or c["model"]["merges"].append(
+        ["<0x00>", "<0x01>"]), "has to do with a byte"),  # fmt: skip
+    "pair unlisted": (lambda c: c["model"]["merges"].remove(["▁▁", "▁"]), "in the way that sentencepiece would"),
+    "normalized": (
+        lambda c: (c.update(SPACES["Llama 2"]), c["added_tokens"][1].update(normalized=True)),
+        "has normalized=true",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHARACTER_REFUSALS)
+def test_real_tokenizers_with_byte_fallback_that_are_refused(converted, name):
+    change, message = CHARACTER_REFUSALS[name]
+    edit(converted, change)
+    assert_refused(converted, "tokenizer.json", message)
+
+
+@pytest.mark.parametrize(
+    ("style", "changes"),
+    [("gpt2", {"add_prefix_space": True}), ("gpt2", {"split_special_tokens": True}),
+     ("llama", {"add_prefix_space": False}), ("llama", {"split_special_tokens": True})],
+)  # fmt: skip
+def test_real_tokenizers_whose_files_contradict_each_other(folder, converted, style, changes):
+    folder = folder if style == "gpt2" else converted
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    load_tokenizer(folder)
+    write(folder, "tokenizer_config.json", settings | {name: not value for name, value in changes.items()})
+    load_tokenizer(folder)
+    write(folder, "tokenizer_config.json", settings | changes)
+    (name,) = changes
+    assert_refused(folder, "tokenizer.json", f"{name}={'true' if name[0] == 's' else changes[name]}")
+
+
+def test_companion_files_added_tokens_beside_a_tokenizer_model(llama2):
+    write(llama2, "added_tokens.json", {"<|im_start|>": 420, "<|im_end|>": 421})
+    ours, theirs = load_tokenizer(llama2), transformers.AutoTokenizer.from_pretrained(llama2)
+    for text in ["<|im_start|>user\nThe sea<|im_end|>\n<|im_start|>", "x <|im_end|> y"]:
+        assert ours.encode(text, bos=True) == theirs(text).input_ids
+    assert ours.vocab_size == 422
+    write(llama2, "tokenizer_config.json", LLAMA2 | {"added_tokens_decoder": {"420": added("<|im_start|>", 420)}})
+    assert load_tokenizer(llama2).special == ours.special
+    write(llama2, "added_tokens.json", {"<|im_start|>": 421})
+    assert_refused(llama2, "tokenizer.model", "give the token '<|im_start|>' two ids")
+    for odd in ({"<x>": "7"}, {"<x>": True}, {"<x>": 1.5}, {"<x>": -1}, {"<x>": 10**40}, {"<x>": None}):
+        write(llama2, "added_tokens.json", odd)
+        assert_refused(llama2, "tokenizer.model", "")
+
+
+@pytest.mark.parametrize("kind", ["GPT2Tokenizer", "GPT2TokenizerFast", "Qwen2Tokenizer", "by config.json"])
+def test_real_tokenizers_of_vocab_json_and_merges_txt(tmp_path, kind):
+    style = "qwen2" if "Qwen2" in kind else "gpt2"
+    ours, _ = loaded(tmp_path, train(style))
+    content = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
+    (tmp_path / "tokenizer.json").unlink()
+    special = {token["content"]: token["id"] for token in content["added_tokens"]}
+    vocab = content["model"]["vocab"] | ({END_OF_TEXT: special[END_OF_TEXT]} if style == "gpt2" else {})
+    write(tmp_path, "vocab.json", vocab)
+    lines = ["#version: 0.2", *(" ".join(merge) for merge in content["model"]["merges"])]
+    (tmp_path / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    settings = {"eos_token": END_OF_TEXT, "added_tokens_decoder": {str(i): added(t, i) for t, i in special.items()}}
+    write(tmp_path, "config.json", {"model_type": style})
+    write(tmp_path, "tokenizer_config.json", settings | ({"tokenizer_class": kind} if " " not in kind else {}))
+    ours, theirs = load_tokenizer(tmp_path), transformers.AutoTokenizer.from_pretrained(tmp_path)
+    for text in [*TEXTS, *random_texts(100), *SPECIAL, "x" + END_OF_TEXT + "<|user|>s y"]:
+        assert ours.encode(text) == theirs(text, add_special_tokens=False).input_ids
+    assert ours.eot_id == theirs.eos_token_id
+
+
+def test_real_tokenizers_of_other_older_files_are_told_how_to_convert(tmp_path):
+    write(tmp_path, "vocab.json", {"a": 0})
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+    write(tmp_path, "tokenizer_config.json", {"tokenizer_class": "BartTokenizer"})
+    with pytest.raises(ValueError, match="of a 'BartTokenizer': make a tokenizer.json with transformers"):
+        load_tokenizer(tmp_path)
 
 
 def test_tokens_added_to_sentencepiece(llama2):
@@ -545,7 +724,7 @@ def test_without_the_sentencepiece_package(llama2, monkeypatch):
 def test_a_damaged_tokenizer_model(llama2, damage):
     path = llama2 / "tokenizer.model"
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(ValueError, match="tokenizer.model is not a SentencePiece model, download it again") as raised:
+    with pytest.raises(ValueError, match="tokenizer.model: it is not a SentencePiece model, download it again") as raised:
         load_tokenizer(llama2)
     assert "\n" not in str(raised.value)
 
@@ -558,13 +737,12 @@ SENTENCEPIECE_REFUSALS = {
         {},
         "change nothing else",
     ),
-    "line break as a token": (dict(user_defined_symbols=["\n\n"]), {}, "has tokens with line breaks"),
     "no such bos": ({}, {"bos_token": "<bos>"}, "are to begin with '<bos>', which is not among the added tokens"),
     "no such eos": ({}, {"eos_token": "<eos>"}, "has the eos_token '<eos>', which is not among the added tokens"),
     "id taken": (
         {},
         {"added_tokens_decoder": {"300": {"content": "<x>"}}},
-        "the added token '<x>' has the id 300, which is that of",
+        "the added token '<x>' has the id 300, which it cannot have",
     ),
     "lstrip": ({}, {"added_tokens_decoder": {"420": {"content": "<x>", "lstrip": True}}}, "'<x>' has lstrip=true"),
     "odd settings": ({}, {"added_tokens_decoder": []}, "is malformed"),
@@ -751,21 +929,21 @@ DIGITS = {"type": "Digits", "individual_digits": True}
 LAST = {"type": "ByteLevel", "add_prefix_space": False}
 NEW = added("<new>", 544)
 REFUSALS = {
-    "no pre-tokenizer": (pre(), "the pre_tokenizer null is not supported: known are those of GPT-2, Llama 3, Qwen2"),
-    "prefix space": (pre(type="ByteLevel", add_prefix_space=True), '"add_prefix_space": true'),
+    "no pre-tokenizer": (pre(), "the pre_tokenizer None is not supported: known are those of GPT-2, Llama 3, Qwen2"),
+    "prefix space": (pre(type="ByteLevel", add_prefix_space=True), "'add_prefix_space': True"),
     "prefix space by default": (pre(type="ByteLevel"), "is not supported"),
-    "no regex": (pre(type="ByteLevel", add_prefix_space=False, use_regex=False), '"use_regex": false'),
-    "metaspace": (pre(type="Metaspace"), '"Metaspace"'),
-    "digits only": (pre(type="Sequence", pretokenizers=[DIGITS]), '"Digits"'),
-    "digits together": (pre(type="Sequence", pretokenizers=[DIGITS | {"individual_digits": False}, LAST]), '"Digits"'),
-    "digits uncut": (pre(type="Sequence", pretokenizers=[DIGITS, LAST | {"use_regex": False}]), '"use_regex": false'),
+    "no regex": (pre(type="ByteLevel", add_prefix_space=False, use_regex=False), "'use_regex': False"),
+    "metaspace": (pre(type="Metaspace"), "'Metaspace'"),
+    "digits only": (pre(type="Sequence", pretokenizers=[DIGITS]), "'Digits'"),
+    "digits together": (pre(type="Sequence", pretokenizers=[DIGITS | {"individual_digits": False}, LAST]), "'Digits'"),
+    "digits uncut": (pre(type="Sequence", pretokenizers=[DIGITS, LAST | {"use_regex": False}]), "'use_regex': False"),
     "other order": (pre(type="Sequence", pretokenizers=[LAST, DIGITS]), "is not supported"),
-    "other pattern": (cut(pattern={"Regex": LLAMA3 + "|x"}), "|x"),
-    "plain pattern": (cut(pattern={"String": " "}), '"String"'),
-    "removed": (cut(behavior="Removed"), '"Removed"'),
-    "inverted": (cut(invert=True), '"invert": true'),
-    "cut twice": (cut(use_regex=True), '"use_regex": true'),
-    "cut and prefixed": (cut(add_prefix_space=True), '"add_prefix_space": true'),
+    "other pattern": (cut(pattern={"Regex": "|x"}), "|x"),
+    "plain pattern": (cut(pattern={"String": " "}), "'String'"),
+    "removed": (cut(behavior="Removed"), "'Removed'"),
+    "inverted": (cut(invert=True), "'invert': True"),
+    "cut twice": (cut(use_regex=True), "'use_regex': True"),
+    "cut and prefixed": (cut(add_prefix_space=True), "'add_prefix_space': True"),
     "normalizer": (lambda c: c.update(normalizer={"type": "NFKC"}), "the normalizer 'NFKC' is not supported"),
     "normalizers": (
         lambda c: c.update(normalizer={"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Lowercase"}]}),
@@ -802,7 +980,7 @@ REFUSALS = {
     "whole piece": (bpe(["abc"], []), "no merge makes the token 'abc'"),
     "byte missing": (
         lambda c: c["model"]["vocab"].update(ĀĀ=c["model"]["vocab"].pop("q")),
-        "its vocabulary lacks 'q' and perhaps others: not byte-level BPE",
+        "needs 'q', which is no token",
     ),
     "merge of nothing": (lambda c: c["model"]["merges"].append("q qqq"), "the merge of 'q' and 'qqq' needs 'qqq'"),
     "merge to nothing": (lambda c: c["model"]["merges"].append("q q"), "the merge of 'q' and 'q' needs 'qq'"),
@@ -869,10 +1047,10 @@ def test_files_that_look_odd_but_are_in_order(folder, name):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("tokenizer.json", b"{", "tokenizer.json is not valid JSON, download it again"),
-        ("tokenizer.json", b"\xff{}", "tokenizer.json is not valid JSON, download it again"),
-        ("tokenizer.json", b"[]", "tokenizer.json does not hold a JSON object, download it again"),
-        ("tokenizer_config.json", b"{", "tokenizer_config.json is not valid JSON, download it again"),
+        ("tokenizer.json", b"{", "tokenizer.json.*: download it again"),
+        ("tokenizer.json", b"\xff{}", "tokenizer.json.*: download it again"),
+        ("tokenizer.json", b"[]", "tokenizer.json does not hold a JSON object: download it again"),
+        ("tokenizer_config.json", b"{", "tokenizer_config.json: not JSON .*: download it again"),
         ("tokenizer.json", b"{}", "tokenizer.json is malformed, download it again"),
     ],
 )
@@ -883,5 +1061,5 @@ def test_malformed_files(folder, name, content, message):
 
 
 def test_missing_files(tmp_path):
-    with pytest.raises(FileNotFoundError, match="tokenizer.json not found: give a folder with"):
+    with pytest.raises(FileNotFoundError, match="tokenizer.json not found: give a folder that has it"):
         load_tokenizer(tmp_path / "nowhere")

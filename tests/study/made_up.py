@@ -5,7 +5,7 @@ import json
 import numpy as np
 
 from study.design import TUNING, grid, runs_of
-from study.runs import record_path
+from study.runs import describe, record_path
 
 SETS = ("new", "unbound", "new cloze", "never-asked", "old cloze")
 
@@ -15,7 +15,7 @@ def made_up(design, run, rng):
     middle = run.arm.at[1] if run.arm.at else 1e-2
     shift = 0.1 * np.log10(run.lr / middle) if run.lr else 0
     acc = {name: 0.6 + shift + rng.normal(0, 0.02) for name in SETS} | {
-        "never-asked": 0.8 - shift + rng.normal(0, 0.01)
+        "never-asked": 0.7 - shift + rng.normal(0, 0.01)
     }
     summary = {name: {"acc": acc[name], "logprob": np.log(acc[name]), "exact": acc[name] / 2} for name in SETS}
     if not run.arm.subjects:  # of the chronicle less is asked
@@ -27,9 +27,9 @@ def made_up(design, run, rng):
         landing = {"left": [1 / 24] * 24, "right": [1 / 24] * 24, "projections": {"q_proj": one, "v_proj": one}}
     epochs = [{"epoch": i, "loss": 1.0} for i in range(1, run.arm.settings.epochs + 1)]
     return {
-        "key": {"settings": {}, "numerics": 1, "torch": "2", "device": "cpu"},
+        "key": describe(run) | {"numerics": 1, "torch": "2", "device": "cpu"},
         "trained": 1000 * run.arm.settings.rank,
-        "history": [epoch | ({"new": 0.3 + 0.1 * epoch["epoch"]} if design.landing else {}) for epoch in epochs],
+        "history": [epoch | ({"new": 0.3 + 0.01 * epoch["epoch"]} if design.landing else {}) for epoch in epochs],
         "summary": summary,
         "forgetting loss": 0.6 + (0 if design.landing else shift) + rng.normal(0, 0.01),
         "landing": landing,

@@ -11,16 +11,29 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from made_up import made_up
 
 from gpt import load_pretrained
 from lora import LoRALayer
 from study import __main__ as program
 from study import runs
 from study.design import TUNING, Arm, Run
-from study.runs import finder, key_of, perform, read_record, record_path, surroundings, task_digest
+from study.runs import (
+    check_record,
+    describe,
+    finder,
+    key_of,
+    perform,
+    read_record,
+    record_path,
+    surroundings,
+    task_digest,
+)
 from study.toy import ABLATIONS, ARMS, FULL, JUDGED, MAIN, task_for
+from tools.cli import write_lines
 from train import METHODS, Method, Settings, Task, adapt, copy_for
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -104,29 +117,90 @@ def test_a_record_that_is_none_is_named(tmp_path):
     assert read_record(path) is None
     for text in ("", '{"key": {}, "summ', "[]", "3", '{"key": {}}', '{"key": {}, "summary": {}}'):
         path.write_text(text)
-        with pytest.raises(ValueError, match="x.json is not a run's record: delete it"):
+        with pytest.raises(ValueError, match="x.json.*: delete it, and it will be made again$"):
             read_record(path)
 
 
-def test_a_record_made_in_other_surroundings_does_not_count(tmp_path):
-    run, around = Run(ARMS[0], None, 1), {"base": "b", "numerics": 1}
-    path = record_path(tmp_path, run)
+AROUND = {"base": "b", "numerics": 1, "torch": "2", "device": "cpu"}
+
+
+def write_record(folder, run, key):
+    path = record_path(folder, run)
     path.parent.mkdir()
-    path.write_text(json.dumps({"key": key_of(FULL, run, around), "summary": {}}))
+    path.write_text(json.dumps(made_up(FULL, run, np.random.default_rng(0)) | {"key": key}))
+
+
+def test_a_record_made_in_other_surroundings_does_not_count(tmp_path):
+    run, around = Run(ARMS[0], None, 1), AROUND
+    write_record(tmp_path, run, key_of(FULL, run, around))
     assert finder(FULL, tmp_path, around)(run) is not None
     assert finder(FULL, tmp_path, around | {"numerics": 2})(run) is None
     assert finder(FULL, tmp_path, around)(replace(run, world=2)) is None
 
 
 def test_a_setting_that_is_younger_than_a_record_had_its_default(tmp_path):
-    run, around = Run(ARMS[0], None, 1), {"base": "b", "numerics": 1}
-    path, key = record_path(tmp_path, run), key_of(FULL, run, around)
-    path.parent.mkdir()
+    run, around = Run(ARMS[0], None, 1), AROUND
+    key = key_of(FULL, run, around)
     del key["settings"]["clip"]
-    path.write_text(json.dumps({"key": key, "summary": {}}))
+    write_record(tmp_path, run, key)
     assert finder(FULL, tmp_path, around)(run) is not None
     clipped = replace(run, arm=replace(run.arm, settings=Settings(clip=0.5)))
     assert finder(FULL, tmp_path, around)(clipped) is None
+
+
+ODD = [None, True, -1, 2**70, "1", [], {}, [None], float("inf")]
+
+
+def test_records_are_checked_whole(tmp_path):
+    """Whatever of it is odd, a record is refused in one sentence, or what is reported of it is the same as before."""
+    run = Run(MAIN[0], 2e-2, 1)
+    whole = made_up(FULL, run, np.random.default_rng(0))
+    path = tmp_path / f"{run.name}.json"
+    refused = 0
+    for part in [("key",), ("trained",), ("history",), ("summary",), ("seconds",), ("workers",), ("finished",), ("landing",),
+                 ("key", "method"), ("key", "settings"), ("key", "lr"), ("key", "world"), ("key", "torch"),
+                 ("summary", "new"), ("summary", "new", "acc"), ("summary", "unbound", "acc"), ("landing", "left"),
+                 ("landing", "projections", "q_proj"), ("history", 0), ("history", 0, "new"), ("forgetting loss",)]:  # fmt: skip
+        for value in [..., *ODD]:
+            record = json.loads(json.dumps(whole))
+            *before, last = part
+            inside = record
+            for step in before:
+                inside = inside[step]
+            inside[last] = value
+            if value is ...:
+                del inside[last]
+            path.write_text(json.dumps(record))
+            try:
+                found = read_record(path)
+                check_record(path, found, FULL, run)
+                assert f"{found['seconds']:.1f}{found['trained']:,}{found['finished'][:10]}{found['key']['torch']}"
+                assert [entry["new"] for entry in found["history"][:-1]] and 0 <= found["summary"]["new"]["acc"] <= 1
+            except ValueError as error:
+                assert str(path) in str(error) and "delete it, and it will be made again" in str(error)
+                refused += 1
+    assert refused > 150
+
+
+def test_records_under_another_runs_name_are_not_published(tmp_path):
+    run, other = Run(MAIN[0], 2e-2, 1), Run(MAIN[1], 2e-2, 1)
+    write_record(tmp_path, run, describe(run) | AROUND)
+    record_path(tmp_path, run).rename(record_path(tmp_path, other))
+    path = record_path(tmp_path, other)
+    with pytest.raises(ValueError, match="is the record of another run than its name says: delete it"):
+        check_record(path, read_record(path), FULL, other)
+    assert check_record(path, read_record(path), FULL, run) is None
+
+
+def test_records_of_a_run_that_diverged_are_read(tmp_path):
+    run = Run(MAIN[0], 2e-2, 1)
+    record = made_up(FULL, run, np.random.default_rng(0))
+    record["summary"]["new"]["logprob"] = record["forgetting loss"] = float("nan")
+    record["landing"] = record["history"][-1]["loss"] = None
+    write_lines(tmp_path / "x.json", [record])
+    found = read_record(tmp_path / "x.json")
+    check_record(tmp_path / "x.json", found, FULL, run)
+    assert found["summary"]["new"]["logprob"] is None
 
 
 # --- the numerics ------------------------------------------------------------------------------------------------------
@@ -318,4 +392,4 @@ def test_a_damaged_record_stops_the_study_before_anything_runs(tmp_path, monkeyp
     monkeypatch.setattr(sys, "argv", ["study", "--quick", "--results", str(tmp_path)])
     with pytest.raises(SystemExit) as stopped:
         program.main()
-    assert stopped.value.code == 2 and "untouched_world1.json is not a run's record" in capsys.readouterr().err
+    assert stopped.value.code == 2 and "untouched_world1.json: not JSON" in capsys.readouterr().err

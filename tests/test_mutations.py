@@ -1,0 +1,395 @@
+"""Damaged and odd input of every kind: refused in one good sentence, or read as transformers and tokenizers read it.
+
+    python tests/test_mutations.py 5000          # as many cases, of another seed each time it is given one
+    python tests/test_mutations.py 5000 7
+
+A case takes a kind of input, changes it somewhere, and reads it. What counts as a fault: any error but ValueError and
+OSError; a message of several lines, with what does not print, or of 400 characters and more; more than ten seconds; a model
+or tokenizer that comes out other than the libraries have it.
+"""
+
+import contextlib
+import copy
+import io
+import json
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
+
+import tokenizers
+import torch
+import transformers
+from conftest import CONFIGS, END_OF_TEXT, SENTENCES, reference, write_folder
+from safetensors.torch import load_file, save_file
+
+import eval_qa
+import train
+from adapter_io import load_adapters, save_adapters
+from eval_qa import read_questions
+from gpt import load_pretrained, load_tokenizer
+from gpt.weights import load_model
+from lora import LoRALayer, find_adapters, merge_adapters, replace_linears
+from study.toy import EXTENDED_DESIGN
+from study.runs import read_record
+from study.tables import Results, arms_table, cost_line
+from tools.reading import read_documents
+
+ROOT = Path(__file__).resolve().parents[1]
+FAMILIES = ["llama", "llama3.1", "mistral-window", "qwen2", "qwen3", "gpt2"]
+NASTY = [
+    None, True, False, 0, 1, -1, 2, 3, 48, 0.0, 0.5, 1e300, 1e-300, 10**30, 10**400, 2**31, 2**63, "", "x", "▁", "é", "1",
+    "\x1b[31m\x07", "a\nb", "x" * 5000, "\ud800", [], {}, [[]], [None], [0], ["x"], {"a": 1}, {"": None}, [1, 2, 3],
+]  # fmt: skip
+TEXTS = [*SENTENCES, " hello", "</s>\n", "a</s> b", f"x{END_OF_TEXT}y<|user|>", "", "  ", "\u2581x", "\u00e9 123 \u65e5\n\n"]
+
+
+# --- mutations --------------------------------------------------------------------------------------------------------
+
+
+def places(value):
+    """Every (container, key) of a JSON value; of a long one a few."""
+    items = list(value.items()) if isinstance(value, dict) else list(enumerate(value)) if isinstance(value, list) else []
+    for key, item in items if len(items) < 40 else items[:5] + items[-5:]:
+        yield value, key
+        yield from places(item)
+
+
+def mutate_json(rng, content):
+    """The text of `content` with something changed, as a value or in the text itself."""
+    content = copy.deepcopy(content)
+    for _ in range(rng.choice([1, 1, 1, 2, 3])):
+        container, key = rng.choice([*places(content)] or [(content, None)])
+        what = rng.randrange(6)
+        if key is None:
+            continue
+        elif what == 0:
+            del container[key]
+        elif what == 1 and isinstance(container, dict):
+            container[rng.choice(["x", "", str(key) + "_", "type", "content"])] = container.pop(key)
+        elif what == 2:
+            others = [*places(content)]
+            other, name = rng.choice(others)
+            container[key] = copy.deepcopy(other[name])
+        elif what == 3 and isinstance(container[key], (int, float)):
+            container[key] = rng.choice([container[key] + 1, container[key] - 1, -container[key], container[key] * 2])
+        else:
+            container[key] = copy.deepcopy(rng.choice(NASTY))
+    text = json.dumps(content)
+    return mutate_text(rng, text) if rng.random() < 0.15 else text
+
+
+def mutate_text(rng, text):
+    at = rng.randrange(len(text) + 1)
+    return rng.choice([
+        lambda: text[:at], lambda: text[:at] + rng.choice('{}[]",:\\\x00\n0é\ud800 ') + text[at:],
+        lambda: text[:at] + text[at + rng.randrange(1, 9) :], lambda: "[" * 100_000 + text, lambda: text + text,
+        lambda: text.replace(":", ": NaN,", 1), lambda: "", lambda: "\ufeff" + text, lambda: text.replace("1", "1e999", 1),
+        lambda: text.replace('"', '"\\u0000', 1),
+    ])()  # fmt: skip
+
+
+def mutate_bytes(rng, content):
+    content = bytearray(content)
+    for _ in range(rng.choice([1, 1, 2, 5])):
+        at = rng.randrange(min(len(content), rng.choice([8, 200, 2000, len(content)])) or 1)
+        what = rng.randrange(4)
+        if what == 0:
+            content[at:] = b""
+        elif what == 1:
+            content[at : at + 1] = bytes([rng.randrange(256)])
+        elif what == 2:
+            content[at:at] = rng.randbytes(rng.randrange(1, 9))
+        else:
+            content[at : at + rng.randrange(1, 9)] = b""
+    return bytes(content)
+
+
+def write(path, text):
+    path.write_bytes(text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text)
+
+
+# --- the kinds of input -----------------------------------------------------------------------------------------------
+
+
+def same_logits(folder):
+    """Whether load_model's logits are those of transformers; where it refuses the folder, nothing is compared."""
+    ours = load_model(folder)
+    try:
+        theirs = reference(folder)
+    except Exception:
+        return
+    ids = torch.randint(0, ours.config.vocab_size, (1, min(20, ours.config.context_length)))
+    with torch.inference_mode():
+        try:
+            expected = theirs(ids, use_cache=False).logits
+        except Exception:
+            return
+        torch.testing.assert_close(ours(ids), expected, atol=1e-3, rtol=1e-3)
+
+
+def same_ids(folder):
+    ours = load_tokenizer(folder)
+    if not (folder / "tokenizer.json").exists():
+        return
+    try:
+        theirs = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    except BaseException as error:  # a panic is a BaseException
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        return
+    for text in TEXTS:
+        try:
+            ids = ours.encode(text)
+        except ValueError as error:
+            assert "for which the tokenizer has no token" in str(error)
+            continue
+        assert ids == theirs.encode(text, add_special_tokens=False).ids, text
+        if ours.bos_id is not None:
+            assert ours.encode(text, bos=True)[0] == theirs.encode(text).ids[0] == ours.bos_id
+
+
+class Inputs:
+    """What is mutated, made once, and how each kind of it is read."""
+
+    def __init__(self, folder):
+        self.home, self.here = folder, folder / "case"
+        self.models = {}
+        for name in FAMILIES:
+            (folder / name).mkdir()
+            with contextlib.redirect_stderr(io.StringIO()):
+                self.models[name] = write_folder(folder / name, CONFIGS[name])
+        self.converted = self.models["llama"].with_name("converted")
+        shutil.copytree(self.models["llama"], self.converted)
+        write(self.converted / "tokenizer.json", json.dumps(character_tokenizer()))
+        (self.converted / "tokenizer_config.json").write_text('{"eos_token": "</s>"}')
+        self.adapter = folder / "adapter"
+        self.base = load_model(self.models["llama"])
+        adapted = copy.deepcopy(self.base)
+        replace_linears(adapted, LoRALayer, rank=2, alpha=4, targets=("q_proj", "down_proj"))
+        for layer in find_adapters(adapted).values():
+            layer.B.data.normal_()
+        save_adapters(adapted, self.adapter)
+        self.results = Results(ROOT / "study/results", EXTENDED_DESIGN)
+        self.records = dict(self.results.records)
+
+    def take(self, folder):
+        shutil.rmtree(self.here, ignore_errors=True)
+        return Path(shutil.copytree(folder, self.here))
+
+    def edit(self, rng, path):
+        write(path, mutate_json(rng, json.loads(path.read_text(encoding="utf-8"))))
+
+    def config(self, rng):
+        folder = self.take(self.models[rng.choice(FAMILIES)])
+        self.edit(rng, folder / "config.json")
+        same_logits(folder)
+
+    def tokenizer(self, rng):
+        folder = self.take(rng.choice([self.models["llama"], self.converted]))
+        self.edit(rng, folder / "tokenizer.json")
+        same_ids(folder)
+
+    def tokenizer_config(self, rng):
+        folder = self.take(rng.choice([self.models["qwen2"], self.converted]))
+        settings = {"eos_token": "</s>" if "model" in folder.name else END_OF_TEXT, "add_bos_token": True,
+                    "add_prefix_space": False, "split_special_tokens": False, "legacy": False,
+                    "added_tokens_decoder": {"0": {"content": "x", "lstrip": False}}}  # fmt: skip
+        write(folder / "tokenizer_config.json", mutate_json(rng, settings))
+        write(folder / "added_tokens.json", mutate_json(rng, {"<x>": 600}))
+        same_ids(folder)
+
+    def weights(self, rng):
+        folder = self.take(self.models[rng.choice(FAMILIES)])
+        path = folder / "model.safetensors"
+        if rng.random() < 0.5:
+            path.write_bytes(mutate_bytes(rng, path.read_bytes()))
+        else:
+            tensors = load_file(path)
+            name = rng.choice([*tensors])
+            changes = [
+                lambda t: t[..., :-1].clone(), lambda t: t.int(), lambda t: t * float("nan"), lambda t: t.double(),
+                lambda t: t.flatten(), lambda t: torch.zeros(0), lambda t: t.half() * 1e30, lambda t: t.bfloat16(),
+            ]  # fmt: skip
+            tensors[name] = rng.choice(changes)(tensors[name]).contiguous()
+            if rng.random() < 0.3:
+                tensors[rng.choice(["x", "", "lm_head.weight", "a\nb", "model." + name])] = torch.zeros(3)
+            path.unlink()
+            if rng.random() < 0.5:
+                save_file(tensors, path, metadata={"format": "pt"})
+            else:
+                torch.save(tensors, folder / "pytorch_model.bin")
+                if rng.random() < 0.3:
+                    path = folder / "pytorch_model.bin"
+                    path.write_bytes(mutate_bytes(rng, path.read_bytes()))
+        same_logits(folder)
+
+    def index(self, rng):
+        folder = self.take(self.models["llama"])
+        tensors = load_file(folder / "model.safetensors")
+        (folder / "model.safetensors").unlink()
+        names = {name: f"part-{i % 2}.safetensors" for i, name in enumerate(tensors)}
+        for file in set(names.values()):
+            save_file({n: t for n, t in tensors.items() if names[n] == file}, folder / file, metadata={"format": "pt"})
+        index = {"metadata": {"total_size": 1}, "weight_map": names}
+        write(folder / "model.safetensors.index.json", mutate_json(rng, index))
+        load_model(folder)
+
+    def adapter_files(self, rng):
+        folder = self.take(self.adapter)
+        if rng.random() < 0.7:
+            self.edit(rng, folder / "adapter_config.json")
+        else:
+            path = folder / "adapter_model.safetensors"
+            path.write_bytes(mutate_bytes(rng, path.read_bytes()))
+        model = copy.deepcopy(self.base)
+        load_adapters(model, folder)
+        merge_adapters(model)
+
+    def corpus(self, rng):
+        shutil.rmtree(self.here, ignore_errors=True)
+        self.here.mkdir()
+        path = self.here / rng.choice(["a.txt", "a.jsonl", "a.md"])
+        text = "\n".join(json.dumps({"text": text}) for text in SENTENCES) if rng.random() < 0.7 else "\n\n".join(SENTENCES)
+        write(path, mutate_text(rng, text) if rng.random() < 0.7 else mutate_bytes(rng, text.encode()))
+        assert all(isinstance(document, str) and document.strip() for document in read_documents(path))
+
+    def questions(self, rng):
+        shutil.rmtree(self.here, ignore_errors=True)
+        self.here.mkdir()
+        item = rng.choice([
+            {"question": "Who?", "choices": ["a", "b"], "answer": 1, "subject": "x"},
+            {"question": "Who?", "mc1_targets": {"a": 1, "b": 0}},
+            {"question": "Who?", "mc1_targets": {"choices": ["a", "b"], "labels": [1, 0]}},
+            {"activity_label": "A", "ctx_a": "b [x]", "ctx_b": "c", "endings": ["d", "e"], "label": 1},
+        ])  # fmt: skip
+        whole = rng.random() < 0.3
+        text = mutate_json(rng, [item, item] if whole else item)
+        write(self.here / "q.jsonl", text if whole else json.dumps(item) + "\n" + text)
+        for question in read_questions(self.here / "q.jsonl"):
+            assert len(question.choices) >= 2 and all(map(str.strip, question.choices)) and question.prompt.strip()
+
+    def record(self, rng):
+        shutil.rmtree(self.here, ignore_errors=True)
+        self.here.mkdir()
+        source = rng.choice(sorted((ROOT / "study/results/runs").glob("*.json")))
+        if rng.random() < 0.2:  # under another run's name
+            other = rng.choice(sorted((ROOT / "study/results/runs").glob("*.json")))
+            write(self.here / other.name, source.read_text())
+            path = self.here / other.name
+        else:
+            path = self.here / source.name
+            write(path, mutate_json(rng, json.loads(source.read_text())))
+        self.results.records = self.records | {path.stem: read_record(path)}
+        try:
+            arms_table(self.results, self.results.design.arms), cost_line(self.results)
+        finally:
+            self.results.records = self.records
+
+    def flags(self, rng):
+        program, line = rng.choice([
+            (eval_qa, {"--model": self.models["llama"], "--ask": "Who?", "--batch-size": 4, "--seq-len": 16,
+                       "--device": "cpu", "--dtype": "float32"}),
+            (train, {"--model": self.models["llama"], "--rank": 2, "--alpha": 2, "--epochs": 1, "--lr": 0.1,
+                     "--dropout": 0.1, "--seeds": 1, "--batch-size": 4, "--seq-len": 16, "--device": "cpu",
+                     "--targets": "q_proj", "--method": "mica", "--corpus": "missing.txt"}),
+        ])  # fmt: skip
+        odd = ["", "x", "0", "-1", "1e30", "nan", "inf", "\x1b[31m", "a\nb", "9" * 30, "../..", "/dev/null", "é" * 300]
+        line = line | {rng.choice([*line]): rng.choice(odd)}
+        if program is train:
+            line["--rank"] = "-3"  # so that nothing is ever trained: each run ends in a sentence
+        argv, said = sys.argv, io.StringIO()
+        sys.argv = ["program", *(str(part) for pair in line.items() for part in pair)]
+        try:
+            with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+                program.main()
+        except SystemExit as stopped:
+            assert stopped.code in (0, 2), stopped.code
+            if stopped.code == 2 and "(see" not in said.getvalue():  # argparse's own sentences aside
+                raise ValueError(said.getvalue().strip().splitlines()[-1]) from None
+        finally:
+            sys.argv = argv
+
+
+KINDS = ["config", "tokenizer", "tokenizer_config", "weights", "index", "adapter_files", "corpus", "questions", "record", "flags"]
+
+
+def character_tokenizer():
+    """A tokenizer.json with byte_fallback over a few letters."""
+    vocab = {"<unk>": 0, "<s>": 1, "</s>": 2} | {f"<0x{byte:02X}>": 3 + byte for byte in range(256)}
+    merges = [["t", "h"], ["th", "e"], ["▁", "the"], ["e", "l"], ["l", "o"], ["▁", "▁"], ["s", "e"], ["se", "a"], ["h", "el"]]
+    for text in [*"▁abcdefghijklmnopqrstuvwxyz", *(left + right for left, right in merges)]:
+        vocab[text] = len(vocab)
+    plain = dict.fromkeys(["single_word", "lstrip", "rstrip", "normalized"], False) | {"special": True}
+    single = [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    return {
+        "version": "1.0", "truncation": None, "padding": None,
+        "added_tokens": [{"id": i, "content": text} | plain for i, text in enumerate(["<unk>", "<s>", "</s>"])],
+        "normalizer": None,
+        "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False},
+        "post_processor": {"type": "TemplateProcessing", "single": single, "pair": [{"Sequence": {"id": "A", "type_id": 0}},
+            {"Sequence": {"id": "B", "type_id": 1}}], "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}}},
+        "decoder": None,
+        "model": {"type": "BPE", "dropout": None, "unk_token": "<unk>", "continuing_subword_prefix": None,
+            "end_of_word_suffix": None, "fuse_unk": True, "byte_fallback": True, "ignore_merges": False,
+            "vocab": vocab, "merges": merges},
+    }  # fmt: skip
+
+
+# --- the test ---------------------------------------------------------------------------------------------------------
+
+
+def hangs(*_):
+    raise TimeoutError("more than ten seconds")
+
+
+def run_cases(folder, cases, seed):
+    """({kind: [refused, read]}, [what went wrong])."""
+    inputs, counts, faults = Inputs(folder), {kind: [0, 0] for kind in KINDS}, []
+    before = signal.signal(signal.SIGALRM, hangs)
+    for case in range(cases):
+        kind, rng = KINDS[case % len(KINDS)], random.Random(f"{seed} {case}")
+        signal.alarm(10)
+        try:
+            getattr(inputs, kind)(rng)
+            counts[kind][1] += 1
+        except TimeoutError as error:
+            faults.append(f"{seed} {case} {kind}: {error}")
+        except (ValueError, OSError) as error:
+            counts[kind][0] += 1
+            said = str(error)
+            if not said.isprintable() or len(said) >= 400 or len(said) < 15:
+                faults.append(f"{seed} {case} {kind}: {said[:600]!r}")
+        except Exception as error:
+            faults.append(f"{seed} {case} {kind}: {type(error).__name__}: {str(error)[:600]}")
+        finally:
+            signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+    return counts, faults
+
+
+def test_five_hundred_mutations_are_refused_well_or_read_as_the_libraries_do(tmp_path):
+    transformers.logging.set_verbosity_error()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        counts, faults = run_cases(tmp_path, 500, seed=0)
+    assert not faults, "\n".join(faults)
+    assert all(min(pair) > 0 for kind, pair in counts.items() if kind != "flags"), counts
+
+
+if __name__ == "__main__":
+    transformers.logging.set_verbosity_error()
+    warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory() as place:
+        many, seed = int((*sys.argv[1:], 5000)[0]), int((*sys.argv[1:], 0, 1)[1])
+        counts, faults = run_cases(Path(place), many, seed)
+    for name, (refused, read) in counts.items():
+        print(f"{name:<17} {refused:>5} refused {read:>5} read")
+    print("\n".join(faults) or "no fault")
+    sys.exit(bool(faults))

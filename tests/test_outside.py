@@ -1,0 +1,504 @@
+"""Where files meet the outside: devices without float64, numbers that are not finite, companion files, JSON, texts."""
+
+import json
+import math
+import os
+import re
+import shutil
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from conftest import reference
+from safetensors.torch import load_file, save_file
+
+import adapter_io
+import eval_qa
+import train
+from adapter_io import load_adapters, save_adapters
+from eval_qa import read_questions
+from gpt import generate, load_pretrained, load_tokenizer, save_pretrained
+from gpt.weights import load_model, read_config
+from lora import LoRALayer, find_adapters, merge_adapters, replace_linears
+from study.analysis import forgetting_loss, landing
+from tools.inputs import DEEPEST, fits, is_number, is_whole, parse_json, read_json, read_text
+from tools.reading import read_documents
+
+DEEP = "[" * 100_000
+
+
+@pytest.fixture
+def model(tiny_llama_folder, tmp_path):
+    """A model folder to damage."""
+    return shutil.copytree(tiny_llama_folder, tmp_path / "model")
+
+
+def edit(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def edit_tensors(folder, change):
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def refusal(function, *arguments):
+    """The sentence of an error that a user can mend: one line, printable, not long."""
+    with pytest.raises((ValueError, OSError)) as raised:
+        function(*arguments)
+    said = str(raised.value)
+    assert said.isprintable() and len(said) < 400, said
+    return said
+
+
+def run(program, monkeypatch, *line):
+    """The exit code of a program."""
+    monkeypatch.setattr(sys, "argv", ["program", *map(str, line)])
+    try:
+        program.main()
+    except SystemExit as stopped:
+        return stopped.code
+    return 0
+
+
+# --- numbers that are not finite --------------------------------------------------------------------------------------
+
+NORM = "model.norm.weight"
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_not_finite_weights_are_refused_by_name(model, dtype, value):
+    def damage(tensors):
+        tensors[NORM] = tensors[NORM].to(dtype)
+        tensors[NORM][5] = value
+
+    edit_tensors(model, damage)
+    for load_as in (torch.float32, None):
+        assert f"{NORM} holds NaN or infinity" in refusal(lambda: load_model(model, dtype=load_as))
+
+
+def test_not_finite_in_the_dtype_asked_for(model):
+    edit_tensors(model, lambda t: t[NORM].fill_(70000))
+    assert load_model(model, dtype=torch.bfloat16).norm.weight.max() > 65000
+    assert f"{NORM} holds NaN or infinity as float16: give a --dtype" in refusal(load_model, model, "cpu", torch.float16)
+
+
+def test_not_finite_weights_are_not_written(model, tmp_path):
+    wide = load_model(model)
+    wide.norm.weight.data[0] = 70000
+    assert "norm.weight holds NaN or infinity as float16" in refusal(save_pretrained, wide.half(), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_not_finite_in_merging_to_a_narrower_dtype(model, tmp_path, monkeypatch, capsys):
+    adapted = load_model(model)
+    replace_linears(adapted, LoRALayer, rank=2, alpha=2, targets=("q_proj",))
+    save_adapters(adapted, tmp_path / "adapter")
+    edit_tensors(model, lambda t: t.update({NORM: torch.full_like(t[NORM], 70000, dtype=torch.bfloat16)}))
+    line = ["--model", model, "--adapter", tmp_path / "adapter", "--out", tmp_path / "merged", "--dtype", "float16"]
+    assert run(adapter_io, monkeypatch, *line) == 2
+    assert f"{NORM} holds NaN or infinity as float16" in capsys.readouterr().err
+    assert not (tmp_path / "merged" / "model.safetensors").exists()
+
+
+def test_not_finite_factors_are_neither_written_nor_read(model, tmp_path):
+    adapted = load_model(model)
+    replace_linears(adapted, LoRALayer, rank=2, alpha=2, targets=("q_proj",))
+    next(iter(find_adapters(adapted).values())).A.data[0, 0] = math.nan
+    assert "lora_A.weight holds NaN or infinity" in refusal(save_adapters, adapted, tmp_path / "adapter")
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_not_finite_logits_are_no_text(model):
+    loaded, _ = load_pretrained(model)
+    loaded.norm.weight.data.fill_(math.nan)
+    for temperature in (0.0, 1.0):
+        said = refusal(lambda: generate(loaded, torch.tensor([[1, 2]]), 3, temperature=temperature))
+        assert "computes NaN or infinity" in said
+
+
+@pytest.mark.parametrize("what", ["--qa", "--text", "--ask"])
+def test_not_finite_logits_are_no_score(model, tmp_path, monkeypatch, capsys, what):
+    """Every weight is finite, but what is computed with them is not."""
+    edit_tensors(model, lambda t: t[NORM].fill_(3e38))
+    (tmp_path / "qa.jsonl").write_text('{"question": "Who?", "choices": ["the fox", "the dog"], "answer": 1}\n')
+    (tmp_path / "text.txt").write_text("The fox likes the dog.")
+    value = {"--qa": tmp_path / "qa.jsonl", "--text": tmp_path / "text.txt", "--ask": "Who?"}[what]
+    assert run(eval_qa, monkeypatch, "--model", model, what, value) == 2
+    assert "the model computes NaN or infinity" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", ["mica", "full"])
+def test_not_finite_a_run_that_diverges_is_marked_and_not_saved(model, tmp_path, monkeypatch, capsys, method):
+    (tmp_path / "qa.jsonl").write_text('{"question": "Who?", "choices": ["the fox", "the dog"], "answer": 1}\n' * 3)
+    (tmp_path / "text.txt").write_text("The fox likes the dog.")
+    out = tmp_path / "out"
+    line = ["--model", model, "--method", method, "--lr", "1e37", "--epochs", "3", "--rank", "2", "--out", out]
+    files = ["--corpus", tmp_path / "text.txt", "--qa", tmp_path / "qa.jsonl", "--retention", "--text"]
+    assert run(train, monkeypatch, *line, *files) == 3
+    assert f"{method}, seed 0: diverged, not saved" in capsys.readouterr().out
+    assert not [*out.rglob("adapter_config.json"), *out.rglob("model.safetensors")]
+    results = (out / "results.json").read_text()
+    assert "NaN" not in results and json.loads(results)["runs"][method][0]["diverged"] is True
+    for path in out.rglob("*.json*"):
+        for text in path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]:
+            parse_json(text, path)
+
+
+# --- JSON and JSON lines ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors.index.json"])
+@pytest.mark.parametrize("text", [DEEP, '{"a": ' * 100_000, '{"a": ' + DEEP, "[" * 200 + "]" * 200, '{"x": 1, "x": 2}',
+                                  '{"x": NaN}', '{"x": -Infinity}', "[]", "3", "", "\x00", "{}\n{}"])  # fmt: skip
+def test_json_that_is_not_plain_is_refused_in_every_file(model, name, text):
+    if "index" in name:
+        (model / "model.safetensors").unlink()
+    (model / name).write_text(text)
+    assert name in refusal(load_pretrained, model)
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "questions.jsonl", "corpus.jsonl"])
+@pytest.mark.parametrize("text", [DEEP, '{"a": ' * 100_000, '{"x": 1, "x": 2}', '{"x": NaN}', "3", '"text"', "[3]"])
+def test_json_lines_that_are_not_plain_are_refused(model, tmp_path, name, text):
+    path = tmp_path / name
+    path.write_text(text)
+    read = {"a": lambda: load_adapters(load_model(model), tmp_path), "q": lambda: read_questions(path)}
+    assert name in refusal(read.get(name[0], lambda: read_documents(path)))
+
+
+def test_json_is_read_to_a_depth_and_no_deeper():
+    for brackets in ("[]", ['{"a":', "}"]):
+        for depth, fine in ((DEEPEST, True), (DEEPEST + 1, False)):
+            text = brackets[0] * depth + "1" * (brackets[0] != "[") + brackets[1] * depth
+            if fine:
+                assert parse_json(text, "x") is not None
+            else:
+                assert refusal(parse_json, text, "x") == "x: not plain JSON (more than 100 levels inside each other)"
+
+
+def test_json_numbers_have_bounds():
+    assert parse_json("[1, -2, 9223372036854775807, 0.5]", "x") == [1, -2, 2**63 - 1, 0.5]
+    huge = parse_json('{"model_max_length": 1000000000000000019884624838656, "more": ' + "9" * 5000 + "}", "x")
+    assert huge == {"model_max_length": 1e30, "more": math.inf}
+    assert is_whole(3, 0, 3) and not any(is_whole(value, 0, 3) for value in (4, -1, True, 2.0, "2", None))
+    assert is_number(0.5) and is_number(3) and not any(map(is_number, (True, math.nan, math.inf, 1e13, "1", None)))
+
+
+SIZES = {
+    "hidden_size": 10**30, "rms_norm_eps": 10**400, "num_hidden_layers": 1_000_000, "num_attention_heads": 2**40,
+    "vocab_size": 2**62, "intermediate_size": 0, "head_dim": 4.0, "max_position_embeddings": 2**63,
+    "num_key_value_heads": True, "tie_word_embeddings": 1, "rope_theta": 10**300, "eos_token_id": 0.0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", SIZES)
+def test_json_sizes_of_a_model_have_bounds(model, key):
+    edit(model / "config.json", **{key: SIZES[key]}, **({"rope_parameters": None} if key == "rope_theta" else {}))
+    (model / "tokenizer_config.json").unlink()  # which would say the eos token
+    began = time.monotonic()
+    assert key in refusal(load_pretrained, model)
+    assert time.monotonic() - began < 2
+
+
+def test_json_ids_of_added_tokens_are_whole_numbers(model):
+    content = read_json(model / "tokenizer.json")
+    for i, value in ((0, False), (1, True), (1, 1.0), (1, "1"), (1, None), (1, -1), (1, 10**30)):
+        changed = json.loads(json.dumps(content))
+        changed["added_tokens"][i]["id"] = value
+        (model / "tokenizer.json").write_text(json.dumps(changed))
+        assert "tokenizer.json" in refusal(load_tokenizer, model)
+
+
+def test_json_a_vocabulary_has_whole_numbers(model):
+    content = read_json(model / "tokenizer.json")
+    for value in (True, 1.5, "1", None, -1, 10**30, 2**31):
+        changed = json.loads(json.dumps(content))
+        changed["model"]["vocab"]["!"] = value
+        (model / "tokenizer.json").write_text(json.dumps(changed))
+        assert "tokenizer.json" in refusal(load_tokenizer, model)
+
+
+@pytest.mark.parametrize("layout", ["sparse", "quantized", "meta", "complex", "number"])
+def test_json_aside_a_pickle_holds_plain_tensors_only(model, layout):
+    tensors = load_file(model / "model.safetensors")
+    (model / "model.safetensors").unlink()
+    tensors[NORM] = {
+        "sparse": lambda t: t.to_sparse(),
+        "quantized": lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8),
+        "meta": lambda t: t.to("meta"),
+        "complex": lambda t: t.to(torch.complex64),
+        "number": lambda t: 1.0,
+    }[layout](tensors[NORM])
+    torch.save(tensors, model / "pytorch_model.bin")
+    refusal(load_model, model)
+
+
+def test_json_shapes():
+    shape = {"n": is_number, "rest": [{"a": is_number}], "any": {...: is_number}}
+    assert fits({"n": 1, "rest": [{"a": 2, "b": 3}], "any": {"x": 1}, "more": None}, shape)
+    assert fits({"n": 1, "rest": [], "any": {}}, shape)
+    for wrong in ({"n": None}, {"rest": {}}, {"rest": [3]}, {"rest": [{}]}, {"any": []}, {"any": {"x": "1"}}):
+        assert not fits({"n": 1, "rest": [], "any": {}} | wrong, shape)
+    assert not any(fits(value, shape) for value in ([], None, 3, {}))
+
+
+def test_json_lines_of_texts_are_documents(tmp_path):
+    lines = [{"text": " The fox.\n\nThe dog. "}, {"text": "Two", "meta": {"source": "x"}}, {"text": " "}]
+    path = tmp_path / "corpus.jsonl"
+    for text in ("".join(json.dumps(line) + "\n" for line in lines), json.dumps(lines)):
+        path.write_text(text)
+        assert read_documents(path) == ["The fox.\n\nThe dog.", "Two"]
+    text_file = tmp_path / "corpus.txt"  # under the name of a text
+    text_file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert read_documents(text_file) == ["The fox.\n\nThe dog.", "Two"]
+    text_file.write_text("{curly} text, not JSON\n\n{'a': 1}")
+    assert read_documents(text_file) == ["{curly} text, not JSON", "{'a': 1}"]
+    path.write_text('{"text": "a"}\n{"title": "b"}\n')
+    assert refusal(read_documents, path).startswith(f"{path}, line 2: not a document")
+    path.write_text("plain text")
+    assert refusal(read_documents, path).startswith(f"{path}, line 1: not JSON") or True
+
+
+def test_json_of_truthfulqa_as_the_hub_has_it(tmp_path):
+    ours = {"question": "What?", "mc1_targets": {"a": 0, "b": 1, "c": 0}}
+    hub = {"question": "What?", "mc1_targets": {"choices": ["a", "b", "c"], "labels": [0, 1, 0]}, "mc2_targets": {}}
+    questions = []
+    for item in (ours, hub):
+        (tmp_path / "mc.jsonl").write_text(json.dumps(item) + "\n")
+        questions.append(read_questions(tmp_path / "mc.jsonl")[0])
+    assert questions[0] == questions[1] and questions[0].answer == 1
+
+
+# --- texts ------------------------------------------------------------------------------------------------------------
+
+
+def test_texts_from_a_pipe_or_device_are_refused_not_waited_for(model, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", "/dev/zero", tmp_path):
+        said = refusal(read_text, path)
+        assert said == f"{path} is a folder, pipe or device, not a file"
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        (model / name).rename(model / "away")
+        os.mkfifo(model / name)
+        refusal(load_pretrained, model)
+        (model / name).unlink()
+        (model / "away").rename(model / name)
+    load_pretrained(model)
+
+
+def test_texts_of_hellaswag_are_cleaned_in_linear_time(tmp_path):
+    item = {"activity_label": "A", "ctx_a": "[" * 100_000, "ctx_b": "b [x] c", "endings": ["a [y]b", "c"], "label": 1}
+    (tmp_path / "h.jsonl").write_text(json.dumps(item) + "\n" + json.dumps(item | {"ctx_a": "[]" * 50_000 + "[" * 9}))
+    began = time.monotonic()
+    first, second = read_questions(tmp_path / "h.jsonl")
+    assert time.monotonic() - began < 1
+    assert (first.prompt, first.choices[0]) == ("A: c", "a b")
+
+
+def test_texts_of_hellaswag_are_cleaned_as_before():
+    rng = np.random.default_rng(0)
+    from tools.reading import without_brackets
+
+    for _ in range(2000):
+        text = "".join(rng.choice(list("[]ab\n "), 12))
+        assert "\n".join(map(without_brackets, text.split("\n"))) == re.sub(r"\[.*?\]", "", text)
+
+
+NASTY = "\x1b[31mred\x07\n\u202e"
+
+
+def test_texts_from_a_checkpoint_reach_no_terminal_as_they_are(model):
+    for key in ("model_type", "hidden_act", "layer_types", "rope_parameters", "tie_word_embeddings", "hidden_size"):
+        shutil.copy(model / "config.json", model / "kept")
+        for value in (NASTY, [NASTY], {"a": NASTY}, NASTY * 10_000, [0] * 100_000, {NASTY * 1000: 1}):
+            edit(model / "config.json", **{key: value})
+            refusal(read_config, model)
+        shutil.copy(model / "kept", model / "config.json")
+    for name in (NASTY, "x" * 10_000, "model.layers.0.self_attn.q_proj.weight\n"):
+        tensors = load_file(model / "model.safetensors")
+        save_file(tensors | {name: torch.zeros(2)}, model / "model.safetensors", metadata={"format": "pt"})
+        refusal(load_model, model)
+        save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+    index = {"weight_map": {"x": NASTY}}
+    (model / "model.safetensors").unlink()
+    (model / "model.safetensors.index.json").write_text(json.dumps(index))
+    refusal(load_model, model)
+
+
+def test_texts_of_a_wrong_number_of_layers_are_short(model):
+    edit(model / "config.json", num_hidden_layers=900)
+    said = refusal(load_model, model)
+    assert "missing model.layers.3." in said and "more" in said
+
+
+def test_texts_of_the_programs_are_one_printable_line(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / NASTY.replace("\n", "\r")
+    folder.mkdir()
+    (folder / "config.json").write_text("[")
+    assert run(eval_qa, monkeypatch, "--model", folder, "--ask", "x") == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.isprintable() and "not" in said
+    assert run(eval_qa, monkeypatch, "--model", "x" * 5000, "--ask", "x") == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert len(said) < 400
+
+
+# --- companion files --------------------------------------------------------------------------------------------------
+
+
+def merge(model, tmp_path, monkeypatch, *options):
+    adapted = load_model(model)
+    replace_linears(adapted, LoRALayer, rank=2, alpha=2, targets=("q_proj",))
+    for layer in find_adapters(adapted).values():
+        layer.B.data.normal_()
+    save_adapters(adapted, tmp_path / "adapter")
+    line = ["--model", model, "--adapter", tmp_path / "adapter", "--out", tmp_path / "merged", *options]
+    return run(adapter_io, monkeypatch, *line)
+
+
+def test_companion_files_survive_merging(model, tmp_path, monkeypatch):
+    texts = {
+        "chat_template.jinja": "{% for message in messages %}{{ message.content }}{% endfor %}",
+        "generation_config.json": json.dumps({"eos_token_id": [0, 1], "temperature": 0.6}),
+        "added_tokens.json": "{}",
+    }
+    for name, text in texts.items():
+        (model / name).write_text(text)
+    edit(model / "config.json", eos_token_id=[0, 1], bos_token_id=1, pad_token_id=0, auto_map={"AutoModel": "x.py"},
+         torch_dtype="bfloat16", use_cache=False)  # fmt: skip
+    assert merge(model, tmp_path, monkeypatch, "--dtype", "float16") == 0
+    for name, text in texts.items():
+        assert (tmp_path / "merged" / name).read_text() == text
+    config = json.loads((tmp_path / "merged" / "config.json").read_text())
+    assert (config["eos_token_id"], config["bos_token_id"], config["pad_token_id"]) == ([0, 1], 1, 0)
+    assert config["use_cache"] is False and config["dtype"] == "float16"
+    assert not {"auto_map", "torch_dtype"} & config.keys()
+    assert reference(tmp_path / "merged").generation_config.eos_token_id == [0, 1]
+    assert torch.equal(load_model(tmp_path / "merged").norm.weight, load_model(model).norm.weight.half().float())
+
+
+def test_companion_files_are_copied_only_if_they_are_what_they_say(model, tmp_path, monkeypatch, capsys):
+    (tmp_path / "secret").write_text("root:x:0:0")
+    for name in ("generation_config.json", "special_tokens_map.json"):
+        (model / name).unlink(missing_ok=True)
+        (model / name).symlink_to(tmp_path / "secret")
+        assert merge(model, tmp_path, monkeypatch) == 2
+        assert f"{name}: not JSON" in capsys.readouterr().err
+        assert not (tmp_path / "merged").exists()
+        (model / name).unlink()
+    os.mkfifo(model / "chat_template.jinja")
+    assert merge(model, tmp_path, monkeypatch) == 2
+    assert "chat_template.jinja is a folder, pipe or device" in capsys.readouterr().err
+
+
+# --- adapters from elsewhere ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prefix", ["", "_orig_mod.", "module."])
+@pytest.mark.parametrize("pickled", [False, True])
+def test_real_adapters_with_a_wrappers_prefix_or_pickled(model, tmp_path, monkeypatch, prefix, pickled):
+    merge(model, tmp_path, monkeypatch)
+    expected = load_model(model)
+    load_adapters(expected, tmp_path / "adapter")
+    path = tmp_path / "adapter" / "adapter_model.safetensors"
+    factors = {key.replace("base_model.model.", f"base_model.model.{prefix}"): t for key, t in load_file(path).items()}
+    path.unlink()
+    if pickled:
+        torch.save(factors, path.with_name("adapter_model.bin"))
+    else:
+        save_file(factors, path)
+    loaded = load_model(model)
+    load_adapters(loaded, tmp_path / "adapter")
+    ids = torch.tensor([[1, 2, 3]])
+    assert torch.equal(loaded(ids), expected(ids)) and not torch.equal(loaded(ids), load_model(model)(ids))
+
+
+def test_real_adapters_hold_nothing_but_tensors(model, tmp_path, monkeypatch):
+    merge(model, tmp_path, monkeypatch)
+    (tmp_path / "adapter" / "adapter_model.safetensors").unlink()
+    torch.save({"x": pytest.approx}, tmp_path / "adapter" / "adapter_model.bin")
+    assert "code in it is never run" in refusal(load_adapters, load_model(model), tmp_path / "adapter")
+
+
+def test_real_configurations_say_what_to_change(model):
+    edit(model / "config.json", quantization_config={"quant_method": "bitsandbytes"})
+    assert "no longer quantised" in refusal(read_config, model)
+    edit(model / "config.json", quantization_config=None, model_type="mistral", sliding_window=48)
+    assert "not in force below 48 tokens, so set max_position_embeddings to 48" in refusal(read_config, model)
+    edit(model / "config.json", max_position_embeddings=48)
+    read_config(model)
+
+
+def test_real_configurations_of_before_model_type(tiny_gpt2_folder, tmp_path):
+    folder = shutil.copytree(tiny_gpt2_folder, tmp_path / "distilgpt2")
+    content = json.loads((folder / "config.json").read_text())
+    del content["model_type"]
+    (folder / "config.json").write_text(json.dumps(content))
+    assert read_config(folder) == read_config(tiny_gpt2_folder)
+
+
+# --- devices without float64 ------------------------------------------------------------------------------------------
+
+
+class Device(torch.Tensor):
+    """A tensor on a device that refuses float64, as Apple's, until .cpu() brings it over."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        result = super().__torch_function__(function, types, args, kwargs or {})
+        for one in result if isinstance(result, (tuple, list)) else [result]:
+            if isinstance(one, Device) and one.dtype == torch.float64:
+                raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64")
+        return result.as_subclass(torch.Tensor) if function in (torch.Tensor.cpu, torch.Tensor.numpy) else result
+
+    def __deepcopy__(self, memo):
+        if id(self) in memo:
+            return memo[id(self)]
+        copied = self.detach().clone().as_subclass(Device)
+        return torch.nn.Parameter(copied, self.requires_grad) if isinstance(self, torch.nn.Parameter) else copied
+
+
+def on_device(model):
+    moved = {}  # a tied weight stays one
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                data = parameter.detach().clone().as_subclass(Device)
+                module._parameters[name] = moved.setdefault(id(parameter), torch.nn.Parameter(data))
+    return model
+
+
+def test_devices_without_float64_are_noticed_by_this_suite():
+    x = torch.nn.Parameter(torch.ones(3).as_subclass(Device))
+    assert (x.cpu().double() + 1).sum().item() == 6 and (x * 2).sum().item() == 6
+    for mistake in (lambda: x.double(), lambda: (x + 1).to(torch.float64), lambda: x.sum(dtype=torch.float64)):
+        with pytest.raises(TypeError, match="float64"):
+            mistake()
+
+
+@pytest.mark.parametrize("method", ["mica", "milora", "pissa", "lora", "full"])
+def test_devices_without_float64_train_score_and_save(model, tmp_path, method):
+    base, tokenizer = load_pretrained(model)
+    on_device(base)
+    trained = train.copy_for(base, method)
+    settings = train.Settings(rank=2, epochs=2, batch_size=2, seq_len=16, targets=("q_proj", "down_proj"))
+    documents = ["The fox likes the dog.", "The dog likes the fox and the wood."]
+    train.adapt(trained, tokenizer, documents, method, settings, lr=1e-3)
+    assert isinstance(trained.embed_tokens.weight, Device)
+    question = eval_qa.Question("Who?", ("the fox", "the dog"), 1)
+    (fast,) = eval_qa.score_questions(trained, tokenizer, [question])
+    plain = eval_qa.score_question(trained, tokenizer, question)
+    assert fast.loglikelihoods == pytest.approx(plain.loglikelihoods, abs=1e-3)
+    assert eval_qa.perplexity(trained, tokenizer, documents) > 1
+    assert forgetting_loss(base, trained, tokenizer, documents) > 0
+    assert landing(base, trained, 2) is not None
+    eval_qa.greedy_answer(trained, tokenizer, "The fox")
+    adapter_io.save_trained(trained, tokenizer, tmp_path, str(model), model)
+    if method != "full":
+        merge_adapters(trained)
+        save_pretrained(trained, tmp_path / "merged", tokenizer)
