@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from gpt.model import GPTConfig, RopeScaling, rotary_tables
+from tools.inputs import SIZE, TOKENS, shown
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,6 @@ FIXED = {
     "rope.scaling.type": "none",
     "rope.scaling.factor": 1.0,
 }
-LARGEST = 2**20  # of a model's sizes; of its context, 2**31: a damaged number is not to be built
 MOST_ELEMENTS = 10_000_000  # of all lists in the metadata: a vocabulary has some 100,000 tokens, and as many merges
 
 
@@ -124,7 +124,7 @@ def gguf_config(path):
     sizes = {"vocab_size": len(get_list(file, "tokenizer.ggml.tokens", str))}
     for key in architecture.keys.keys() & given.keys():
         value = given.pop(key)
-        largest = 2**31 if key in ("context_length", "rope.freq_base") else LARGEST
+        largest = TOKENS if key in ("context_length", "rope.freq_base") else SIZE
         if type(value) not in (int, float) or not 0 < value <= largest:
             raise ValueError(f"{kind}.{key}={shown(value)} is not a number that a model can have there")
         # A float32 as it was meant: 1e-05, not 9.999999747378752e-06.
@@ -472,8 +472,3 @@ def get_list(file, key, kind, length=None):
     if not right or length not in (None, len(value)):
         raise ValueError(f"the metadata have no list {key} of {length or 'some'} {kind.__name__}")
     return value
-
-
-def shown(value):
-    """For a sentence: not more than the beginning."""
-    return repr(value)[:80]
