@@ -163,7 +163,8 @@ def load_tokenizer(folder):
             return load_sentencepiece(folder, files["tokenizer.model"], settings, files.get("added_tokens.json", {}))
         return load_json(folder, settings, content)
     except ValueError as error:
-        hint = " (without tokenizer.json, tokenizer.model is read)" if {"tokenizer.json", "tokenizer.model"} <= {*files} else ""
+        both = content is not None and "tokenizer.model" in files
+        hint = " (without tokenizer.json, tokenizer.model is read)" if both else ""
         raise ValueError(f"{path}: {error}{hint}") from None
     except (LookupError, TypeError, AttributeError, OverflowError) as error:  # a part is absent or of another kind
         said = shown(f"{type(error).__name__}: {error}")

@@ -33,7 +33,7 @@ import eval_qa
 import train
 from adapter_io import load_adapters, save_adapters
 from eval_qa import read_questions
-from gpt import load_pretrained, load_tokenizer
+from gpt import load_tokenizer
 from gpt.weights import load_model
 from lora import LoRALayer, find_adapters, merge_adapters, replace_linears
 from study.toy import EXTENDED_DESIGN
