@@ -30,6 +30,9 @@ def start(action, out, err):
                 setattr(sys, name, io.TextIOWrapper(binary, encoding=encoding, line_buffering=name == "stderr"))
         if signal.getsignal(signal.SIGINT) != signal.SIG_DFL:  # a job in the background may be deaf to it
             signal.signal(signal.SIGINT, signal.default_int_handler)
+        for name in ("SIGTERM", "SIGHUP"):  # and what nohup starts to SIGHUP
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), signal.SIG_DFL)
         action()
         code = 0
     except SystemExit as stop:
