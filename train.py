@@ -28,6 +28,7 @@ from torch.nn import functional as F
 
 from adapter_io import save_trained
 from eval_qa import IGNORE, Question, greedy_answer, pack, perplexity, read_question_sets, score_questions, summarise
+from fast.loss import head_is_large_and_frozen, loss_in_chunks
 from gpt import find_model, load_pretrained
 from lora import LoRALayer, count_trainable, replace_linears
 from mica import MajorMiCALayer, MiCALayer, OrthonormalMiCALayer, RandomMiCALayer, TrainedMiCALayer, TransposedMiCALayer
@@ -109,6 +110,15 @@ def mixed_precision(model):
     return torch.autocast(model.device.type, torch.bfloat16, enabled=enabled)
 
 
+def next_token_loss(model, x, y):
+    """Mean cross-entropy, in nats, of the model's predictions of y from x (batch, seq_len); an IGNORE in y is left out."""
+    with mixed_precision(model):
+        if head_is_large_and_frozen(model.lm_head):  # equal to rounding, without all logits at once
+            return loss_in_chunks(model.hidden_states(x), model.lm_head.weight, y, IGNORE)
+        logits = model(x)  # (batch, seq_len, vocab)
+    return F.cross_entropy(logits.float().flatten(0, 1), y.flatten(), ignore_index=IGNORE)
+
+
 def adapt(model, tokenizer, documents, method, settings=Settings(), lr=None, seed=0, on_epoch=None):
     """Train `model` in place on `documents` (strings) with a method of METHODS; return [{"epoch", "loss"}, ...].
 
@@ -139,9 +149,7 @@ def adapt(model, tokenizer, documents, method, settings=Settings(), lr=None, see
         for x, y in progress(batches, description, note=lambda: f"loss {losses[-1].item():.3f}"):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, steps, lr, settings.warmup)
-            with mixed_precision(model):
-                logits = model(x.to(model.device))  # (batch, seq_len, vocab)
-            loss = F.cross_entropy(logits.float().flatten(0, 1), y.to(model.device).flatten(), ignore_index=IGNORE)
+            loss = next_token_loss(model, x.to(model.device), y.to(model.device))
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, settings.clip)
             optimizer.step()
@@ -189,9 +197,7 @@ def parse_arguments():
     old = [f"data/old/{name}.jsonl" for name in ("never_asked", "asked", "reworded", "cloze")]
     rates = ", ".join(f"{name} {method.lr:g}" for name, method in METHODS.items())
     add("--method", nargs="+", choices=[*METHODS, "all"], default=["mica"], help=f"all: {', '.join(ALL)}")
-    add(
-        "--model", default="data/base", help="a model's folder, *.gguf, package:NAME, or org/name[@revision] on the Hub"
-    )
+    add("--model", default="data/base", help="a folder, *.gguf, package:NAME, or org/name[@revision] on the Hub")
     add("--corpus", default="data/new/corpus.txt", help="what is learned: a .txt, or a folder of .txt and .md")
     add("--qa", nargs="+", default=new, metavar="FILE", help="questions on what is new; the first file counts")
     add("--retention", nargs="*", default=old, metavar="FILE", help="questions on what the model knew before")
@@ -327,7 +333,9 @@ def teach_and_report(args, base, tokenizer, task, settings, folder, made_from, n
     finally:  # Ctrl-C, a full disk, out of memory: what is done is reported all the same
         if runs:
             if not finished:
-                print("not finished: reporting the runs that are; the same command goes on with the others", file=sys.stderr)
+                print(
+                    "not finished: reporting the runs that are; the same command goes on with the rest", file=sys.stderr
+                )
             colors = {method: METHODS[method].color for method in runs}
             write_report(out, untouched, runs, panels, colors, examples_text(asked, answers), notes + diverged)
     if diverged:

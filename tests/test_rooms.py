@@ -19,7 +19,7 @@ ALLOWED = {
     "milora": {"fast", "lora"},
     "adapter_io": {"tools", "gpt", "lora"},
     "eval_qa": {"tools", "gpt", "fast", "adapter_io"},
-    "train": {"tools", "gpt", "lora", "mica", "milora", "adapter_io", "eval_qa"},
+    "train": {"tools", "gpt", "fast", "lora", "mica", "milora", "adapter_io", "eval_qa"},
     "pictures": {"lora", "mica", "gpt"},
 }
 GROUND = {"tools/cli", "tools/inputs"}  # which import nothing of ours

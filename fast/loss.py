@@ -1,0 +1,68 @@
+"""The loss of a model with a large, frozen head, without ever holding the logits of all tokens.
+
+The plain version is train.next_token_loss: all logits (tokens, vocab), then F.cross_entropy; a test holds this one
+against it. With 50,000 words of vocabulary and more, the logits, their log-softmax and its gradient are the largest
+tensors of a training step by far, and each is written to memory and read back several times.
+
+How: nothing is learned in the head, so of a chunk of tokens only two things are needed: the loss, and the gradient
+with respect to the hidden states, (softmax(logits) - one_hot(target)) W. Both come from the same exponentials, so the
+gradient is taken at once, and the chunk's logits are gone before the next chunk's are made. The idea is that of Cut
+Your Losses (arXiv 2411.09009) and Liger Kernel (arXiv 2410.10989).
+"""
+
+import math
+
+import torch
+from torch import nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+LARGE = 2**14  # words: from here on it pays; below, the plain version is as quick and leaves every bit as it was
+CHUNK = 2**25  # logits held at once, at most: 128 MB in float32
+
+
+def head_is_large_and_frozen(head):
+    """Whether loss_in_chunks is for this head: an nn.Linear without bias or adapter, frozen, of a large vocabulary."""
+    plain = type(head) is nn.Linear and head.bias is None
+    return plain and not head.weight.requires_grad and head.out_features >= LARGE
+
+
+def loss_in_chunks(hidden, weight, targets, ignore):
+    """Mean cross-entropy, in nats, of the logits hidden W^T: a scalar in float32 (float64 for float64 weights).
+
+    hidden: (..., hidden), the only thing a gradient is taken for; weight: W (vocab, hidden), the frozen head's; targets:
+    (...), ids, or `ignore` where nothing is asked, which the mean leaves out. Inside autocast the two products are made
+    in its dtype, as a head's would be.
+    """
+    device = hidden.device.type
+    if torch.is_autocast_enabled(device):
+        hidden, weight = (tensor.to(torch.get_autocast_dtype(device)) for tensor in (hidden, weight))
+    return LossInChunks.apply(hidden.flatten(0, -2), weight.detach(), targets.flatten(), ignore)
+
+
+class LossInChunks(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden, weight, targets, ignore):
+        dtype = torch.promote_types(weight.dtype, torch.float32)  # of what is neither hidden states nor weights
+        asked = targets != ignore  # (tokens,)
+        share = asked.to(dtype) / asked.sum()  # of each token in the mean
+        targets = targets.masked_fill(~asked, 0)[:, None]  # (tokens, 1), all of them ids
+        chunks = math.ceil(len(hidden) * len(weight) / CHUNK)
+        losses, gradients = [], []
+        for h, target, part in zip(hidden.chunk(chunks), targets.chunk(chunks), share.chunk(chunks)):
+            logits = F.linear(h, weight).to(dtype)  # (chunk, vocab)
+            top = logits.amax(dim=1, keepdim=True)  # taken off, so that no exponential overflows
+            right = logits.gather(1, target) - top  # (chunk, 1)
+            exps = logits.sub_(top).exp_()  # where the logits were
+            total = exps.sum(dim=1, keepdim=True)  # softmax is exps / total
+            losses.append((total.log() - right).squeeze(1) * part)
+            exps.scatter_add_(1, target, -total)  # (softmax - one_hot) * total
+            gradients.append((exps.to(weight.dtype) @ weight * (part[:, None] / total)).to(h.dtype))
+        ctx.save_for_backward(torch.cat(gradients))  # (tokens, hidden)
+        return torch.cat(losses).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, above):
+        (gradient,) = ctx.saved_tensors
+        return gradient * above.to(gradient.dtype), None, None, None
