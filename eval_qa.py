@@ -248,9 +248,7 @@ def greedy_answer(model, tokenizer, prompt, max_new_tokens=40):
 def parse_arguments():
     parser = Parser(prog="eval_qa.py", description="Multiple-choice accuracy by log-likelihood; perplexity; answers.")
     add = parser.add_argument
-    add(
-        "--model", default="data/base", help="a model's folder, *.gguf, package:NAME, or org/name[@revision] on the Hub"
-    )
+    add("--model", default="data/base", help="a folder, *.gguf, package:NAME, or org/name[@revision] on the Hub")
     add("--adapter", help="folder of a run of train.py, or of an adapter; fits the instruct variant too")
     add("--qa", nargs="+", default=[], metavar="FILE", help="question files: ours, TruthfulQA's or HellaSwag's")
     add("--primer", metavar="FILE", help="example questions to put before each of TruthfulQA's; None: none")

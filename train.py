@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from adapter_io import save_trained
 from eval_qa import IGNORE, Question, greedy_answer, pack, perplexity, read_question_sets, score_questions, summarise
-from fast.loss import head_is_large_and_frozen, loss_in_chunks
+from fast.loss import compiled, head_is_large_and_frozen, loss_in_chunks
 from gpt import find_model, load_pretrained
 from lora import LoRALayer, count_trainable, replace_linears
 from mica import MajorMiCALayer, MiCALayer, OrthonormalMiCALayer, RandomMiCALayer, TrainedMiCALayer, TransposedMiCALayer
@@ -76,6 +76,9 @@ class Settings:
     seq_len: int = 128  # tokens a window
     warmup: float = 0.1  # share of the steps
     clip: float = 1.0  # largest norm of the gradient
+    accumulate: int = 1  # parts that a step is computed in, one after the other: less memory, the same gradient
+    checkpointing: bool = False  # what blocks compute inside is not kept for the gradient but computed again
+    compile: bool = False  # by torch.compile
 
 
 def block_linears(model):
@@ -104,19 +107,14 @@ def learning_rate(step, steps, peak, warmup):
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup * steps) / (steps - warmup * steps)))
 
 
-def mixed_precision(model):
-    """bfloat16 autocast on a GPU that holds float32 weights, and nowhere else: on a CPU, results are plain float32."""
-    enabled = model.device.type == "cuda" and next(model.parameters()).dtype == torch.float32
-    return torch.autocast(model.device.type, torch.bfloat16, enabled=enabled)
-
-
 def next_token_loss(model, x, y):
-    """Mean cross-entropy, in nats, of the model's predictions of y from x (batch, seq_len); an IGNORE in y is left out."""
-    with mixed_precision(model):
-        if head_is_large_and_frozen(model.lm_head):  # equal to rounding, without all logits at once
+    """Cross-entropy, in nats, of predicting y from x (batch, seq_len), the sum over y; IGNORE in y counts as nothing."""
+    mixed = model.device.type == "cuda" and next(model.parameters()).dtype == torch.float32  # bfloat16, on GPUs only
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=mixed):
+        if head_is_large_and_frozen(model.lm_head):  # the same to rounding, without ever holding all logits
             return loss_in_chunks(model.hidden_states(x), model.lm_head.weight, y, IGNORE)
         logits = model(x)  # (batch, seq_len, vocab)
-    return F.cross_entropy(logits.float().flatten(0, 1), y.flatten(), ignore_index=IGNORE)
+    return F.cross_entropy(logits.float().flatten(0, 1), y.flatten(), ignore_index=IGNORE, reduction="sum")
 
 
 def adapt(model, tokenizer, documents, method, settings=Settings(), lr=None, seed=0, on_epoch=None):
@@ -132,7 +130,9 @@ def adapt(model, tokenizer, documents, method, settings=Settings(), lr=None, see
     lr = METHODS[method].lr if lr is None else lr
     parameters = [p for p in model.parameters() if p.requires_grad]
     # No weight decay: on factors it would pull the change to zero, on weights the weights; no like for like.
-    optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.0, fused=model.device.type == "cuda")
+    loss_of = compiled(next_token_loss, model.device) if settings.compile else next_token_loss
+    model.checkpointing = settings.checkpointing
 
     order = random.Random(seed)
     documents = [tokenizer.encode(text) for text in documents]
@@ -141,20 +141,22 @@ def adapt(model, tokenizer, documents, method, settings=Settings(), lr=None, see
     model.train()
     for epoch in range(1, settings.epochs + 1):
         order.shuffle(documents)
-        inputs, targets = pack(documents, tokenizer.eot_id, seq_len, tokenizer.bos_id)  # (windows, seq_len)
-        batches = list(zip(inputs.split(settings.batch_size), targets.split(settings.batch_size)))
+        inputs, targets = (ids.to(model.device) for ids in pack(documents, tokenizer.eot_id, seq_len, tokenizer.bos_id))
+        batches = list(zip(inputs.split(settings.batch_size), targets.split(settings.batch_size)))  # (batch, seq_len)
         steps = len(batches) * settings.epochs
         losses = []
         description = f"{method}, seed {seed}, epoch {epoch}/{settings.epochs}"
         for x, y in progress(batches, description, note=lambda: f"loss {losses[-1].item():.3f}"):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, steps, lr, settings.warmup)
-            loss = next_token_loss(model, x.to(model.device), y.to(model.device))
-            loss.backward()
+            losses.append(0.0)  # the mean over the step, however many parts it is computed in
+            for part in zip(x.chunk(settings.accumulate), y.chunk(settings.accumulate)):
+                loss = loss_of(model, *part) / (y != IGNORE).sum()
+                loss.backward()
+                losses[-1] += loss.detach()
             nn.utils.clip_grad_norm_(parameters, settings.clip)
             optimizer.step()
             optimizer.zero_grad()
-            losses.append(loss.detach())
             step += 1
         history.append({"epoch": epoch, "loss": torch.stack(losses).mean().item()})
         if on_epoch is not None:
@@ -211,6 +213,9 @@ def parse_arguments():
     add("--epochs", type=int, default=defaults.epochs, help="passes over the corpus")
     add("--batch-size", type=int, default=defaults.batch_size, help="windows a step")
     add("--seq-len", type=int, default=defaults.seq_len, help="window, in tokens")
+    add("--accumulate", type=int, default=defaults.accumulate, help="parts to compute a step in, to save memory")
+    add("--checkpointing", action="store_true", help="keep blocks' inputs only, compute the rest twice: saves memory")
+    add("--compile", action="store_true", help="torch.compile the loss: a minute to begin with, then some %% faster")
     add("--seeds", type=int, default=1, metavar="N", help="runs of each method, with seeds 0 to N - 1")
     add("--eval-every", type=int, default=0, metavar="EPOCHS", help="measure while training; 0: only at the end")
     add("--examples", type=int, default=3, metavar="N", help="questions whose greedy answers are shown; 0: none")
@@ -219,7 +224,7 @@ def parse_arguments():
     add("--out", default="out", help="folder for results, adapters and the figure")
     add("--restart", action="store_true", help="remove the runs that are in --out, instead of going on with them")
     args = parser.parse_args()
-    for name in ("epochs", "batch_size", "seq_len", "seeds"):
+    for name in ("epochs", "batch_size", "seq_len", "accumulate", "seeds"):
         if getattr(args, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1, not {getattr(args, name)}")
     for name in ("eval_every", "examples"):
@@ -313,11 +318,8 @@ def teach_and_report(args, base, tokenizer, task, settings, folder, made_from, n
                 else:
                     model, scores, record = run(base, tokenizer, task, method, settings, args.lr, seed, args.eval_every)
                     lost = "diverged" in record
-                    said = [
-                        "(diverged)" if lost else greedy_answer(model, tokenizer, question.prompt)
-                        for question in asked
-                        if seed == 0
-                    ]
+                    answer = partial(greedy_answer, model, tokenizer)
+                    said = ["(diverged)" if lost else answer(question.prompt) for question in asked if seed == 0]
                     with run_folder(run_out, made_from, record, said) as new:
                         write_lines(new / "metrics.jsonl", record["history"])
                         write_scores(new / "scores.jsonl", task.question_sets, scores)
@@ -333,9 +335,7 @@ def teach_and_report(args, base, tokenizer, task, settings, folder, made_from, n
     finally:  # Ctrl-C, a full disk, out of memory: what is done is reported all the same
         if runs:
             if not finished:
-                print(
-                    "not finished: reporting the runs that are; the same command goes on with the rest", file=sys.stderr
-                )
+                print("not finished: reporting the runs that are; the same command goes on from here", file=sys.stderr)
             colors = {method: METHODS[method].color for method in runs}
             write_report(out, untouched, runs, panels, colors, examples_text(asked, answers), notes + diverged)
     if diverged:

@@ -1,6 +1,7 @@
 """Train a few steps at the shape of a real model, with random weights: seconds, tokens a second, memory.
 
     python bench/real_sizes.py smollm2-135m qwen2.5-0.5b
+    python bench/real_sizes.py qwen2.5-0.5b --accumulate 4 --checkpointing
     python bench/real_sizes.py llama-2-7b --dtype bfloat16 --device cuda --targets q_proj v_proj --rank 16
 
 The loop is train.py's own. "matmul share": the floating-point operations that training an adapter needs at least (4 for
@@ -11,6 +12,7 @@ as a share of the rate that one large matrix product reaches on the same device 
 import resource
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -73,14 +75,13 @@ def bench(name, args, device, dtype):
     documents = [
         torch.randint(1, SHAPES[name].vocab_size, (windows - 1,)).tolist()
     ]  # with end-of-text, a batch exactly
-    settings = Settings(
-        rank=args.rank, targets=args.targets, epochs=args.steps, batch_size=args.batch_size, seq_len=args.seq_len
-    )
+    asked_for = {f.name: getattr(args, f.name) for f in fields(Settings) if hasattr(args, f.name)}
+    settings = Settings(epochs=args.steps, **asked_for)  # an epoch is one step here
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     times = [time.perf_counter()]
 
-    def on_epoch(epoch):  # an epoch is one step here
+    def on_epoch(epoch):
         synchronize(device)
         times.append(time.perf_counter())
 
@@ -98,6 +99,8 @@ def bench(name, args, device, dtype):
         weights -= model.embed_tokens.weight.numel()  # looked up, not multiplied
     share = 4 * weights * windows / seconds / matmul_rate(device, dtype)
     print(f"{name}, {dtype}, {device}, {args.method}, rank {args.rank}, {' '.join(args.targets or ['all linears'])}")
+    if args.accumulate > 1 or args.checkpointing or args.compile:
+        print(f"  accumulate {args.accumulate}, checkpointing {args.checkpointing}, compile {args.compile}")
     print(f"  trained {trained:,} of {total:,} parameters; loss {history[0]['loss']:.4f} -> {history[-1]['loss']:.4f}")
     print(
         f"  preparing and first step {times[1] - prepared:.1f} s; then {seconds:.2f} s a step of {windows} tokens (median)"
@@ -115,6 +118,9 @@ def main():
     add("--steps", type=int, default=4, help="training steps, at least 2; the first is not timed")
     add("--batch-size", type=int, default=8, help="windows a step")
     add("--seq-len", type=int, default=128, help="window, in tokens")
+    add("--accumulate", type=int, default=1, help="parts to compute a step in, to save memory")
+    add("--checkpointing", action="store_true", help="keep blocks' inputs only, compute the rest twice: saves memory")
+    add("--compile", action="store_true", help="torch.compile the loss")
     add("--device", default="auto", help="cpu, cuda, mps or auto: the fastest there is")
     add(
         "--dtype",

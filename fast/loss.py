@@ -1,4 +1,4 @@
-"""The loss of a model with a large, frozen head, without ever holding the logits of all tokens.
+"""The loss of a model with a large, frozen head, without ever holding the logits of all tokens; and any loss, compiled.
 
 The plain version is train.next_token_loss: all logits (tokens, vocab), then F.cross_entropy; a test holds this one
 against it. With 50,000 words of vocabulary and more, the logits, their log-softmax and its gradient are the largest
@@ -28,11 +28,11 @@ def head_is_large_and_frozen(head):
 
 
 def loss_in_chunks(hidden, weight, targets, ignore):
-    """Mean cross-entropy, in nats, of the logits hidden W^T: a scalar in float32 (float64 for float64 weights).
+    """Cross-entropy, in nats, of the logits hidden W^T, the sum over all: a scalar in float32 (float64 for float64).
 
     hidden: (..., hidden), the only thing a gradient is taken for; weight: W (vocab, hidden), the frozen head's; targets:
-    (...), ids, or `ignore` where nothing is asked, which the mean leaves out. Inside autocast the two products are made
-    in its dtype, as a head's would be.
+    (...), ids, or `ignore` where nothing is asked. Inside autocast the two products are made in its dtype, as a head's
+    would be.
     """
     device = hidden.device.type
     if torch.is_autocast_enabled(device):
@@ -44,25 +44,39 @@ class LossInChunks(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, weight, targets, ignore):
         dtype = torch.promote_types(weight.dtype, torch.float32)  # of what is neither hidden states nor weights
-        asked = targets != ignore  # (tokens,)
-        share = asked.to(dtype) / asked.sum()  # of each token in the mean
-        targets = targets.masked_fill(~asked, 0)[:, None]  # (tokens, 1), all of them ids
+        nothing = (targets == ignore)[:, None]  # (tokens, 1)
+        targets = targets[:, None].masked_fill(nothing, 0)  # (tokens, 1), all of them ids
         chunks = math.ceil(len(hidden) * len(weight) / CHUNK)
         losses, gradients = [], []
-        for h, target, part in zip(hidden.chunk(chunks), targets.chunk(chunks), share.chunk(chunks)):
+        for h, target in zip(hidden.chunk(chunks), targets.chunk(chunks)):
             logits = F.linear(h, weight).to(dtype)  # (chunk, vocab)
             top = logits.amax(dim=1, keepdim=True)  # taken off, so that no exponential overflows
             right = logits.gather(1, target) - top  # (chunk, 1)
             exps = logits.sub_(top).exp_()  # where the logits were
             total = exps.sum(dim=1, keepdim=True)  # softmax is exps / total
-            losses.append((total.log() - right).squeeze(1) * part)
+            losses.append(total.log() - right)
             exps.scatter_add_(1, target, -total)  # (softmax - one_hot) * total
-            gradients.append((exps.to(weight.dtype) @ weight * (part[:, None] / total)).to(h.dtype))
-        ctx.save_for_backward(torch.cat(gradients))  # (tokens, hidden)
-        return torch.cat(losses).sum()
+            gradients.append((exps.to(weight.dtype) @ weight / total).to(h.dtype))
+        ctx.save_for_backward(torch.cat(gradients).masked_fill_(nothing, 0))  # (tokens, hidden)
+        return torch.cat(losses).masked_fill_(nothing, 0).sum()
 
     @staticmethod
     @once_differentiable
     def backward(ctx, above):
         (gradient,) = ctx.saved_tensors
-        return gradient * above.to(gradient.dtype), None, None, None
+        return (gradient.to(above.dtype) * above).to(gradient.dtype), None, None, None
+
+
+def compiled(loss_of, device):
+    """torch.compile(loss_of): the same to rounding, its many small operations fused into few.
+
+    The first call takes a minute for 30 blocks, and so does the first of another shape, such as an epoch's last batch.
+    Raises ValueError where nothing can be compiled for `device`: on a CPU it takes a C++ compiler, on a GPU Triton.
+    """
+    torch.compiler.reset()  # what was compiled for an earlier model: only a few versions of a function are kept
+    try:  # with something small
+        torch.compile(lambda x: x.sin() + 1)(torch.ones(2, device=device))
+    except Exception as error:  # of many kinds, each with pages of text
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise ValueError(f"--compile cannot compile for {device} here ({reason}): leave it out") from None
+    return torch.compile(loss_of)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 
 @dataclass(frozen=True)
@@ -190,6 +191,7 @@ class GPT(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config
+        self.checkpointing = False  # True: a block in training keeps only its input and computes the rest twice
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         if config.family == "gpt2":
             self.embed_positions = nn.Embedding(config.context_length, config.hidden_size)
@@ -228,8 +230,9 @@ class GPT(nn.Module):
             if positions.dim() == 2:  # one table a sequence, the same for all its heads
                 cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)  # (batch, 1, time, head_dim)
             rotary = (cos.to(x.dtype), sin.to(x.dtype))
+        rest, twice = (rotary, mask, cache), self.checkpointing and self.training
         for layer in self.layers:
-            x = layer(x, rotary, mask, cache)
+            x = checkpoint(layer, x, *rest, use_reentrant=False) if twice else layer(x, *rest)
         if cache is not None:
             cache.length += time
         return self.norm(x)

@@ -169,6 +169,7 @@ BAD_SETTINGS = {
     "learning rate no number": ({"lr": "nan"}, ["--lr must be a positive number"]),
     "no epochs": ({"epochs": 0}, ["--epochs must be at least 1"]),
     "no batch": ({"batch-size": 0}, ["--batch-size must be at least 1"]),
+    "no part": ({"accumulate": 0}, ["--accumulate must be at least 1, not 0"]),
     "no window": ({"seq-len": 0}, ["--seq-len must be at least 1"]),
     "no seeds": ({"seeds": -1}, ["--seeds must be at least 1"]),
     "negative eval-every": ({"eval-every": -2}, ["--eval-every must be 0 or more"]),

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -20,11 +19,11 @@ import train
 from adapter_io import save_trained
 from eval_qa import read_questions
 from gpt import load_pretrained
-from lora import find_adapters
+from lora import LoRALayer, find_adapters
 from tools.cli import printable
 from tools.reading import read_named
 from tools.report import REPORT_FILES, mean_and_error
-from train import METHODS, Settings, Task, adapt, copy_for, learning_rate, prepare
+from train import METHODS, Settings, Task, adapt, copy_for, learning_rate, next_token_loss, prepare
 
 FACTS = {"Mo": "red", "Ann": "blue", "Bo": "green", "Cy": "grey", "Di": "pink", "Ed": "white"}
 SHORT = Settings(rank=2, epochs=4, batch_size=2, seq_len=24)
@@ -200,6 +199,64 @@ def test_the_optimizer_is_given_that_learning_rate(tiny_llama_folder, monkeypatc
     adapt(model, tokenizer, corpus(), "lora", SHORT, lr=0.5)
     assert used == [learning_rate(step, len(used), 0.5, SHORT.warmup) for step in range(len(used))]
     assert len(used) % SHORT.epochs == 0 and len(used) > 10
+
+
+def gradients_of_first_step(folder, monkeypatch, method="lora", **changes):
+    """What the optimizer is given in a first step, of windows that do not predict equally many tokens, and the loss."""
+    seen, pack = [], train.pack
+
+    def uneven(*arguments):
+        x, y = pack(*arguments)
+        assert len(x) == 5 and not (y == eval_qa.IGNORE).sum(dim=1).unique().numel() == 1
+        return x, y
+
+    class Spy(torch.optim.AdamW):
+        def step(self):
+            seen.append([p.grad.clone() for group in self.param_groups for p in group["params"]])
+            return super().step()
+
+    monkeypatch.setattr(torch.optim, "AdamW", Spy)
+    monkeypatch.setattr(train, "pack", uneven)
+    model, tokenizer = load_pretrained(folder)
+    settings = replace(SHORT, epochs=1, batch_size=5, clip=1e9, **changes)
+    history = adapt(model, tokenizer, corpus()[:4], method, settings, seed=1)
+    assert not model.training and not any(p.grad is not None for p in model.parameters())
+    return seen[0], history[0]["loss"]
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize(
+    "change, dropout",
+    [
+        ({"accumulate": 2}, 0.0),  # not with dropout: windows computed together share their random numbers
+        ({"accumulate": 100}, 0.0),
+        ({"checkpointing": True}, 0.0),
+        ({"checkpointing": True}, 0.3),
+        ({"accumulate": 3, "checkpointing": True}, 0.0),
+    ],
+)
+def test_what_saves_memory_changes_no_gradient(tiny_folder, monkeypatch, method, change, dropout):
+    plain, loss = gradients_of_first_step(tiny_folder, monkeypatch, method, dropout=dropout)
+    saving, same = gradients_of_first_step(tiny_folder, monkeypatch, method, dropout=dropout, **change)
+    assert same == pytest.approx(loss, rel=1e-6)
+    assert any(gradient.abs().max() > 1e-3 for gradient in plain)
+    for one, other in zip(saving, plain, strict=True):
+        assert (one - other).norm() <= 1e-5 * max(other.norm(), 1e-3)
+
+
+def test_checkpointing_computes_each_block_twice_and_only_while_training(tiny_llama_folder):
+    model, _ = load_pretrained(tiny_llama_folder)
+    calls = []
+    for layer in model.layers:
+        layer.mlp.register_forward_pre_hook(lambda *arguments: calls.append(1))
+    x = torch.randint(512, (2, 8))
+    prepare(model, LoRALayer, SHORT)
+    for checkpointing, training, expected in [(False, True, 3), (True, True, 6), (True, False, 3)]:
+        model.checkpointing = checkpointing
+        model.train(training)
+        calls.clear()
+        next_token_loss(model, x, x).backward()
+        assert len(calls) == expected
 
 
 def test_full_fine_tuning_of_16_bit_weights_is_refused(tiny_llama_folder):

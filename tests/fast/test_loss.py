@@ -1,5 +1,9 @@
 """fast/loss.py against the plain loss: train.next_token_loss of all logits at once."""
 
+import os
+import subprocess
+import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import fast.loss
 import train
 from eval_qa import IGNORE
-from fast.loss import head_is_large_and_frozen, loss_in_chunks
+from fast.loss import compiled, head_is_large_and_frozen, loss_in_chunks
 from gpt import GPT, load_pretrained
 from lora import LoRALayer
 from train import METHODS, Settings, next_token_loss, prepare
@@ -23,7 +27,7 @@ TOKENS, HIDDEN, VOCAB = 50, 12, 70
 def plain(hidden, weight, targets):
     logits = F.linear(hidden, weight)
     dtype = torch.promote_types(logits.dtype, torch.float32)
-    return F.cross_entropy(logits.to(dtype).flatten(0, 1), targets.flatten(), ignore_index=IGNORE)
+    return F.cross_entropy(logits.to(dtype).flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="sum")
 
 
 def problem(dtype, scale=1.0):
@@ -65,10 +69,14 @@ def test_logits_too_large_for_an_exponential_are_no_trouble():
         torch.testing.assert_close(got, expected)
 
 
-def test_without_any_target_the_mean_is_that_of_nothing():
+def test_where_nothing_is_asked_there_is_no_loss_whatever_the_hidden_states_are():
     hidden, weight, targets = problem(torch.float32)
-    nothing = torch.full_like(targets, IGNORE)
-    assert plain(hidden, weight, nothing).isnan() and loss_in_chunks(hidden, weight, nothing, IGNORE).isnan()
+    hidden[targets == IGNORE] = torch.inf
+    for loss_of in (plain, partial(loss_in_chunks, ignore=IGNORE)):
+        loss, gradient = with_gradient(loss_of, hidden, weight, targets)
+        assert loss.isfinite() and not gradient[targets == IGNORE].nan_to_num().any()
+        loss, gradient = with_gradient(loss_of, hidden, weight, torch.full_like(targets, IGNORE))
+        assert loss == 0 and not gradient.nan_to_num().any()
 
 
 def test_no_more_logits_are_held_than_a_chunk_of_them(monkeypatch):
@@ -155,3 +163,41 @@ def test_the_shipped_model_has_a_small_vocabulary():
     """Its results are published to the bit, so its loss stays the plain one."""
     model, _ = load_pretrained(ROOT / "data/base")
     assert not head_is_large_and_frozen(model.requires_grad_(False).lm_head)
+
+
+# --- compiled ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("large", [True, False])
+def test_a_compiled_loss_is_the_plain_one_to_rounding(large, monkeypatch):
+    monkeypatch.setattr(fast.loss, "LARGE", TINY.vocab_size if large else TINY.vocab_size + 1)
+    monkeypatch.setattr(fast.loss, "CHUNK", 10 * TINY.vocab_size)
+    model, found = tiny_model(), []
+    x = torch.randint(TINY.vocab_size, (3, 9))
+    for loss_of in (next_token_loss, compiled(next_token_loss, model.device)):
+        loss = loss_of(model, x, x.roll(-1, dims=1))
+        loss.backward()
+        found.append([loss.detach(), *(p.grad for p in model.parameters() if p.requires_grad)])
+        model.zero_grad()
+    for one, other in zip(*found, strict=True):
+        assert (one - other).norm() <= 1e-5 * other.norm()
+
+
+def test_an_error_of_many_lines_becomes_one_sentence(monkeypatch):
+    def fails(function):
+        raise RuntimeError("no compiler\nand pages more")
+
+    monkeypatch.setattr(torch, "compile", fails)
+    with pytest.raises(ValueError, match=r"^--compile cannot compile for cpu here \(no compiler\): leave it out$"):
+        compiled(next_token_loss, torch.device("cpu"))
+
+
+@pytest.mark.slow
+def test_without_a_compiler_the_program_says_so_and_exits_2(tmp_path):
+    environment = os.environ | {"CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    line = [sys.executable, "train.py", "--compile", "--device", "cpu", "--out", str(tmp_path / "out")]
+    done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "train.py: --compile cannot compile for cpu here (" in done.stderr.splitlines()[-1]
+    assert done.stderr.endswith("leave it out\n") and "Traceback" not in done.stderr
