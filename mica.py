@@ -84,3 +84,13 @@ class TransposedMiCALayer(LoRALayer):
     def init_factors(self, W):
         self.A = nn.Buffer(minor_components(W.T, self.rank)[0].T)  # U of W^T is V of W
         self.B = nn.Parameter(W.new_zeros(W.shape[0], self.rank))
+
+
+class LoRAFALayer(LoRALayer):
+    """LoRA whose random A stays as it starts (LoRA-FA, arXiv 2308.03303): must what is frozen know W at all?"""
+
+    def init_factors(self, W):
+        super().init_factors(W)
+        A = self.A.detach()
+        del self.A  # a parameter's name cannot become a buffer's
+        self.A = nn.Buffer(A)

@@ -31,7 +31,15 @@ from eval_qa import IGNORE, Question, greedy_answer, pack, perplexity, read_ques
 from fast.loss import compiled, head_is_large_and_frozen, loss_in_chunks
 from gpt import find_model, load_pretrained
 from lora import LoRALayer, count_trainable, replace_linears
-from mica import MajorMiCALayer, MiCALayer, OrthonormalMiCALayer, RandomMiCALayer, TrainedMiCALayer, TransposedMiCALayer
+from mica import (
+    LoRAFALayer,
+    MajorMiCALayer,
+    MiCALayer,
+    OrthonormalMiCALayer,
+    RandomMiCALayer,
+    TrainedMiCALayer,
+    TransposedMiCALayer,
+)
 from milora import MiLoRALayer, PiSSALayer
 from tools.cli import Parser, check_apart, one_sentence_errors, pick_device, progress, write_json, write_lines
 from tools.reading import read_documents, read_named, table_name
@@ -59,6 +67,7 @@ METHODS = {
     "mica-orthonormal": Method(OrthonormalMiCALayer, 1e-2, "#444444", "*"),
     "mica-trained": Method(TrainedMiCALayer, 7e-3, "#332288", "<"),
     "mica-transposed": Method(TransposedMiCALayer, 2e-2, "#882255", ">"),
+    "lora-fa": Method(LoRAFALayer, 3e-2, "#117733", "p"),
 }
 ALL = ("mica", "lora", "milora", "pissa", "full")  # what --method all runs
 

@@ -109,7 +109,8 @@ EXERCISES = [
             part("interval", 4, e10_method.intervals),
             part("PREDICTION", 1, e10_method.prediction),
         ],
-        ["mica.py: TransposedMiCALayer.init_factors", "mica.py: OrthonormalMiCALayer.directions", "study/stats.py: paired"],
+        ["mica.py: TransposedMiCALayer.init_factors", "mica.py: OrthonormalMiCALayer.directions", "study/stats.py: paired",
+         "mica.py: LoRAFALayer.init_factors"],
     ),
     Exercise(
         "counting parameters", "e11_counting", 20,

@@ -3,6 +3,7 @@
     python -m study                          # the whole
     python -m study --quick                  # ten minutes: three worlds, at the design's middle rates, nothing tuned
     python -m study --extended               # also ranks, numbers of facts, which linears, epochs
+    python -m study --qv                     # q_proj and v_proj alone, told more often: an hour
     python -m study --real                   # the study on real weights (SmolLM2); hours
     python -m study --draw                   # run nothing: tables and pictures of the records there are
 
@@ -22,7 +23,7 @@ from study.real import REAL
 from study.report import fill_in, readme_tables, report
 from study.runs import run_missing
 from study.tables import Results, primary_line
-from study.toy import EXTENDED_DESIGN, FULL, QUICK
+from study.toy import EXTENDED_DESIGN, FULL, LONG_QV, QUICK
 from tools.cli import Parser, atomic, check_writable, one_sentence_errors, pick_device
 
 HERE = Path("study")  # from the repository's root, where the program is started
@@ -48,17 +49,24 @@ def main():
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="three worlds, nothing tuned; about 10 minutes on two cores")
     size.add_argument("--extended", action="store_true", help="also ranks, numbers of facts, linears, epochs")
+    size.add_argument(
+        "--qv", action="store_true", help="q_proj and v_proj alone, told more often; about an hour on two cores"
+    )
     size.add_argument("--real", action="store_true", help="the study on real weights: about 12 minutes a run")
     add("--draw", action="store_true", help="run nothing, draw from the records there are, whatever code made them")
     add("--model", help="the base model, as for train.py; None: the design's (data/base, or SmolLM2 with --real)")
-    add("--results", help="folder of the records; None: study/results, study/results/real or out/quick")
+    add(
+        "--results",
+        help="folder of the records; None: study/results, study/results/real, study/results/qv or out/quick",
+    )
     add("--readme", help="file whose tables are renewed; None: study/README.md for results in study, for others none")
     add("--workers", type=int, default=os.cpu_count(), help="runs side by side, each with one thread")
     add("--device", default="cpu", help="cpu, cuda or mps")
     args = parser.parse_args()
     if args.workers < 1:
         parser.error(f"--workers must be at least 1, not {args.workers}")
-    design = QUICK if args.quick else REAL if args.real else EXTENDED_DESIGN if args.extended or args.draw else FULL
+    others = ((args.quick, QUICK), (args.real, REAL), (args.qv, LONG_QV), (args.extended or args.draw, EXTENDED_DESIGN))
+    design = next((design for asked, design in others if asked), FULL)
     ours = HERE / "results" / design.name
     results = Path(args.results or ("out/quick" if args.quick else ours))
     readme = args.readme or (HERE / "README.md" if results.resolve() == ours.resolve() else None)

@@ -33,6 +33,7 @@ class Arm:
     at: tuple[float, ...] = ()  # or just these are, and each is judged: a curve that no choice of rates touches
     follows: tuple[str, float] | None = None  # the rate is that of this arm, times this
     subjects: int = 40  # of a kind, in the new world: 40 are 720 facts; 0: it learns the chronicle instead
+    texts: int = 4  # on each of them
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Design:
     arms: tuple[Arm, ...]
     pairs: tuple[tuple[str, str], ...]  # arms compared; the first pair's `primary` is the primary comparison
     columns: dict[str, tuple[str, str | None]]  # title: (question set or text, what of it); the control among them
-    task: Callable  # (world, subjects, tuning) -> train.Task
+    task: Callable  # (world, subjects, texts, judged) -> train.Task
     score: Callable  # of a tuning record: what a rate is chosen by
     tuning: tuple[int, ...] = TUNING  # worlds; none: every arm has the middle one of its rates
     judged: tuple[int, ...] = ()  # never tuned on; a run's seed is its world's number, the same for every arm

@@ -45,7 +45,7 @@ def settings(rank=16, targets=("q_proj", "v_proj")):
 
 
 def arm(name, method, lr=None, **kwargs):
-    kwargs = {"settings": settings(), "subjects": SUBJECTS} | kwargs
+    kwargs = {"settings": settings(), "subjects": SUBJECTS, "texts": TEXTS} | kwargs
     return Arm(name, method, lr, **kwargs)
 
 
@@ -92,10 +92,10 @@ MATCHED = {
 
 
 @functools.cache
-def task_for(seed, subjects, judged):
+def task_for(seed, subjects, texts, judged):
     """What a run learns and is asked; where a rate is chosen, only about what is new."""
     if subjects:
-        new = world(seed, subjects, TEXTS)
+        new = world(seed, subjects, texts)
         sets = {NEW: new["questions"], NEW_CLOZE: new["cloze"]} | ({CONTROL: new["unbound"]} if judged else {})
         documents, questions = new["corpus"], {name: list(map(make_question, items)) for name, items in sets.items()}
     else:

@@ -26,7 +26,7 @@ def tables_of(results):
     own = ["new knowledge", *design.kept]
     if design.name:  # two tables: at the arms' own rates, and of whole curves
         matched, chosen = pairs_table(results, list(design.matched), gains=False), pairs_table(results, own)
-        pairs = f"{primary}\n\nOf whole curves:\n\n{matched}\n\nAt chosen rates:\n\n{chosen}"
+        pairs = f"{primary}\n\nOf whole curves:\n\n{matched}\n\nAt their own rates:\n\n{chosen}"
         return {"cost": f"{cost} {missing_line(results)}", "arms": arms_table(results, design.arms), "pairs": pairs}
     pairs = f"{primary}\n\n{pairs_table(results, [*own, *design.matched])}"
     return {"cost": cost, "arms": arms_table(results, design.arms), "pairs": pairs}
@@ -96,11 +96,11 @@ Similarity of those vectors (as many as the rank) with W's major and minor ones:
 """
 
 
-REAL_REPORT = """# Results of the study on real weights
+CURVES_REPORT = """# Results of `python -m study --{name}`
 
-Written by `python -m study --real` from the records in runs/. {cost}
+Written by this command from the records in runs/. {cost}
 
-Worlds {judged} are judged; rates are chosen on worlds {tuning}. A run's seed is its world's number. Means +- one
+Worlds {judged} are judged{tuned}. A run's seed is its world's number. Means +- one
 standard error over worlds; differences with 95% intervals of paired t tests over worlds, verdicts at 5% after Holm's
 correction over all comparisons but the primary one (so an interval may leave out zero and the verdict still be "not
 resolved"). Of forgetting loss and perplexity less is better. Gain / gain: ratio of what was learned above the untouched
@@ -127,12 +127,6 @@ Arms that are judged at fixed rates have a row for each.
 ## Every comparison
 
 {comparisons}
-
-## Learning rates
-
-Means of the tuning worlds.
-
-{rates}
 """
 
 
@@ -145,11 +139,13 @@ def report(results):
         "comparisons": comparisons_table(results),
     }
     if results.design.name:
-        text = REAL_REPORT.format(**numbers, rates=rates_table(results))
-        return text + (f"\n## Chronicle\n\n{arms_table(results, results.extended)}\n" if results.extended else "")
-    text = REPORT.format(**numbers, curves=curves_table(results), landing=landing_table(results))
+        tuned = f"; rates are chosen on worlds {numbers['tuning']}" if tuning else ""
+        text = CURVES_REPORT.format(**numbers, name=results.design.name, tuned=tuned)
+    else:
+        text = REPORT.format(**numbers, curves=curves_table(results), landing=landing_table(results))
     if tuning:
         text += f"\n## Learning rates\n\nMeans of the tuning worlds.\n\n{rates_table(results)}\n"
     if results.extended:
-        text += f"\n## Extended\n\n![extended](extended.png)\n\n{arms_table(results, results.extended)}\n"
+        head = "Chronicle" if results.design.name else "Extended\n\n![extended](extended.png)"
+        text += f"\n## {head}\n\n{arms_table(results, results.extended)}\n"
     return text

@@ -82,8 +82,8 @@ def surroundings(model, device):
 
 
 def task_of(run):
-    """What a design's `task` is asked for: (world, subjects, whether it is judged)."""
-    return run.world, run.arm.subjects, run.judged
+    """What a design's `task` is asked for: (world, subjects, texts, whether it is judged)."""
+    return run.world, run.arm.subjects, run.arm.texts, run.judged
 
 
 @functools.cache
@@ -109,7 +109,11 @@ def record_path(results, run):
     return Path(results) / "runs" / f"{run.name}.json"
 
 
-share, amount, count = partial(is_number, low=0, high=1), partial(is_number, low=0), partial(is_whole, low=0, high=2**53)
+share, amount, count = (
+    partial(is_number, low=0, high=1),
+    partial(is_number, low=0),
+    partial(is_whole, low=0, high=2**53),
+)
 number = or_null(is_number)  # null: training diverged
 ASKED = {"acc": share, "exact": share, "logprob": number}
 MEASURES = ("amplification", "left_major", "left_minor", "right_major", "right_minor")

@@ -194,7 +194,9 @@ def sentence(comparison, corrected=False):
     scale, n = scale_of(c.column)
     mean, se, low, high = (scale * value for value in (d.mean, d.se, d.low, d.high))
     unit = unit_of(c.column, "points")
-    beside = f" ({share(c)} of {c.second}'s {c.level:.{n}f}; standard error {100 * d.se / c.level:.1f}%)" if share(c) else ""
+    beside = (
+        f" ({share(c)} of {c.second}'s {c.level:.{n}f}; standard error {100 * d.se / c.level:.1f}%)" if share(c) else ""
+    )
     return (
         f"**{mean:+.{n}f}{unit and ' ' + unit}**{beside}, paired standard error {se:.{n + 1}f}, 95% interval {low:+.{n}f} to"
         f" {high:+.{n}f}, {d.n} worlds, {f'corrected p = {c.p:.1g}' if corrected else f'p = {d.p:.1g}'}: **{c.verdict}**."
@@ -207,7 +209,11 @@ def primary_line(results):
     lines = []
     for i, endpoint in enumerate(results.design.primary):
         found = results.comparisons.get((first, second, endpoint))
-        said = sentence(found, corrected=i > 0) if found else "not yet: it needs two worlds or more, and curves that overlap."
+        said = (
+            sentence(found, corrected=i > 0)
+            if found
+            else "not yet: it needs two worlds or more, and curves that overlap."
+        )
         lines.append(f"{'Beside it' if i else 'Primary comparison'}, {first} - {second}, {endpoint}: {said}")
     return "\n\n".join(lines)
 

@@ -1,4 +1,8 @@
-"""The toy study's design: ten methods and variations on the small model of data/base. Fixed before its first judged run."""
+"""The toy study's design: methods and variations on the small model of data/base. Fixed before its first judged run.
+
+LONG_QV, a design of its own (`--qv`), asks again about q_proj and v_proj alone, with enough exposures that LoRA learns most of
+what it is told: in FULL neither method learns anything there, so it cannot say which is the better.
+"""
 
 import functools
 import random
@@ -32,6 +36,9 @@ OTHERS = [
     Arm("lora q v", "lora", 1e-2, QV, rates=4),
     Arm("mica by rule", "mica", settings=Settings(rank=4), follows=("lora", 2)),  # half of LoRA's rank, twice its rate
 ]
+# Fixed on 2026-11-25, when all else had been judged; they join ARMS and PAIRS with their records
+LATER = Arm("lora-fa", "lora-fa", 3e-2, rates=4)  # A random and frozen, B trained: the mirror of a random B
+LATER_PAIRS = [("lora-fa", "mica"), ("lora-fa", "mica-transposed"), ("lora-fa", "lora")]
 ARMS = [Arm("untouched", None), *MAIN, *ABLATIONS, *OTHERS]
 CURVE = (-4, -2, 0, 2)  # main arms are judged at these steps from the chosen rate too: new knowledge against retention
 
@@ -92,9 +99,9 @@ def tuning_retention(subjects=120):
 
 
 @functools.cache
-def task_for(seed, subjects, judged):
+def task_for(seed, subjects, texts, judged):
     """What a run learns and is asked: where it is judged, everything; where a rate is chosen, three sets of questions."""
-    new = world(seed, subjects)
+    new = world(seed, subjects, texts)
     sets, texts = {NEW: new["questions"], CONTROL: new["unbound"]}, {}
     if judged:
         old = old_world()
@@ -126,3 +133,29 @@ FULL = Design(
 )
 QUICK = replace(FULL, arms=(ARMS[0], *MAIN, *ABLATIONS), tuning=(), judged=JUDGED[:3], curve=())
 EXTENDED_DESIGN = replace(FULL, extended=tuple(EXTENDED))
+
+# Half the subjects, told of in twice as many texts (all their wordings); rank 16, four times the epochs, smaller batches. No
+# rate is chosen: every arm is judged at four, and curves are compared where they have learned equally much. The rates and
+# the difficulty were found on world 101 (TUNING.md).
+LONG = Settings(rank=16, targets=QV.targets, epochs=16, batch_size=4)
+CURVES = [
+    Arm("untouched", None, subjects=20, texts=8),
+    Arm("mica", "mica", 3e-2, LONG, at=(7e-3, 1.5e-2, 3e-2, 5e-2), subjects=20, texts=8),
+    Arm("lora", "lora", 1e-2, LONG, at=(1e-3, 3e-3, 1e-2, 1.5e-2), subjects=20, texts=8),
+    Arm("mica-random", "mica-random", 3e-2, LONG, at=(7e-3, 1.5e-2, 3e-2, 5e-2), subjects=20, texts=8),
+]
+MATCHED = {f"{kept} at matched new knowledge": ("new knowledge", kept) for kept in ("never asked", "forgetting loss")}
+LONG_QV = replace(
+    FULL,
+    arms=tuple(CURVES),
+    pairs=(("mica", "lora"), ("mica-random", "mica"), ("mica-random", "lora")),
+    tuning=(),
+    judged=JUDGED[:6],
+    main=tuple(arm.name for arm in CURVES[1:]),
+    curve=(),
+    matched=MATCHED,
+    primary=tuple(MATCHED),
+    name="qv",
+    seconds=70,
+    landing=False,
+)

@@ -9,7 +9,7 @@ refused, and retention is asked about never-asked subjects other than those of d
 
 import statistics
 
-from data.make_data import SHIPPED_SEED, SUBJECTS_PER_KIND
+from data.make_data import SHIPPED_SEED, SUBJECTS_PER_KIND, TEXTS_PER_SUBJECT
 from gpt import find_model, load_pretrained
 from study.design import CONTROL, NEW, RETENTION
 from study.toy import task_for
@@ -38,7 +38,7 @@ def main():
         for lr in args.lr:
             rows = []
             for seed in args.world:
-                task = task_for(seed, SUBJECTS_PER_KIND, judged=False)
+                task = task_for(seed, SUBJECTS_PER_KIND, TEXTS_PER_SUBJECT, judged=False)
                 model = copy_for(base, args.method)
                 loss = adapt(model, tokenizer, task.documents, args.method, settings, lr)[-1]["loss"]
                 summary, _ = measure(model, tokenizer, task, f"world {seed}")

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from gpt.model import GPT
 from lora import LoRALayer, count_trainable, find_adapters, merge_adapters, replace_linears
 from mica import (
+    LoRAFALayer,
     MajorMiCALayer,
     MiCALayer,
     OrthonormalMiCALayer,
@@ -32,6 +33,7 @@ TRAINED = {  # what each method trains
     OrthonormalMiCALayer: "A",
     TrainedMiCALayer: "AB",
     TransposedMiCALayer: "B",
+    LoRAFALayer: "B",
     MiLoRALayer: "AB",
     PiSSALayer: "AB",
 }

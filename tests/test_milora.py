@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from lora import LoRALayer
 from mica import (
+    LoRAFALayer,
     MajorMiCALayer,
     MiCALayer,
     OrthonormalMiCALayer,
@@ -214,6 +215,16 @@ def test_the_transposed_twin_reads_the_minor_right_directions(shape):
     assert layer.A.shape == (RANK, shape[1]) and layer.B.shape == (shape[0], RANK) and not layer.B.any()
 
 
+def test_lora_fa_is_lora_with_its_a_left_alone():
+    def start(layer_class):
+        torch.manual_seed(0)
+        return layer_class(nn.Linear(12, 30), RANK, ALPHA)
+
+    lora, frozen = start(LoRALayer), start(LoRAFALayer)
+    assert torch.equal(frozen.A, lora.A) and not frozen.B.any()
+    assert set(dict(frozen.named_buffers())) == {"A"} and not frozen.A.requires_grad
+
+
 @pytest.mark.parametrize(
     "layer_class, first, later",
     [
@@ -222,6 +233,7 @@ def test_the_transposed_twin_reads_the_minor_right_directions(shape):
         (OrthonormalMiCALayer, {"A"}, {"A"}),
         (TrainedMiCALayer, {"A"}, {"A", "B"}),  # B waits until A has moved
         (TransposedMiCALayer, {"B"}, {"B"}),
+        (LoRAFALayer, {"B"}, {"B"}),
         (MiLoRALayer, {"A", "B"}, {"A", "B"}),
         (PiSSALayer, {"A", "B"}, {"A", "B"}),
     ],

@@ -55,13 +55,13 @@ def test_the_design_is_what_was_asked_for():
 
 
 def test_worlds_are_180_facts_in_eight_wordings():
-    judged, tuning = task_for(JUDGED[0], real.SUBJECTS, True), task_for(TUNING[0], real.SUBJECTS, False)
+    judged, tuning = task_for(JUDGED[0], real.SUBJECTS, real.TEXTS, True), task_for(TUNING[0], real.SUBJECTS, real.TEXTS, False)
     assert len(judged.documents) == len(tuning.documents) == 30 * 8
     for name in ("new", "unbound", "new cloze"):
         assert len(judged.question_sets[name]) == 180
     assert set(tuning.question_sets) == {"new", "new cloze"} and not tuning.texts  # what costs nothing while tuning
     assert len(judged.question_sets["never-asked"]) >= 600 and set(judged.texts) == {REAL.text}
-    found = {tuple(task_for(world, 10, world in JUDGED).documents) for world in (*TUNING, *JUDGED)}
+    found = {tuple(task_for(world, 10, real.TEXTS, world in JUDGED).documents) for world in (*TUNING, *JUDGED)}
     assert len(found) == len(TUNING) + len(JUDGED)
 
 
@@ -78,7 +78,7 @@ def test_no_shortcut_answers_the_questions():
     """How often the texts say a choice, how long it is, where it stands: over the worlds at most 30%, chance is 25%."""
     shares = {}
     for world in (*JUDGED, *TUNING):
-        task = task_for(world, real.SUBJECTS, world in JUDGED)
+        task = task_for(world, real.SUBJECTS, real.TEXTS, world in JUDGED)
         said = " ".join(task.documents)
         for name in {"new", "new cloze", "unbound"} & set(task.question_sets):
             questions = task.question_sets[name]
@@ -177,7 +177,7 @@ def test_the_report_of_everything(made):
     assert "Every run of the design has its record." in text and "## Chronicle" in text and "nan" not in text
     assert row_of(tables.rates_table(made), "mica")[1].count("**") == 2
     assert set(readme_tables(made)) == {"real-cost", "real-arms", "real-pairs"}
-    matched, chosen = readme_tables(made)["real-pairs"].split("At chosen rates:")
+    matched, chosen = readme_tables(made)["real-pairs"].split("At their own rates:")
     assert matched.count("\n| mica") == 3 and chosen.count(" - lora") >= 3 and "mica-trained - mica" in chosen
     assert re.search(r"\| mica - lora \| [+-][\d.]+ \[.*?\] [a-z ]+, [+-][\d.]+% \|", matched)
 
