@@ -573,14 +573,14 @@ def old_and_other_names(kind):
     return names[:OLD_SUBJECTS_PER_KIND], names[OLD_SUBJECTS_PER_KIND:]
 
 
-def world(seed, subjects_per_kind=SUBJECTS_PER_KIND, texts_per_subject=TEXTS_PER_SUBJECT):
+def world(seed, subjects_per_kind=SUBJECTS_PER_KIND, texts_per_subject=TEXTS_PER_SUBJECT, kinds=tuple(KINDS)):
     """A new world: {"corpus": [text, ...], "questions": [...], "reworded": [...], "cloze": [...], "unbound": [...]}.
 
     Each subject is told of in `texts_per_subject` texts, which share no wording of a fact. Same seed, same world.
     """
     rng = random.Random(f"new world {seed}")
     subjects, unbound, corpus = [], [], []
-    for kind in KINDS:
+    for kind in kinds:
         names = rng.sample(old_and_other_names(kind)[1], 2 * subjects_per_kind)
         subjects += make_subjects(kind, names[:subjects_per_kind], rng)
         unbound += names[subjects_per_kind:]

