@@ -62,15 +62,21 @@ def synchronize(device):
         torch.cuda.synchronize(device)
 
 
-def bench(name, args, device, dtype):
+def random_model(config, device, dtype):
+    """A GPT with weights as before training, made on `device`."""
     torch.manual_seed(0)
     torch.set_default_dtype(dtype)  # the weights are made where and as they stay
     with device:
-        model = GPT(SHAPES[name])
+        model = GPT(config)
     torch.set_default_dtype(torch.float32)
     for parameter in model.parameters():
         if parameter.dim() == 2:
             torch.nn.init.normal_(parameter, std=0.02)
+    return model
+
+
+def bench(name, args, device, dtype):
+    model = random_model(SHAPES[name], device, dtype)
     windows = args.batch_size * args.seq_len
     documents = [
         torch.randint(1, SHAPES[name].vocab_size, (windows - 1,)).tolist()
