@@ -75,6 +75,11 @@ def random_model(config, device, dtype):
     return model
 
 
+def multiplied_weights(model):
+    """How many numbers the weights of a model's linears hold, the head's among them."""
+    return sum(module.weight.numel() for module in model.modules() if isinstance(module, torch.nn.Linear))
+
+
 def bench(name, args, device, dtype):
     model = random_model(SHAPES[name], device, dtype)
     windows = args.batch_size * args.seq_len
@@ -100,10 +105,7 @@ def bench(name, args, device, dtype):
         peak = torch.cuda.max_memory_allocated(device)
     else:
         peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    weights = sum(p.numel() for p in model.parameters() if p.dim() == 2 and not p.requires_grad)
-    if not SHAPES[name].tie_embeddings:
-        weights -= model.embed_tokens.weight.numel()  # looked up, not multiplied
-    share = 4 * weights * windows / seconds / matmul_rate(device, dtype)
+    share = 4 * multiplied_weights(model) * windows / seconds / matmul_rate(device, dtype)
     print(f"{name}, {dtype}, {device}, {args.method}, rank {args.rank}, {' '.join(args.targets or ['all linears'])}")
     if args.accumulate > 1 or args.checkpointing or args.compile:
         print(f"  accumulate {args.accumulate}, checkpointing {args.checkpointing}, compile {args.compile}")

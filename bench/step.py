@@ -44,9 +44,8 @@ class Side:
         self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-4, weight_decay=0.0, fused=self.device.type == "cuda")
 
     def step(self, x, y):
-        """(seconds, loss before the step)."""
-        synchronize(self.device)
-        began, total = time.perf_counter(), 0.0
+        """The loss before the step, a tensor: nothing here waits for a GPU."""
+        total = 0.0
         for part in zip(x.chunk(self.parts), y.chunk(self.parts)):
             loss = self.loss_of(*part) / y.numel()
             loss.backward()
@@ -54,8 +53,17 @@ class Side:
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        synchronize(self.device)
-        return time.perf_counter() - began, total.item()
+        return total
+
+
+def timed(side, x, y, steps=1):
+    """(seconds a step, the last loss)."""
+    synchronize(side.device)
+    began = time.perf_counter()
+    for _ in range(steps):
+        loss = side.step(x, y)
+    synchronize(side.device)
+    return (time.perf_counter() - began) / steps, loss.item()
 
 
 def ours(model, targets, rank, accumulate=1, checkpointing=False, compile=False):
@@ -66,11 +74,11 @@ def ours(model, targets, rank, accumulate=1, checkpointing=False, compile=False)
     return Side(model, partial(loss_of, model), accumulate)
 
 
-def theirs(model, targets, rank):
-    """A model of transformers with PEFT's MiCA."""
+def theirs(model, targets, rank, start="mica"):
+    """A model of transformers with PEFT's adapters. start: what PEFT calls init_lora_weights."""
     import peft
 
-    settings = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets), init_lora_weights="mica")
+    settings = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets), init_lora_weights=start)
     model = peft.get_peft_model(model, settings)
 
     def loss_of(x, y):
@@ -120,7 +128,7 @@ def take_turns(folder, args):
         pairs = []
         for i in progress(range(args.pairs), f"{n} windows"):
             order = list(sides) if i % 2 else list(sides)[::-1]
-            pairs.append({name: sides[name].step(x, y) for name in order})
+            pairs.append({name: timed(sides[name], x, y) for name in order})
         mine, other = ([pair[name][0] for pair in pairs] for name in ("ours", "theirs"))
         ratios = [b / a for a, b in zip(mine, other)]
         difference = max(abs(pair["ours"][1] - pair["theirs"][1]) for pair in pairs)
