@@ -1,4 +1,4 @@
-"""All that matters on one GPU, in one command under nine minutes from a cold start.
+"""All that matters on one GPU, in one command meant to take less than nine minutes from a cold start.
 
     python bench/gpu.py             # a GPU with 40 GB or more
     python bench/gpu.py --tiny      # does it run at all? On a CPU, with models of nothing much
