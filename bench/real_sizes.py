@@ -62,15 +62,26 @@ def synchronize(device):
         torch.cuda.synchronize(device)
 
 
-def bench(name, args, device, dtype):
+def random_model(config, device, dtype):
+    """A GPT with weights as before training, made on `device`."""
     torch.manual_seed(0)
     torch.set_default_dtype(dtype)  # the weights are made where and as they stay
     with device:
-        model = GPT(SHAPES[name])
+        model = GPT(config)
     torch.set_default_dtype(torch.float32)
     for parameter in model.parameters():
         if parameter.dim() == 2:
             torch.nn.init.normal_(parameter, std=0.02)
+    return model
+
+
+def multiplied_weights(model):
+    """How many numbers the weights of a model's linears hold, the head's among them."""
+    return sum(module.weight.numel() for module in model.modules() if isinstance(module, torch.nn.Linear))
+
+
+def bench(name, args, device, dtype):
+    model = random_model(SHAPES[name], device, dtype)
     windows = args.batch_size * args.seq_len
     documents = [
         torch.randint(1, SHAPES[name].vocab_size, (windows - 1,)).tolist()
@@ -94,10 +105,7 @@ def bench(name, args, device, dtype):
         peak = torch.cuda.max_memory_allocated(device)
     else:
         peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    weights = sum(p.numel() for p in model.parameters() if p.dim() == 2 and not p.requires_grad)
-    if not SHAPES[name].tie_embeddings:
-        weights -= model.embed_tokens.weight.numel()  # looked up, not multiplied
-    share = 4 * weights * windows / seconds / matmul_rate(device, dtype)
+    share = 4 * multiplied_weights(model) * windows / seconds / matmul_rate(device, dtype)
     print(f"{name}, {dtype}, {device}, {args.method}, rank {args.rank}, {' '.join(args.targets or ['all linears'])}")
     if args.accumulate > 1 or args.checkpointing or args.compile:
         print(f"  accumulate {args.accumulate}, checkpointing {args.checkpointing}, compile {args.compile}")

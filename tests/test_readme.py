@@ -17,6 +17,7 @@ DOCUMENTS = [path for path in sorted(ROOT.rglob("*.md")) if not {".venv", "venv"
 def commands_of(document):
     """The commands on our programs in a document: [("train.py", ["--method", "mica"]), ("-m study", []), ...]."""
     text = document.read_text(encoding="utf-8").replace("\\\n", " ")  # a command may go on
+    text = text.replace("```", "")  # else what stands between two quotations would be taken for one
     lines = re.findall(r"^(?:    )?([^|`#\n]*\bpython3? .+)$", text, flags=re.MULTILINE) + re.findall(
         r"`([^`]+)`", text
     )

