@@ -263,6 +263,8 @@ def parse_arguments():
     args = parser.parse_args()
     if args.batch_size < 1 or args.seq_len < 1:
         parser.error("--batch-size and --seq-len must be at least 1")
+    if args.scores and Path(args.scores).is_dir():
+        parser.error(f"--scores {args.scores} is a folder: name a file")
     if not (args.qa or args.ask or args.prompt or args.text):
         parser.error("nothing to measure: give --qa, --text, --ask or --prompt")
     return args

@@ -7,6 +7,9 @@ retention is a method's default (study/TUNING.md). Nothing is tuned on what is r
 refused, and retention is asked about never-asked subjects other than those of data/old.
 """
 
+if __name__ == "__main__":
+    import tools.started  # noqa: F401
+
 import statistics
 
 from data.make_data import SHIPPED_SEED, SUBJECTS_PER_KIND, TEXTS_PER_SUBJECT

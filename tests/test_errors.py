@@ -196,7 +196,8 @@ def test_results_cannot_go_under_a_regular_file(model, files, tmp_path, monkeypa
 def test_eval_qa_refuses_bad_settings(model, files, monkeypatch, capsys):
     line = ["--model", model, "--qa", files / "questions.jsonl"]
     for extra, words in {("--batch-size", "0"): "must be at least 1", ("--device", "abacus"): "device 'abacus'",
-                         ("--adapter", str(files)): "adapter_config.json not found"}.items():  # fmt: skip
+                         ("--adapter", str(files)): "adapter_config.json not found",
+                         ("--scores", str(files)): "is a folder: name a file"}.items():  # fmt: skip
         assert words in refusal(eval_qa, [*line, *extra], monkeypatch, capsys)
 
 

@@ -285,7 +285,7 @@ def test_ctrl_c_while_torch_is_imported_shows_no_traceback():
     assert forked(main) == (-signal.SIGINT, "", "")
 
 
-@pytest.mark.parametrize("name", ["train.py", "eval_qa.py", "adapter_io.py", "data/pretrain_base.py", "study/__main__.py"])
+@pytest.mark.parametrize("name", ["train.py", "eval_qa.py", "adapter_io.py", "data/pretrain_base.py", "study/__main__.py", "study/tune.py"])
 def test_the_programs_begin_with_that(name):
     text = (ROOT / name).read_text(encoding="utf-8")
     assert text.index("import tools.started") < text.index("import torch" if "import torch" in text else "from gpt")
