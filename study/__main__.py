@@ -61,6 +61,10 @@ def main():
     )
     add("--readme", help="file whose tables are renewed; None: study/README.md for results in study, for others none")
     add("--workers", type=int, default=os.cpu_count(), help="runs side by side, each with one thread")
+    add(
+        "--scheduler",
+        help="address of a Dask scheduler whose workers do the runs, such as tcp://host:8786; None: this machine",
+    )
     add("--device", default="cpu", help="cpu, cuda or mps")
     args = parser.parse_args()
     if args.workers < 1:
@@ -74,11 +78,11 @@ def main():
         device = pick_device(args.device)
         base = None
         if not args.draw or design.landing:
-            model = find_model(args.model or design.model)
-            base, _ = load_pretrained(model)  # what is wrong with it is said here, not by a worker
+            model = args.model or design.model
+            base, _ = load_pretrained(find_model(model))  # what is wrong with it is said here, not by a worker
         if not args.draw:
             check_writable(results / "runs")
-            run_missing(design, results, args.workers, model, device)
+            run_missing(design, results, args.workers, model, device, args.scheduler)
             print(f"every run is in {results / 'runs'}", file=sys.stderr)
         shown = EXTENDED_DESIGN if design == FULL else design  # with what there is of --extended
         write_all(Results(results, shown), base, readme and Path(readme))

@@ -1,7 +1,7 @@
 """The study's runs: train on one world, then ask. One record a run, and whatever stops the study, it goes on where it was.
 
 A record is a small JSON file in results/runs with a key that holds everything its numbers depend on. Each run has one
-thread, and as many run side by side as there are cores: the number of workers changes no number.
+thread, and as many run side by side as there are cores, or as a Dask scheduler has workers: that changes no number.
 
 Reading order: perform (one run), key_of and NUMERICS (which records count), then the workers.
 """
@@ -17,15 +17,16 @@ import signal
 import sys
 import threading
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import CancelledError, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 import torch
 
-from gpt import load_pretrained
+from gpt import find_model, load_pretrained
 from gpt.gguf import find_gguf
 from lora import count_trainable
 from study.analysis import BINS, forgetting_loss, landing
@@ -192,35 +193,54 @@ def finder(design, results, around):
 # --- the workers -------------------------------------------------------------------------------------------------------
 
 
-def start_worker(model, device):
-    """In each process: one thread, no chatter, and no life of its own after the study's."""
-    global worker_base, worker_tokenizer
+def start_worker():
+    """In each process of ours: no chatter, and no life of its own after the study's."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     parent = multiprocessing.parent_process().sentinel
     # a study that is killed leaves no process behind
     threading.Thread(target=lambda: multiprocessing.connection.wait([parent]) and os._exit(1), daemon=True).start()
     sys.stderr = open(os.devnull, "w")
-    torch.set_num_threads(1)
-    worker_base, worker_tokenizer = load_pretrained(model, device=device)
 
 
-def work(design, run):
-    """In a worker: perform a run and time it."""
-    began = time.monotonic()
-    record = perform(design, run, design.task(*task_of(run)), worker_base, worker_tokenizer)
-    return record | {"seconds": round(time.monotonic() - began, 1)}
+@functools.cache
+def load_once(model, device):
+    """(base model, its tokenizer, the surroundings of its runs here)"""
+    folder = find_model(model)
+    return *load_pretrained(folder, device=device), surroundings(folder, device)
 
 
-def perform_all(design, runs, results, workers, model, device, around):
-    """Perform runs side by side; write each one's record as soon as it is done."""
-    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start_worker, (str(model), device))
+one_at_a_time = threading.Lock()  # random numbers are a process's, and so is the number of threads
+
+
+def work(design, run, model, device, around):
+    """In a worker, here or on another machine: perform a run and time it.
+
+    Raises ValueError where `around`, the surroundings of who asks, are not the worker's: the record would not be what it says.
+    """
+    with one_at_a_time:
+        torch.set_num_threads(1)
+        base, tokenizer, here = load_once(model, device)
+        if here != around:
+            other = ", ".join(
+                f"{key} {here[key]} instead of {around[key]}" for key in around if here[key] != around[key]
+            )
+            raise ValueError(
+                f"the worker on {platform.node()} would make another record ({other}): use workers of one kind"
+            )
+        began = time.monotonic()
+        record = perform(design, run, design.task(*task_of(run)), base, tokenizer)
+        machine = (
+            f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+        )
+        return record | {"seconds": round(time.monotonic() - began, 1), "machine": machine}
+
+
+@contextmanager
+def processes(workers):
+    """An executor of so many processes on this machine."""
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start_worker)
     try:
-        futures = {pool.submit(work, design, run): run for run in runs}
-        for future in progress(as_completed(futures), f"runs ({workers} at once)", total=len(runs)):
-            run = futures[future]
-            extra = {"machine": machine, "workers": workers, "finished": time.strftime("%Y-%m-%d %H:%M:%S")}
-            write_lines(record_path(results, run), [{"key": key_of(design, run, around), **future.result(), **extra}])
+        yield pool
     except BrokenProcessPool:
         raise ValueError("a worker died, perhaps for lack of memory: use fewer --workers; the study goes on") from None
     finally:
@@ -229,14 +249,57 @@ def perform_all(design, runs, results, workers, model, device, around):
             process.terminate()
 
 
-def run_missing(design, results, workers, model, device):
-    """Perform what has no record yet, stage after stage: what the next stage asks for depends on what this one gave."""
-    around = surroundings(model, device)
-    while runs := runs_of(design, finder(design, results, around)):
-        stale = sum(record_path(results, run).exists() for run in runs)
-        print(
-            f"{len(runs)} runs to do, about {len(runs) * design.seconds / workers / 60:.0f} minutes on cores like ours"
-            + (f"; {stale} of them were made otherwise or elsewhere and are made again" if stale else ""),
-            file=sys.stderr,
-        )
-        perform_all(design, runs, results, workers, model, device, around)
+@contextmanager
+def machines(address):
+    """(an executor of a Dask scheduler's workers, how many they are). What a worker that dies was at, another does again."""
+    try:
+        from distributed import Client, KilledWorker
+    except ImportError:
+        raise ValueError("--scheduler needs Dask: pip install distributed") from None
+    try:
+        client = Client(address, timeout=10, set_as_default=False)
+    except (OSError, ValueError):
+        raise ValueError(
+            f"no Dask scheduler answers at {address}: start one (dask scheduler), or mend --scheduler"
+        ) from None
+    with client:
+        if not (workers := len(client.nthreads())):
+            raise ValueError(
+                f"the scheduler at {address} has no workers: start some in this repository (dask worker {address})"
+            )
+        pool = client.get_executor(pure=False)
+        try:
+            yield pool, workers
+        except (KilledWorker, CancelledError):
+            raise ValueError(
+                "Dask's workers or their scheduler died, perhaps for lack of memory: the study goes on"
+            ) from None
+        finally:
+            pool.shutdown(wait=False)
+
+
+def perform_all(design, runs, results, pool, workers, *where):
+    """Perform runs side by side in an executor; write each one's record as soon as it is done."""
+    futures = {pool.submit(work, design, run, *where): run for run in runs}
+    for future in progress(as_completed(futures), f"runs ({workers} at once)", total=len(runs)):
+        run = futures[future]
+        extra = {"workers": workers, "finished": time.strftime("%Y-%m-%d %H:%M:%S")}
+        write_lines(record_path(results, run), [{"key": key_of(design, run, where[-1]), **future.result(), **extra}])
+
+
+def run_missing(design, results, workers, model, device, scheduler=None):
+    """Perform what has no record yet, stage after stage: what the next stage asks for depends on what this one gave.
+
+    model: as find_model takes it. scheduler: address of a Dask scheduler whose workers do it, in place of `workers` here.
+    """
+    around = surroundings(find_model(model), device)
+    with machines(scheduler) if scheduler else nullcontext((None, workers)) as (elsewhere, workers):
+        while runs := runs_of(design, finder(design, results, around)):
+            stale = sum(record_path(results, run).exists() for run in runs)
+            print(
+                f"{len(runs)} runs to do, about {len(runs) * design.seconds / workers / 60:.0f} minutes on cores like ours"
+                + (f"; {stale} of them were made otherwise or elsewhere and are made again" if stale else ""),
+                file=sys.stderr,
+            )
+            with nullcontext(elsewhere) if elsewhere else processes(workers) as pool:
+                perform_all(design, runs, results, pool, workers, model, device, around)

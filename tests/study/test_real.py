@@ -55,13 +55,18 @@ def test_the_design_is_what_was_asked_for():
 
 
 def test_worlds_are_24_facts_in_eight_wordings():
-    judged, tuning = task_for(JUDGED[0], real.SUBJECTS, real.TEXTS, True), task_for(TUNING[0], real.SUBJECTS, real.TEXTS, False)
+    judged, tuning = (
+        task_for(JUDGED[0], real.SUBJECTS, real.TEXTS, True),
+        task_for(TUNING[0], real.SUBJECTS, real.TEXTS, False),
+    )
     assert len(judged.documents) == len(tuning.documents) == 4 * 8
     for name in ("new", "unbound", "new cloze"):
         assert len(judged.question_sets[name]) == 24
     assert set(tuning.question_sets) == {"new", "new cloze"} and not tuning.texts  # what costs nothing while tuning
     assert len(judged.question_sets["never-asked"]) >= 600 and set(judged.texts) == {REAL.text}
-    found = {tuple(task_for(world, real.SUBJECTS, real.TEXTS, world in JUDGED).documents) for world in (*TUNING, *JUDGED)}
+    found = {
+        tuple(task_for(world, real.SUBJECTS, real.TEXTS, world in JUDGED).documents) for world in (*TUNING, *JUDGED)
+    }
     assert len(found) == len(TUNING) + len(JUDGED)
 
 
@@ -95,12 +100,17 @@ def test_the_curves_come_first_world_by_world_then_tuning_then_the_rest_and_the_
     done, stages = {}, []
     while runs := runs_of(REAL, done.get):
         stages.append(runs)
-        done |= {run: {"summary": {"new cloze": {"logprob": -abs(np.log((run.lr or 1) / (run.arm.lr or 1)))}}} for run in runs}
+        done |= {
+            run: {"summary": {"new cloze": {"logprob": -abs(np.log((run.lr or 1) / (run.arm.lr or 1)))}}}
+            for run in runs
+        }
     curves, tuning, rest = stages
     assert [run.world for run in curves] == [world for world in JUDGED for _ in range(CURVES)]
     assert {run.arm.name for run in curves} == {"untouched", *REAL.main}
     assert {run.world for run in tuning} == set(TUNING)
-    assert Counter(run.arm.name for run in tuning) == {n: 2 * (len(a.at) or a.rates) for n, a in ARMS.items() if a.at or a.rates}
+    assert Counter(run.arm.name for run in tuning) == {
+        n: 2 * (len(a.at) or a.rates) for n, a in ARMS.items() if a.at or a.rates
+    }
     chronicle = [run for run in rest if run.arm.subjects == 0]
     assert rest[-len(chronicle) :] == chronicle and len(chronicle) == 3 * REAL.extended_worlds
     assert {run.world for run in rest} == set(JUDGED)
@@ -139,7 +149,9 @@ def part(tmp_path, count):
 def test_the_primary_comparison_is_the_forgetting_loss_at_matched_new_knowledge(made):
     name, primary = next(iter(made.comparisons.items()))
     assert name == ("mica", "lora", MATCHED)
-    first, second = ([made.curve(arm, w, ("new knowledge", "forgetting loss")) for w in JUDGED] for arm in ("mica", "lora"))
+    first, second = (
+        [made.curve(arm, w, ("new knowledge", "forgetting loss")) for w in JUDGED] for arm in ("mica", "lora")
+    )
     values = matched_on_means(first, second)
     assert primary.difference.mean == pytest.approx(np.mean(values))
     assert primary.p == primary.difference.p == pytest.approx(stats.ttest_1samp(values, 0).pvalue)
@@ -152,7 +164,10 @@ def test_the_primary_comparison_is_the_forgetting_loss_at_matched_new_knowledge(
 
 
 def test_of_costs_less_is_better(made):
-    assert {c.column for c in made.comparisons.values() if c.verdict != "not resolved"} & {"forgetting loss", "perplexity"}
+    assert {c.column for c in made.comparisons.values() if c.verdict != "not resolved"} & {
+        "forgetting loss",
+        "perplexity",
+    }
     for c in made.comparisons.values():
         if c.verdict != "not resolved":
             lower = c.column in ("forgetting loss", "perplexity")
@@ -182,7 +197,9 @@ def test_the_report_of_everything(made):
     assert re.search(r"\| mica - lora \| [+-][\d.]+ \[.*?\] [a-z ]+, [+-][\d.]+% \|", matched)
 
 
-@pytest.mark.parametrize("count", [2, 5, CURVES, CURVES + 3, 2 * CURVES, 3 * CURVES + 7, 6 * CURVES, 6 * CURVES + 30, 150])
+@pytest.mark.parametrize(
+    "count", [2, 5, CURVES, CURVES + 3, 2 * CURVES, 3 * CURVES + 7, 6 * CURVES, 6 * CURVES + 30, 150]
+)
 def test_some_of_the_records_show_what_there_is_and_what_is_missing(tmp_path, count):
     results = part(tmp_path, count)
     text = report(results)
@@ -202,7 +219,11 @@ def test_some_of_the_records_show_what_there_is_and_what_is_missing(tmp_path, co
 def test_pictures_are_of_what_is_measured(made):
     drawn = figures.draw_all(made, None)
     assert set(drawn) == {"bars", "frontier"}
-    assert [ax.get_ylabel() for ax in drawn["frontier"].axes] == ["forgetting loss, nats", "general (retention), %", "perplexity"]
+    assert [ax.get_ylabel() for ax in drawn["frontier"].axes] == [
+        "forgetting loss, nats",
+        "general (retention), %",
+        "perplexity",
+    ]
     assert [ax.get_title().split()[1] for ax in drawn["frontier"].axes] == ["down", "up", "down"]
     assert {len(ax.containers) for ax in drawn["frontier"].axes} == {3}
     names = [label.get_text() for label in drawn["bars"].axes[-1].get_xticklabels()]
@@ -218,7 +239,9 @@ def test_the_program_draws_into_its_own_folder_and_markers_and_needs_no_model(tm
     monkeypatch.setattr(program, "HERE", tmp_path)
     write_study(tmp_path / "results/real", REAL, 2 * CURVES)
     mark = "<!-- study: {} -->\nold\n<!-- end -->\n"
-    (tmp_path / "README.md").write_text("".join(mark.format(name) for name in ("cost", "real-cost", "real-arms", "real-pairs")))
+    (tmp_path / "README.md").write_text(
+        "".join(mark.format(name) for name in ("cost", "real-cost", "real-arms", "real-pairs"))
+    )
     run_program(monkeypatch, "--real", "--draw")
     assert "forgetting loss at matched new knowledge" in capsys.readouterr().out
     assert {p.name for p in (tmp_path / "results/real").iterdir()} == {"runs", "README.md", "bars.png", "frontier.png"}

@@ -131,7 +131,9 @@ def test_matching_on_means_shares_the_difference_out_among_the_worlds():
     first = np.array([(0.4, 0.9), (0.8, 0.5)]) + rng.normal(0, 0.02, (6, 1, 2))  # worlds shift both arms alike
     second = first - (0, 0.1) + (rng.normal(0, 0.01, (6, 1, 1)) * (0, 1))  # and each, in retention, alone
     values = matched_on_means(first, second)
-    assert values == pytest.approx((first - second)[:, 0, 1])  # where a mean is all there is, each world's own difference
+    assert values == pytest.approx(
+        (first - second)[:, 0, 1]
+    )  # where a mean is all there is, each world's own difference
     assert matched_by_world(first, second) == pytest.approx(values)
     assert matched_on_means(first, second + (2, 0)) == matched_on_means(first[:1], second[:1]) == []
 
@@ -154,7 +156,9 @@ def one_world_each(rng, curve, new_shift, loss_shift, questions=180):
     """A curve as each world shows it, (worlds, rates, 2): shifted as for every arm, and a little more; by 180 questions."""
     shape = len(new_shift), len(curve)
     share = np.clip(curve[:, 0] + new_shift + rng.normal(0, 0.012, shape), 0, 1)
-    return np.stack([rng.binomial(questions, share) / questions, curve[:, 1] + loss_shift + rng.normal(0, 0.02, shape)], -1)
+    return np.stack(
+        [rng.binomial(questions, share) / questions, curve[:, 1] + loss_shift + rng.normal(0, 0.02, shape)], -1
+    )
 
 
 @pytest.mark.parametrize("name", CURVES)

@@ -87,7 +87,9 @@ def test_gains_are_above_the_untouched_model_of_the_same_world(made):
     after = made.values("pissa", "new knowledge", JUDGED)
     assert made.gains("pissa", JUDGED) == pytest.approx(np.subtract(after, before))
     value, low, high = ratio(made.gains("pissa", JUDGED), made.gains("lora", JUDGED))
-    assert row_of(tables.pairs_table(made, ["new knowledge"]), "pissa - lora")[1] == f"{value:.2f} [{low:.2f}, {high:.2f}]"
+    assert (
+        row_of(tables.pairs_table(made, ["new knowledge"]), "pissa - lora")[1] == f"{value:.2f} [{low:.2f}, {high:.2f}]"
+    )
 
 
 def test_tried_rates_are_listed_and_the_chosen_one_is_bold(made):
