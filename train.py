@@ -67,7 +67,7 @@ METHODS = {
     "mica-orthonormal": Method(OrthonormalMiCALayer, 1e-2, "#444444", "*"),
     "mica-trained": Method(TrainedMiCALayer, 7e-3, "#332288", "<"),
     "mica-transposed": Method(TransposedMiCALayer, 2e-2, "#882255", ">"),
-    "lora-fa": Method(LoRAFALayer, 3e-2, "#117733", "p"),
+    "lora-fa": Method(LoRAFALayer, 2e-2, "#117733", "p"),
 }
 ALL = ("mica", "lora", "milora", "pissa", "full")  # what --method all runs
 

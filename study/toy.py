@@ -36,10 +36,9 @@ OTHERS = [
     Arm("lora q v", "lora", 1e-2, QV, rates=4),
     Arm("mica by rule", "mica", settings=Settings(rank=4), follows=("lora", 2)),  # half of LoRA's rank, twice its rate
 ]
-# Fixed on 2026-11-25, when all else had been judged; they join ARMS and PAIRS with their records
-LATER = Arm("lora-fa", "lora-fa", 3e-2, rates=4)  # A random and frozen, B trained: the mirror of a random B
-LATER_PAIRS = [("lora-fa", "mica"), ("lora-fa", "mica-transposed"), ("lora-fa", "lora")]
-ARMS = [Arm("untouched", None), *MAIN, *ABLATIONS, *OTHERS]
+# Fixed on 2026-11-25, when all else had been judged: A random and frozen, B trained, the mirror of a random B
+LATER = Arm("lora-fa", "lora-fa", 3e-2, rates=4)
+ARMS = [Arm("untouched", None), *MAIN, *ABLATIONS, *OTHERS, LATER]
 CURVE = (-4, -2, 0, 2)  # main arms are judged at these steps from the chosen rate too: new knowledge against retention
 
 # What is compared, world by world: the difference first - second, with a paired t interval. The first pair's new knowledge
@@ -49,6 +48,7 @@ PAIRS = [
     *((name, "lora") for name in ("milora", "pissa", "full", "mica rank 16", "mica by rule")),
     ("mica q v", "lora q v"),
     *((arm.name, "mica") for arm in ABLATIONS),
+    *(("lora-fa", name) for name in ("mica", "mica-transposed", "lora")),
 ]
 COLUMNS = {
     "new knowledge": (NEW, "acc"),
