@@ -28,6 +28,7 @@ from torch.nn import functional as F
 
 from adapter_io import save_trained
 from eval_qa import IGNORE, Question, greedy_answer, pack, perplexity, read_question_sets, score_questions, summarise
+from fast import ranks
 from fast.loss import compiled, head_is_large_and_frozen, loss_in_chunks
 from gpt import find_model, load_pretrained
 from lora import LoRALayer, count_trainable, replace_linears
@@ -138,6 +139,7 @@ def adapt(model, tokenizer, documents, method, settings=Settings(), lr=None, see
     prepare(model, METHODS[method].layer, settings)
     lr = METHODS[method].lr if lr is None else lr
     parameters = [p for p in model.parameters() if p.requires_grad]
+    ranks.agree([*parameters, *model.buffers()])
     # No weight decay: on factors it would pull the change to zero, on weights the weights; no like for like.
     optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.0, fused=model.device.type == "cuda")
     loss_of = compiled(next_token_loss, model.device) if settings.compile else next_token_loss
@@ -158,11 +160,12 @@ def adapt(model, tokenizer, documents, method, settings=Settings(), lr=None, see
         for x, y in progress(batches, description, note=lambda: f"loss {losses[-1].item():.3f}"):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, steps, lr, settings.warmup)
-            losses.append(0.0)  # the mean over the step, however many parts it is computed in
-            for part in zip(x.chunk(settings.accumulate), y.chunk(settings.accumulate)):
+            losses.append(0.0)  # the mean over the step, however many parts and processes it is computed in
+            for part in zip(ranks.parts(x, settings.accumulate), ranks.parts(y, settings.accumulate)):
                 loss = loss_of(model, *part) / (y != IGNORE).sum()
                 loss.backward()
                 losses[-1] += loss.detach()
+            losses[-1] = ranks.add_up(parameters, losses[-1])
             nn.utils.clip_grad_norm_(parameters, settings.clip)
             optimizer.step()
             optimizer.zero_grad()
@@ -270,6 +273,7 @@ def run(base, tokenizer, task, method, settings, lr, seed, eval_every):
             return {name: summary[name]["acc"] for name in task.question_sets}
 
     began = time.monotonic()
+    ranks.call((method, seed))
     history = adapt(model, tokenizer, task.documents, method, settings, lr, seed, on_epoch)
     seconds = time.monotonic() - began - measuring
     summary, scores = measure(model, tokenizer, task, f"{method}, seed {seed}")
@@ -290,10 +294,21 @@ def compare(args):
     base, tokenizer = load_pretrained(folder, device=pick_device(args.device), dtype=getattr(torch, args.dtype))
     for method in args.method:  # say at once what does not fit; of all adapters, LoRALayer starts fastest
         prepare(copy_for(base, method), LoRALayer if METHODS[method].layer else None, settings)
+
+    def learn(method, seed):
+        adapt(copy_for(base, method), tokenizer, task.documents, method, settings, args.lr, seed)
+
+    if ranks.follows(learn):
+        return
     out = Path(args.out)
     written = [out / name for name in ("config.json", "untouched.jsonl", *REPORT_FILES, *METHODS)]
     check_apart(written, [folder, args.corpus, *args.qa, *args.retention, args.primer, *args.text])
-    environment = {"torch": torch.__version__, "threads": torch.get_num_threads(), "device": str(base.device)}
+    environment = {
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "processes": ranks.count(),
+        "device": str(base.device),
+    }
     made_from = asdict(settings) | environment | {name: getattr(args, name) for name in ("lr", "dtype", "eval_every")}
     made_from |= {"number of examples": args.examples, "model (digest)": digest_of_files(folder)}
     made_from |= {"corpus, questions or text (digest)": digest(task), "code (digest)": digest_of_code()}
@@ -353,7 +368,7 @@ def teach_and_report(args, base, tokenizer, task, settings, folder, made_from, n
 
 def main():
     args = parse_arguments()
-    with one_sentence_errors("train.py", "--batch-size, --seq-len or --model"):
+    with one_sentence_errors("train.py", "--batch-size, --seq-len or --model"), ranks.together(args.device):
         compare(args)
 
 

@@ -1,0 +1,100 @@
+"""fast/ranks.py: two processes learn what one does, to rounding, and end together."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from data.make_data import world, write
+from fast import ranks
+
+ROOT = Path(__file__).resolve().parents[2]
+# Rank 1's fifth loss fails, or every process trains as the command would
+SCRIPT = """
+import os, sys
+import train
+
+def loss(*args, real=train.next_token_loss, calls=[]):
+    calls.append(1)
+    if os.environ.get("RANK") == "1" and len(calls) == 5:
+        raise ValueError("the second machine is on fire")
+    return real(*args)
+
+if os.environ.get("FIRE"):
+    train.next_token_loss = loss
+train.main()
+"""
+
+
+@pytest.fixture
+def line(tmp_path):
+    write(world(3, 4, 2), tmp_path)
+    (tmp_path / "script.py").write_text(SCRIPT)
+    files = ["--corpus", tmp_path / "corpus.txt", "--qa", tmp_path / "questions.jsonl", "--retention", "--text"]
+    # Batches of five windows: shares are never equal, and the last batch leaves one process none
+    settings = ["--epochs", "2", "--batch-size", "5", "--examples", "0", "--model", "data/base", "--device", "cpu"]
+    return [tmp_path / "script.py", *files, *settings]
+
+
+def run(line, processes, fire=""):
+    launch = ["-m", "torch.distributed.run", "--nproc-per-node", processes] if processes > 1 else []
+    return subprocess.run(
+        list(map(str, [sys.executable, *launch, *line])),
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "FIRE": fire},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def said(done):
+    return [text for text in done.stderr.splitlines() if text.startswith("train.py: ")]
+
+
+def test_alone_nothing_is_shared_and_nothing_called():
+    rows = torch.arange(10).view(5, 2)
+    assert torch.equal(torch.cat(ranks.parts(rows, 2)), rows) and len(ranks.parts(rows, 2)) == 2
+    assert ranks.parts(rows[:0], 2) == ()
+    loss = torch.tensor(1.0)
+    assert ranks.add_up([], loss) is loss and ranks.call(("mica", 0)) == ("mica", 0) and ranks.count() == 1
+    assert ranks.follows(lambda: pytest.fail("nobody follows")) is False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method, extra", [("mica", []), ("lora", ["--accumulate", "2"]), ("full", [])])
+def test_two_processes_learn_what_one_does(line, tmp_path, method, extra):
+    losses, weights = [], []
+    for processes in (1, 2):
+        out = tmp_path / str(processes)
+        done = run([*line, "--method", method, "--out", out, *extra], processes)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("untouched") == 1  # one of them speaks
+        seed = out / method / "seed0"
+        losses.append([json.loads(entry)["loss"] for entry in (seed / "metrics.jsonl").read_text().splitlines()])
+        (file,) = seed.glob("*/*model.safetensors")
+        weights.append(load_file(file))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    for name, alone in weights[0].items():
+        # AdamW divides by a gradient's size: where that is all rounding, steps differ; so a few in a thousand may
+        far = (weights[1][name] - alone).abs() > 1e-4 + 1e-3 * alone.abs()
+        assert far.float().mean() < 5e-3, name
+
+
+@pytest.mark.slow
+def test_what_is_wrong_with_the_input_is_said_once(line, tmp_path):
+    done = run([*line, "--corpus", tmp_path / "nowhere.txt", "--out", tmp_path / "out"], 2)
+    assert done.returncode != 0 and len(said(done)) == 1 and "nowhere.txt" in said(done)[0]
+
+
+@pytest.mark.slow
+def test_a_process_that_fails_takes_the_other_with_it(line, tmp_path):
+    done = run([*line, "--method", "mica", "--out", tmp_path / "out"], 2, fire="1")
+    assert done.returncode != 0 and "train.py: the second machine is on fire" in said(done)
+    assert any("another of torchrun's processes stopped" in text for text in said(done)) or len(said(done)) == 1
+    assert not (tmp_path / "out" / "mica").exists()
