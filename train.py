@@ -273,8 +273,8 @@ def run(base, tokenizer, task, method, settings, lr, seed, eval_every):
             return {name: summary[name]["acc"] for name in task.question_sets}
 
     began = time.monotonic()
-    ranks.call((method, seed))
-    history = adapt(model, tokenizer, task.documents, method, settings, lr, seed, on_epoch)
+    with ranks.called(method, seed):
+        history = adapt(model, tokenizer, task.documents, method, settings, lr, seed, on_epoch)
     seconds = time.monotonic() - began - measuring
     summary, scores = measure(model, tokenizer, task, f"{method}, seed {seed}")
     trained, total = count_trainable(model)

@@ -49,7 +49,20 @@ def together(device):
         if first:
             with suppress(ValueError):  # one of them is gone already
                 call(None)
-        distributed.destroy_process_group()
+        if count() > 1:
+            distributed.destroy_process_group()
+
+
+@contextmanager
+def called(*job):
+    """In process 0: the followers do(*job) meanwhile. If it fails, they are at a step and wait for no word: it just leaves."""
+    call(job)
+    try:
+        yield
+    except BaseException:
+        if count() > 1:
+            distributed.destroy_process_group()
+        raise
 
 
 def call(job):
