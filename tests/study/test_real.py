@@ -21,11 +21,11 @@ from study.report import readme_tables, report
 from study.runs import task_digest, task_of
 from study.stats import matched_on_means
 from study.tables import Results
+from study.toy import FULL, LONG_QV
 
 ARMS = {arm.name: arm for arm in (*REAL.arms, *REAL.extended)}
 MATCHED, CONVERSE = REAL.primary
 CURVES = 1 + 3 * 4  # runs a world before any rate is chosen
-RECORDS = Path(real.__file__).parent / "results/real/runs"
 
 
 def row_of(table, *names):
@@ -252,12 +252,25 @@ def test_the_program_draws_into_its_own_folder_and_markers_and_needs_no_model(tm
 # --- what is shipped ---------------------------------------------------------------------------------------------------
 
 
-def test_records_that_are_shipped_are_runs_of_this_design():
+@pytest.mark.parametrize("design", [REAL, LONG_QV], ids=["real", "qv"])
+def test_records_that_are_shipped_are_runs_of_their_design(design):
     """With these settings, worlds and questions: else the study would make them again."""
-    for path in sorted(RECORDS.glob("*.json")):
+    arms = {arm.name.replace(" ", "-"): arm for arm in (*design.arms, *design.extended)}
+    records = sorted((Path(real.__file__).parent / "results" / design.name / "runs").glob("*.json"))
+    assert records
+    for path in records:
         key = json.loads(path.read_text())["key"]
-        (arm,) = [arm for name, arm in ARMS.items() if path.stem.startswith(name.replace(" ", "-") + "_")]
-        run = Run(arm, key["lr"], key["world"])
+        run = Run(arms[path.stem.split("_")[0]], key["lr"], key["world"])
         assert run.name == path.stem
-        assert key["settings"] == json.loads(json.dumps(asdict(arm.settings))) and key["method"] == arm.method
-        assert key["task"] == task_digest(REAL.task, *task_of(run)), path.name
+        assert key["settings"] == json.loads(json.dumps(asdict(run.arm.settings))) and key["method"] == run.arm.method
+        assert key["task"] == task_digest(design.task, *task_of(run)), path.name
+
+
+def test_no_rate_is_chosen_for_q_and_v_of_the_toy_and_its_worlds_are_fewer_facts_told_more_often():
+    assert runs_of(LONG_QV, lambda run: {"summary": {}}) == [] and not LONG_QV.tuning
+    runs = runs_of(LONG_QV, lambda run: None)
+    assert len(runs) == 6 * (1 + 3 * 4) and {run.world for run in runs} == set(LONG_QV.judged) <= set(FULL.judged)
+    for arm in LONG_QV.arms[1:]:
+        assert arm.settings.targets == ("q_proj", "v_proj") and arm.settings.rank == 16 and arm.lr in arm.at
+    task = LONG_QV.task(*task_of(runs[0]))
+    assert len(task.documents) == 60 * 8 and len(task.question_sets["new"]) == 60 * 6

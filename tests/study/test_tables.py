@@ -13,11 +13,12 @@ from scipy import stats
 from lora import LoRALayer
 from study import tables
 from study.design import Run, runs_of
+from study.real import REAL
 from study.report import fill_in, readme_tables, report
 from study.runs import finder, record_path, surroundings
 from study.stats import height_between, ratio
 from study.tables import Results
-from study.toy import ARMS, EXTENDED_DESIGN, FULL, JUDGED, MAIN, PAIRS, QUICK
+from study.toy import ARMS, EXTENDED_DESIGN, FULL, JUDGED, LONG_QV, MAIN, PAIRS, QUICK
 from train import METHODS, Method
 
 MATCHED, ENDS = "at matched acquisition", ("new knowledge", "never asked")
@@ -135,16 +136,21 @@ def shipped():
     return Results(STUDY / "results", EXTENDED_DESIGN)
 
 
-def test_the_readmes_tables_are_what_the_results_give(shipped):
+@pytest.fixture(scope="module", params=[EXTENDED_DESIGN, LONG_QV, REAL], ids=["toy", "qv", "real"])
+def each(request):
+    return Results(STUDY / "results" / request.param.name, request.param)
+
+
+def test_the_readmes_tables_are_what_the_results_give(each):
     text = (STUDY / "README.md").read_text(encoding="utf-8")
-    assert fill_in(text, readme_tables(shipped)) == text
+    assert fill_in(text, readme_tables(each)) == text
 
 
-def test_the_report_of_the_results_is_what_they_give_whatever_methods_there_are(shipped, monkeypatch):
+def test_the_report_of_the_results_is_what_they_give_whatever_methods_there_are(each, monkeypatch):
     monkeypatch.setitem(METHODS, "mine", Method(LoRALayer, lr=1e-2))
-    assert (STUDY / "results/README.md").read_text(encoding="utf-8") == report(shipped)
-    for picture in re.findall(r"\((\w+\.png)\)", report(shipped)):
-        assert (STUDY / "results" / picture).read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    assert (each.folder / "README.md").read_text(encoding="utf-8") == report(each)
+    for picture in re.findall(r"\((\w+\.png)\)", report(each)):
+        assert (each.folder / picture).read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
 
 def test_the_whole_study_is_shipped_and_its_records_count(shipped):
