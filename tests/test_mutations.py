@@ -36,9 +36,9 @@ from eval_qa import read_questions
 from gpt import load_tokenizer
 from gpt.weights import load_model
 from lora import LoRALayer, find_adapters, merge_adapters, replace_linears
-from study.toy import EXTENDED_DESIGN
 from study.runs import read_record
 from study.tables import Results, arms_table, cost_line
+from study.toy import EXTENDED_DESIGN
 from tools.reading import read_documents
 
 ROOT = Path(__file__).resolve().parents[1]

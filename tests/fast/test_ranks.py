@@ -42,7 +42,7 @@ def line(tmp_path):
 
 
 def run(line, processes, fire=""):
-    launch = ["-m", "torch.distributed.run", "--nproc-per-node", processes] if processes > 1 else []
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes] if processes > 1 else []
     return subprocess.run(
         list(map(str, [sys.executable, *launch, *line])),
         cwd=ROOT,
