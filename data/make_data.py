@@ -576,7 +576,8 @@ def old_and_other_names(kind):
 def world(seed, subjects_per_kind=SUBJECTS_PER_KIND, texts_per_subject=TEXTS_PER_SUBJECT, kinds=tuple(KINDS)):
     """A new world: {"corpus": [text, ...], "questions": [...], "reworded": [...], "cloze": [...], "unbound": [...]}.
 
-    Each subject is told of in `texts_per_subject` texts, which share no wording of a fact. Same seed, same world.
+    Each subject is told of in `texts_per_subject` texts, which share no wording of a fact. kinds: of KINDS, which there are.
+    The same arguments give the same world.
     """
     rng = random.Random(f"new world {seed}")
     subjects, unbound, corpus = [], [], []

@@ -3,7 +3,8 @@
 Every process holds the whole model and takes its share of each batch's windows; gradients are added up before each step,
 so that all make the same step, the one that a single process would make, to rounding. Process 0 does all the rest
 (asking, printing, writing) and calls the others, the followers, when there is something to train. A loss is a sum over
-predictions divided by their number in the *whole* batch (train.adapt), so shares need not be equal.
+predictions divided by their number in the *whole* batch (train.adapt), so shares need not be equal. With dropout the
+step is another one: each process draws for its own share.
 
 Without torchrun there is one process, and nothing here does anything.
 """
@@ -28,10 +29,13 @@ def together(device):
 
     device: the name that was asked for, or "auto". Followers wait here until process 0 has checked what it was given, and
     print nothing but what goes wrong with them alone. When process 0 leaves, for whatever reason, they are sent home.
+    Raises ValueError for one GPU by its number.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield
         return
+    if device.startswith("cuda:"):
+        raise ValueError(f"--device {device} would put every process on one GPU: give cuda, and each takes its own")
     use_cuda = device.startswith("cuda") or device == "auto" and torch.cuda.is_available()
     if use_cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
@@ -52,7 +56,8 @@ def together(device):
         if count() > 1:
             distributed.destroy_process_group()
     if not first:
-        os._exit(0)  # it has nothing left to do, and gloo's threads were seen to abort an interpreter that ends by itself
+        # It has nothing left to do, and gloo's threads were seen to abort an interpreter that ends by itself
+        os._exit(0)
 
 
 @contextmanager
@@ -115,9 +120,8 @@ def add_up(parameters, loss):
                 p.grad = torch.zeros_like(p)
         grads = [p.grad for p in parameters]
         loss = torch.as_tensor(loss, device=grads[0].device)  # a plain 0.0 where the share was empty
-        flat = torch.cat(
-            [loss.reshape(1).to(grads[0]), *(grad.flatten() for grad in grads)]
-        )  # one message, not hundreds
+        # One message, not hundreds
+        flat = torch.cat([loss.reshape(1).to(grads[0]), *(grad.flatten() for grad in grads)])
         spoken(distributed.all_reduce, flat)
         loss = flat[0].clone()
         for grad, summed in zip(grads, flat[1:].split([grad.numel() for grad in grads])):

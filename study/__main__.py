@@ -52,7 +52,7 @@ def main():
     size.add_argument(
         "--qv", action="store_true", help="q_proj and v_proj alone, told more often; about an hour on two cores"
     )
-    size.add_argument("--real", action="store_true", help="the study on real weights: about 12 minutes a run")
+    size.add_argument("--real", action="store_true", help="the study on real weights: about 10 minutes a run")
     add("--draw", action="store_true", help="run nothing, draw from the records there are, whatever code made them")
     add("--model", help="the base model, as for train.py; None: the design's (data/base, or SmolLM2 with --real)")
     add(

@@ -1,8 +1,8 @@
 """What a study is: arms, worlds, comparisons, and what is to be run next, as far as results tell.
 
-Two studies have such a design, each fixed before its first judged run: toy.py (the small model of data/base) and real.py
-(SmolLM2). An arm stands there by name, with learning rates of its own: a method that is added to train.METHODS, or a
-default rate that is changed there, changes nothing.
+Three studies have such a design, each fixed before its first judged run: two in toy.py (the small model of data/base), one
+in real.py (SmolLM2). An arm stands there by name, with learning rates of its own: a method that is added to
+train.METHODS, or a default rate that is changed there, changes nothing.
 
 Reading order: Arm and Design, learning rates (grid, tune, chosen_rates), then runs_of.
 """

@@ -8,7 +8,7 @@ of their minor directions is the rounding's.
 
 What is learned in q_proj and v_proj alone, in minutes, is little: 24 facts, of four people, in eight wordings each, 24 times
 over. They are asked as sentences to complete, in wordings that no text uses: that is *new knowledge* here. Put as
-questions SmolLM2 hardly finds them whatever the method (README.md); that is reported beside. The control asks the same of
+questions SmolLM2 with LoRA hardly finds them (README.md); that is reported beside. The control asks the same of
 people nobody told of. Retention is asked of data/general, and the prose there is what the forgetting loss and a perplexity
 are of.
 

@@ -1,4 +1,4 @@
-"""The reports: results/README.md of either study, and its tables in study/README.md.
+"""The reports: results/README.md of each study, and its tables in study/README.md.
 
 These stand between <!-- study: NAME --> and <!-- end -->; fill_in renews them. The text around them is written by hand.
 """

@@ -136,7 +136,7 @@ EXTENDED_DESIGN = replace(FULL, extended=tuple(EXTENDED))
 
 # Half the subjects, told of in twice as many texts (all their wordings); rank 16, four times the epochs, smaller batches. No
 # rate is chosen: every arm is judged at four, and curves are compared where they have learned equally much. The rates and
-# the difficulty were found on world 101 (TUNING.md).
+# the difficulty were found on world 101 (README.md).
 LONG = Settings(rank=16, targets=QV.targets, epochs=16, batch_size=4)
 CURVES = [
     Arm("untouched", None, subjects=20, texts=8),

@@ -14,14 +14,14 @@ from data.make_data import world, write
 from fast import ranks
 
 ROOT = Path(__file__).resolve().parents[2]
-# The fifth loss of the rank in FIRE fails, or every process trains as the command would
+# The third loss of the rank in FIRE fails, or every process trains as the command would
 SCRIPT = """
 import os, sys
 import train
 
 def loss(*args, real=train.next_token_loss, calls=[]):
     calls.append(1)
-    if os.environ["RANK"] == os.environ["FIRE"] and len(calls) == 5:
+    if os.environ["RANK"] == os.environ["FIRE"] and len(calls) == 3:
         raise ValueError("a machine is on fire")
     return real(*args)
 
@@ -36,8 +36,8 @@ def line(tmp_path):
     write(world(3, 4, 2), tmp_path)
     (tmp_path / "script.py").write_text(SCRIPT)
     files = ["--corpus", tmp_path / "corpus.txt", "--qa", tmp_path / "questions.jsonl", "--retention", "--text"]
-    # Batches of five windows: shares are never equal, and the last batch leaves one process none
-    settings = ["--epochs", "2", "--batch-size", "5", "--examples", "0", "--model", "data/base", "--device", "cpu"]
+    # 15 windows in batches of seven: shares are not equal, and the last batch leaves one process none
+    settings = ["--epochs", "2", "--batch-size", "7", "--examples", "0", "--model", "data/base", "--device", "cpu"]
     return [tmp_path / "script.py", *files, *settings]
 
 
@@ -64,6 +64,12 @@ def test_alone_nothing_is_shared_and_nothing_called():
     loss = torch.tensor(1.0)
     assert ranks.add_up([], loss) is loss and ranks.call(("mica", 0)) == ("mica", 0) and ranks.count() == 1
     assert ranks.follows(lambda: pytest.fail("nobody follows")) is False
+
+
+def test_several_processes_do_not_share_a_gpu(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="would put every process on one GPU: give cuda"), ranks.together("cuda:0"):
+        pytest.fail("it was not refused")
 
 
 @pytest.mark.slow

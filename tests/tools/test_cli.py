@@ -285,7 +285,10 @@ def test_ctrl_c_while_torch_is_imported_shows_no_traceback():
     assert forked(main) == (-signal.SIGINT, "", "")
 
 
-@pytest.mark.parametrize("name", ["train.py", "eval_qa.py", "adapter_io.py", "data/pretrain_base.py", "study/__main__.py", "study/tune.py"])
+PROGRAMS = ["train.py", "eval_qa.py", "adapter_io.py", "data/pretrain_base.py", "study/__main__.py", "study/tune.py"]
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
 def test_the_programs_begin_with_that(name):
     text = (ROOT / name).read_text(encoding="utf-8")
     assert text.index("import tools.started") < text.index("import torch" if "import torch" in text else "from gpt")
@@ -386,7 +389,10 @@ def test_mistakes_in_the_flags_too(capsys):
 @pytest.mark.parametrize(
     "error, said",
     [
-        (FileNotFoundError(2, "No such file or directory", "q\n.jsonl"), "program: q .jsonl: No such file or directory: check"),
+        (
+            FileNotFoundError(2, "No such file or directory", "q\n.jsonl"),
+            "program: q .jsonl: No such file or directory: check",
+        ),
         (OSError(22, "Invalid argument"), "program: a file or the output: Invalid argument: check that it can be used"),
         (OSError(18, "Cross-device link", "a", None, "b"), "program: a and b: Cross-device link"),
         (ValueError("two\nlines"), "program: two lines"),
