@@ -30,7 +30,7 @@ class Arm:
     lr: float | None = None  # the middle of the rates tried; without tuning, the rate itself
     settings: Settings = Settings()
     rates: int = 0  # how many are tried; 0: the rate is not tuned
-    at: tuple[float, ...] = ()  # or just these are, and each is judged: a curve that no choice of rates touches
+    at: tuple[float, ...] = ()  # or just these are, in this order, each judged: a curve that no choice of rates touches
     follows: tuple[str, float] | None = None  # the rate is that of this arm, times this
     subjects: int = 40  # of a kind, in the new world: 40 are 720 facts; 0: it learns the chronicle instead
     texts: int = 4  # on each of them
@@ -100,7 +100,7 @@ def step_from(lr, steps):
 def grid(arm):
     """The rates tried first: one step apart, arm.lr in their middle (of an even number, the lower middle)."""
     if arm.at:
-        return list(arm.at)
+        return sorted(arm.at)
     below = (arm.rates - 1) // 2
     return [step_from(arm.lr, i - below) for i in range(arm.rates)]
 
@@ -145,7 +145,7 @@ def chosen_rates(design, find):
 def curve_rates(design, arm, chosen):
     """The rates an arm is judged at, lowest first: the chosen one, and for a main arm those of its curve."""
     if arm.at:
-        return list(arm.at)
+        return sorted(arm.at)
     return (
         [step_from(chosen, steps) for steps in design.curve] if design.curve and arm.name in design.main else [chosen]
     )
@@ -154,13 +154,14 @@ def curve_rates(design, arm, chosen):
 def runs_of(design, find):
     """The runs that can be named now and have no record.
 
-    First the curves that no choice of rates touches, world by world; then tuning; then the arms at their chosen rates,
-    then the other curves.
+    First the curves that no choice of rates touches, the primary pair's before others', a rate on every world and then the
+    next; then tuning; then the arms at their chosen rates, then the other curves.
     """
     fixed = [arm for arm in design.arms if arm.at or arm.method is None]
-    runs = [Run(arm, lr, seed) for seed in design.judged for arm in fixed for lr in arm.at or [None]]
+    runs = [(i, Run(arm, lr, seed)) for seed in design.judged for arm in fixed for i, lr in enumerate(arm.at or [None])]
+    runs = sorted(runs, key=lambda both: (both[1].arm.name not in design.pairs[0], both[0]))
     rates, missing = chosen_rates(design, find)
-    if any(arm.at for arm in fixed) and (first := [run for run in runs if find(run) is None]):
+    if any(arm.at for arm in fixed) and (first := [run for _, run in runs if find(run) is None]):
         return first
     if missing:
         return missing

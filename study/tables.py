@@ -64,7 +64,7 @@ class Results:
 
     def rows(self, arms):
         """[(name, rate, worlds), ...] of those of `arms` that have records: at their own rate, or at each of `arm.at`."""
-        rates = [(arm.name, lr) for arm in arms for lr in arm.at or [self.rates[arm.name]]]
+        rates = [(arm.name, lr) for arm in arms for lr in sorted(arm.at) or [self.rates[arm.name]]]
         return [(name, lr, worlds) for name, lr in rates if (worlds := self.worlds(name, lr=lr))]
 
     def has(self, column, name, lr, worlds):
@@ -90,18 +90,22 @@ class Results:
         return [after - before for after, before in zip(*both)]
 
     def curve(self, name, world, ends):
-        """[values of the two columns `ends`, ...] by rate, lowest first; None while a rate is missing."""
+        """{rate: values of the two columns `ends`} of an arm, lowest rate first, as far as there are records."""
         rates = curve_rates(self.design, self.arms[name], self.rates[name])
-        if len(rates) < 2 or not all(self.record(name, world, lr) for lr in rates):
-            return None
-        return [tuple(self.values(name, end, [world], lr)[0] for end in ends) for lr in rates]
+        done = [lr for lr in rates if self.record(name, world, lr)]
+        return {lr: tuple(self.values(name, end, [world], lr)[0] for end in ends) for lr in done}
 
     def matched(self, first, second, title):
-        """(differences, a value a world; the second's mean) of two arms' curves over the span that both reach."""
-        worlds = self.design.judged
-        curves = [[self.curve(name, world, self.design.matched[title]) for name in (first, second)] for world in worlds]
-        both = [*zip(*(pair for pair in curves if all(pair)))]  # the curves of the first, and of the second
-        if not both:
+        """(differences, a value a world; the second's mean) of two arms' curves over the span that both reach.
+
+        Of the worlds on which either arm has two rates or more, at the rates that the arm has on all of them.
+        """
+        ends, both = self.design.matched[title], []
+        pairs = [[self.curve(name, world, ends) for name in (first, second)] for world in self.design.judged]
+        for curves in zip(*(pair for pair in pairs if min(map(len, pair)) > 1)):
+            shared = [lr for lr in curves[0] if all(lr in curve for curve in curves)]
+            both.append([[curve[lr] for lr in shared] for curve in curves])
+        if not both or len(both[0][0]) < 2 or len(both[1][0]) < 2:
             return [], 0
         return self.design.height(*both), heights(*(np.mean(curves, axis=0) for curves in both))[1]
 

@@ -12,7 +12,7 @@ SETS = ("new", "unbound", "new cloze", "never-asked", "old cloze")
 
 def made_up(design, run, rng):
     """A record with what tables and figures read: more is learned, and less kept, at higher rates."""
-    middle = run.arm.at[1] if run.arm.at else 1e-2
+    middle = run.arm.at[0] if run.arm.at else 1e-2
     shift = 0.1 * np.log10(run.lr / middle) if run.lr else 0
     acc = {name: 0.6 + shift + rng.normal(0, 0.02) for name in SETS} | {
         "never-asked": 0.7 - shift + rng.normal(0, 0.01)

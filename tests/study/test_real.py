@@ -26,6 +26,7 @@ from study.toy import FULL, LONG_QV
 ARMS = {arm.name: arm for arm in (*REAL.arms, *REAL.extended)}
 MATCHED, CONVERSE = REAL.primary
 CURVES = 1 + 3 * 4  # runs a world before any rate is chosen
+ROUND = 2 * len(JUDGED)  # of the primary pair, at a rate each
 
 
 def row_of(table, *names):
@@ -96,7 +97,7 @@ def test_no_shortcut_answers_the_questions():
     assert {key: np.mean(values) for key, values in shares.items() if np.mean(values) > 0.3} == {}
 
 
-def test_the_curves_come_first_world_by_world_then_tuning_then_the_rest_and_the_chronicle_last(tmp_path):
+def test_the_curves_come_first_then_tuning_then_the_rest_and_the_chronicle_last(tmp_path):
     done, stages = {}, []
     while runs := runs_of(REAL, done.get):
         stages.append(runs)
@@ -105,8 +106,11 @@ def test_the_curves_come_first_world_by_world_then_tuning_then_the_rest_and_the_
             for run in runs
         }
     curves, tuning, rest = stages
-    assert [run.world for run in curves] == [world for world in JUDGED for _ in range(CURVES)]
-    assert {run.arm.name for run in curves} == {"untouched", *REAL.main}
+    assert len(curves) == CURVES * len(JUDGED) and {run.arm.name for run in curves} == {"untouched", *REAL.main}
+    rounds = [curves[start : start + ROUND] for start in range(0, 4 * ROUND, ROUND)]
+    for i, some in enumerate(rounds):  # the primary pair's, a rate on every world and then the next
+        both = [(name, ARMS[name].at[i]) for name in REAL.pairs[0]]
+        assert [(run.world, (run.arm.name, run.lr)) for run in some] == [(w, one) for w in JUDGED for one in both]
     assert {run.world for run in tuning} == set(TUNING)
     assert Counter(run.arm.name for run in tuning) == {
         n: 2 * (len(a.at) or a.rates) for n, a in ARMS.items() if a.at or a.rates
@@ -122,15 +126,16 @@ def test_the_curves_come_first_world_by_world_then_tuning_then_the_rest_and_the_
 @pytest.mark.parametrize("place", range(4))
 def test_of_fixed_rates_one_is_chosen_and_none_is_added(place):
     arm = ARMS["mica"]
+    best = sorted(arm.at)[place]
 
     def find(run):
-        return {"summary": {"new cloze": {"logprob": -1.0 if run.lr == arm.at[place] else -2.0}}}
+        return {"summary": {"new cloze": {"logprob": -1.0 if run.lr == best else -2.0}}}
 
-    assert tune(REAL, arm, find) == (list(arm.at), arm.at[place], [])
+    assert tune(REAL, arm, find) == (sorted(arm.at), best, [])
     if place not in (0, 3):  # of other arms the grid is extended, and here would be for ever
         return
     rates, _ = chosen_rates(REAL, lambda run: find(run) if run.arm.at else None)
-    assert rates["mica"] == rates["mica chronicle"] == arm.at[place]
+    assert rates["mica"] == rates["mica chronicle"] == best
     assert rates["full"] is rates["full chronicle"] is None
 
 
@@ -149,9 +154,10 @@ def part(tmp_path, count):
 def test_the_primary_comparison_is_the_forgetting_loss_at_matched_new_knowledge(made):
     name, primary = next(iter(made.comparisons.items()))
     assert name == ("mica", "lora", MATCHED)
-    first, second = (
-        [made.curve(arm, w, ("new knowledge", "forgetting loss")) for w in JUDGED] for arm in ("mica", "lora")
-    )
+    ends = ("new knowledge", "forgetting loss")
+    curves = [[made.curve(arm, world, ends) for world in JUDGED] for arm in ("mica", "lora")]
+    assert all(list(curve) == [5e-3, 1e-2, 2e-2, 4e-2] for curve in curves[0])
+    first, second = ([list(curve.values()) for curve in some] for some in curves)
     values = matched_on_means(first, second)
     assert primary.difference.mean == pytest.approx(np.mean(values))
     assert primary.p == primary.difference.p == pytest.approx(stats.ttest_1samp(values, 0).pvalue)
@@ -198,16 +204,16 @@ def test_the_report_of_everything(made):
 
 
 @pytest.mark.parametrize(
-    "count", [2, 5, CURVES, CURVES + 3, 2 * CURVES, 3 * CURVES + 7, 6 * CURVES, 6 * CURVES + 30, 150]
+    "count", [1, 5, ROUND + 2, ROUND + 9, 2 * ROUND, 3 * ROUND + 7, 4 * ROUND + 1, 6 * CURVES, 6 * CURVES + 30, 150]
 )
 def test_some_of_the_records_show_what_there_is_and_what_is_missing(tmp_path, count):
     results = part(tmp_path, count)
     text = report(results)
     assert "**Not finished**" in text and "nan" not in text
     arms = tables.arms_table(results, REAL.arms)
-    assert row_of(arms, "mica", "16,000", "0.005")[3] == str(min(len(JUDGED), -(-(count - 1) // CURVES)))
+    assert row_of(arms, "mica", "16,000", "0.01")[3] == str(min(len(JUDGED), -(-count // 2)))
     assert ("full" in arms) == (count >= 150)
-    worlds = min(count // CURVES, len(JUDGED))
+    worlds = min(max(count - ROUND, 0) // 2, len(JUDGED))  # with two rates of either
     if worlds < 2:
         assert "not yet: it needs two worlds" in tables.primary_line(results)
     else:
@@ -237,7 +243,7 @@ def run_program(monkeypatch, *arguments):
 
 def test_the_program_draws_into_its_own_folder_and_markers_and_needs_no_model(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(program, "HERE", tmp_path)
-    write_study(tmp_path / "results/real", REAL, 2 * CURVES)
+    write_study(tmp_path / "results/real", REAL, 2 * ROUND)
     mark = "<!-- study: {} -->\nold\n<!-- end -->\n"
     (tmp_path / "README.md").write_text(
         "".join(mark.format(name) for name in ("cost", "real-cost", "real-arms", "real-pairs"))

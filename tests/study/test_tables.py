@@ -74,13 +74,28 @@ def test_a_larger_forgetting_loss_is_behind(made):
 
 def test_matched_acquisition_reads_whole_curves(made):
     rates = tables.curve_rates(FULL, MAIN[0], made.rates["mica"])
-    assert len(made.curve("mica", 3, ENDS)) == len(rates) == 4
+    assert list(made.curve("mica", 3, ENDS)) == rates and len(rates) == 4
     new = [made.values("mica", "new knowledge", [3], lr)[0] for lr in rates]
-    assert [point[0] for point in made.curve("mica", 3, ENDS)] == new
-    heights = [height_between(made.curve("mica", w, ENDS), made.curve("lora", w, ENDS)) for w in JUDGED]
+    assert [point[0] for point in made.curve("mica", 3, ENDS).values()] == new
+    curves = [[list(made.curve(name, world, ENDS).values()) for name in ("mica", "lora")] for world in JUDGED]
+    heights = [height_between(*both) for both in curves]
     heights = [height for height in heights if height == height]
     assert made.comparisons["mica", "lora", MATCHED].difference.mean == pytest.approx(np.mean(heights))
-    assert made.curve("mica-random", 3, ENDS) is None
+    assert len(made.curve("mica-random", 3, ENDS)) == 1 and made.matched("mica-random", "mica", MATCHED) == ([], 0)
+
+
+def test_unfinished_curves_are_matched_at_the_rates_that_all_their_worlds_have(tmp_path, made):
+    results = tables.Results(made.folder, FULL)
+    results.records = dict(made.records)
+    lrs = tables.curve_rates(FULL, MAIN[0], made.rates["mica"])
+    gone = {Run(MAIN[0], lrs[1], 1)} | {Run(MAIN[0], lr, 2) for lr in lrs[1:]}  # world 2 is left one rate
+    for run in gone:
+        del results.records[run.name]
+    left = [[list(results.curve(n, w, ENDS).items()) for n in ("mica", "lora")] for w in JUDGED if w != 2]
+    left = [[[point for lr, point in mica if lr != lrs[1]], [point for _, point in lora]] for mica, lora in left]
+    heights = [height_between(*both) for both in left]
+    differences, _ = results.matched("mica", "lora", MATCHED)
+    assert differences == pytest.approx([height for height in heights if height == height]) and len(differences) > 2
 
 
 def test_gains_are_above_the_untouched_model_of_the_same_world(made):
