@@ -26,21 +26,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+import mica
 from adapter_io import save_trained
 from eval_qa import IGNORE, Question, greedy_answer, pack, perplexity, read_question_sets, score_questions, summarise
 from fast import ranks
 from fast.loss import compiled, head_is_large_and_frozen, loss_in_chunks
 from gpt import find_model, load_pretrained
 from lora import LoRALayer, count_trainable, replace_linears
-from mica import (
-    LoRAFALayer,
-    MajorMiCALayer,
-    MiCALayer,
-    OrthonormalMiCALayer,
-    RandomMiCALayer,
-    TrainedMiCALayer,
-    TransposedMiCALayer,
-)
 from milora import MiLoRALayer, PiSSALayer
 from tools.cli import Parser, check_apart, one_sentence_errors, pick_device, progress, write_json, write_lines
 from tools.reading import read_documents, read_named, table_name
@@ -57,18 +49,18 @@ class Method:
 
 
 METHODS = {
-    "mica": Method(MiCALayer, 2e-2, "#0072B2", "o"),
+    "mica": Method(mica.MiCALayer, 2e-2, "#0072B2", "o"),
     "lora": Method(LoRALayer, 7e-3, "#E69F00", "s"),
     "milora": Method(MiLoRALayer, 1e-2, "#56B4E9", "D"),
     "pissa": Method(PiSSALayer, 3e-3, "#CC79A7", "^"),
     "full": Method(None, 7e-4, "#009E73", "v"),
     # MiCA with one thing changed (mica.py)
-    "mica-major": Method(MajorMiCALayer, 5e-3, "#D55E00", "P"),
-    "mica-random": Method(RandomMiCALayer, 2e-2, "#999999", "X"),
-    "mica-orthonormal": Method(OrthonormalMiCALayer, 1e-2, "#444444", "*"),
-    "mica-trained": Method(TrainedMiCALayer, 7e-3, "#332288", "<"),
-    "mica-transposed": Method(TransposedMiCALayer, 2e-2, "#882255", ">"),
-    "lora-fa": Method(LoRAFALayer, 2e-2, "#117733", "p"),
+    "mica-major": Method(mica.MajorMiCALayer, 5e-3, "#D55E00", "P"),
+    "mica-random": Method(mica.RandomMiCALayer, 2e-2, "#999999", "X"),
+    "mica-orthonormal": Method(mica.OrthonormalMiCALayer, 1e-2, "#444444", "*"),
+    "mica-trained": Method(mica.TrainedMiCALayer, 7e-3, "#332288", "<"),
+    "mica-transposed": Method(mica.TransposedMiCALayer, 2e-2, "#882255", ">"),
+    "lora-fa": Method(mica.LoRAFALayer, 2e-2, "#117733", "p"),
 }
 ALL = ("mica", "lora", "milora", "pissa", "full")  # what --method all runs
 
@@ -89,6 +81,7 @@ class Settings:
     accumulate: int = 1  # parts that a step is computed in, one after the other: less memory, the same gradient
     checkpointing: bool = False  # what blocks compute inside is not kept for the gradient but computed again
     compile: bool = False  # by torch.compile
+    shard: bool = False  # of the frozen weights a process has only a part; it takes several (fast/ranks.py)
 
 
 def block_linears(model):
@@ -104,6 +97,8 @@ def prepare(model, layer, settings):
         alpha = settings.rank if settings.alpha is None else settings.alpha
         show = partial(progress, description=f"preparing {layer.__name__}s")
         replace_linears(model, layer, settings.rank, alpha, targets, settings.dropout, show)
+    elif settings.shard:
+        raise ValueError("--shard splits frozen weights, and full fine-tuning has none: leave one of the two out")
     elif next(model.parameters()).dtype != torch.float32:
         raise ValueError("full fine-tuning needs --dtype float32: small steps vanish in 16-bit weights")
     else:
@@ -137,6 +132,8 @@ def adapt(model, tokenizer, documents, method, settings=Settings(), lr=None, see
     """
     torch.manual_seed(seed)
     prepare(model, METHODS[method].layer, settings)
+    if settings.shard:
+        ranks.shard(model)
     lr = METHODS[method].lr if lr is None else lr
     parameters = [p for p in model.parameters() if p.requires_grad]
     ranks.agree([*parameters, *model.buffers()])
@@ -161,7 +158,7 @@ def adapt(model, tokenizer, documents, method, settings=Settings(), lr=None, see
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, steps, lr, settings.warmup)
             losses.append(0.0)  # the mean over the step, however many parts and processes it is computed in
-            for part in zip(ranks.parts(x, settings.accumulate), ranks.parts(y, settings.accumulate)):
+            for part in ranks.parts(x, y, settings.accumulate, IGNORE):
                 loss = loss_of(model, *part) / (y != IGNORE).sum()
                 loss.backward()
                 losses[-1] += loss.detach()
@@ -173,6 +170,7 @@ def adapt(model, tokenizer, documents, method, settings=Settings(), lr=None, see
         history.append({"epoch": epoch, "loss": torch.stack(losses).mean().item()})
         if on_epoch is not None:
             history[-1].update(on_epoch(epoch) or {})
+        ranks.meet()
     if not math.isfinite(history[-1]["loss"]):
         print(f"{method}, seed {seed}: the loss is {history[-1]['loss']}: use a smaller --lr", file=sys.stderr)
     model.eval()
@@ -228,6 +226,7 @@ def parse_arguments():
     add("--accumulate", type=int, default=defaults.accumulate, help="parts to compute a step in, to save memory")
     add("--checkpointing", action="store_true", help="keep blocks' inputs only, compute the rest twice: saves memory")
     add("--compile", action="store_true", help="torch.compile the loss: a minute to begin with, then some %% faster")
+    add("--shard", action="store_true", help="torchrun's processes hold a part of the base each: if it is too large")
     add("--seeds", type=int, default=1, metavar="N", help="runs of each method, with seeds 0 to N - 1")
     add("--eval-every", type=int, default=0, metavar="EPOCHS", help="measure while training; 0: only at the end")
     add("--examples", type=int, default=3, metavar="N", help="questions whose greedy answers are shown; 0: none")
@@ -244,6 +243,8 @@ def parse_arguments():
             parser.error(f"--{name.replace('_', '-')} must be 0 or more, not {getattr(args, name)}")
     if args.lr is not None and not 0 < args.lr < math.inf:
         parser.error(f"--lr must be a positive number, not {args.lr}")
+    if args.shard and args.compile:
+        parser.error("--shard and --compile do not go together: leave one of the two out")
     args.method = list(dict.fromkeys(name for given in args.method for name in (ALL if given == "all" else [given])))
     args.targets = args.targets and tuple(args.targets)
     return args
@@ -290,8 +291,11 @@ def compare(args):
     question_sets, notes = read_question_sets(args.qa + args.retention, args.primer)
     task = Task(read_documents(args.corpus), question_sets, read_named(args.text, read_documents))
     settings = Settings(**{f.name: getattr(args, f.name) for f in fields(Settings) if hasattr(args, f.name)})
+    if settings.shard and ranks.count() == 1:
+        raise ValueError("--shard is for several processes: start them by torchrun --nproc-per-node N train.py ...")
     folder = find_model(args.model)
-    base, tokenizer = load_pretrained(folder, device=pick_device(args.device), dtype=getattr(torch, args.dtype))
+    device = pick_device("cpu" if args.shard else args.device)  # what is too large for a GPU gets there in parts
+    base, tokenizer = load_pretrained(folder, device=device, dtype=getattr(torch, args.dtype))
     for method in args.method:  # say at once what does not fit; of all adapters, LoRALayer starts fastest
         prepare(copy_for(base, method), LoRALayer if METHODS[method].layer else None, settings)
 

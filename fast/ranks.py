@@ -1,10 +1,14 @@
-"""Several processes as one: `torchrun --nproc-per-node N train.py ...`, data parallel.
+"""Several processes as one: `torchrun --nproc-per-node N train.py ...`, data parallel, of the base a part each if asked.
 
 Every process holds the whole model and takes its share of each batch's windows; gradients are added up before each step,
 so that all make the same step, the one that a single process would make, to rounding. Process 0 does all the rest
 (asking, printing, writing) and calls the others, the followers, when there is something to train. A loss is a sum over
 predictions divided by their number in the *whole* batch (train.adapt), so shares need not be equal. With dropout the
 step is another one: each process draws for its own share.
+
+With --shard a process has on its device only its part of every block's frozen weights, and while a block computes the
+processes lend each other the rest (PyTorch's fully_shard). Adapters, embeddings and the head are whole everywhere, and so
+is the base that methods start from, in the CPU's memory, where it is asked what it knew before.
 
 Without torchrun there is one process, and nothing here does anything.
 """
@@ -15,12 +19,18 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 
 import torch
-from torch import distributed
+from torch import distributed, nn
+from torch.distributed.fsdp import fully_shard
 
 
 def count():
     """How many processes train together."""
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def first():
+    """Whether this is process 0, or the only one."""
+    return count() == 1 or distributed.get_rank() == 0
 
 
 @contextmanager
@@ -41,21 +51,21 @@ def together(device):
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     # A day: followers wait while process 0 asks questions
     distributed.init_process_group("nccl" if use_cuda else "gloo", timeout=timedelta(days=1))
-    streams, first = (sys.stdout, sys.stderr), distributed.get_rank() == 0
+    streams, leads = (sys.stdout, sys.stderr), first()
     try:
-        if not first:
+        if not leads:
             if call(None) is None:
                 sys.exit(2)  # process 0 says why
             sys.stdout = sys.stderr = open(os.devnull, "w")
         yield
     finally:
         sys.stdout, sys.stderr = streams
-        if first:
+        if leads:
             with suppress(ValueError):  # one of them is gone already
                 call(None)
         if count() > 1:
             distributed.destroy_process_group()
-    if not first:
+    if not leads:
         # It has nothing left to do, and gloo's threads were seen to abort an interpreter that ends by itself
         os._exit(0)
 
@@ -91,10 +101,10 @@ def spoken(message, *args):
 
 def follows(do):
     """In a follower: do(*job) for each that process 0 calls, then True. In process 0, which lets them begin, False."""
-    if count() == 1 or distributed.get_rank() == 0:
+    if first():
         call("begin")
         return False
-    while (job := call(None)) is not None:
+    while (job := heard()) is not None:
         do(*job)
     return True
 
@@ -105,21 +115,23 @@ def agree(tensors):
         spoken(distributed.broadcast, tensor.detach(), 0)
 
 
-def parts(rows, pieces):
-    """This process's share of a batch's windows (batch, time), every count()-th, in so many pieces; none of an empty one."""
-    share = rows[distributed.get_rank() :: count()] if count() > 1 else rows
-    return share.chunk(pieces) if len(share) else ()
+def parts(x, y, pieces, ignore):
+    """This process's share of a batch's windows x, y (batch, time), every count()-th: [(x, y), ...] in so many pieces.
+
+    All shares are equal: where the windows do not suffice, one is taken again with nothing in y but `ignore`.
+    """
+    if (n := count()) > 1:
+        more = -len(x) % n
+        x, y = torch.cat([x, x[:1].expand(more, -1)]), torch.cat([y, torch.full_like(y[:1], ignore).expand(more, -1)])
+        x, y = x[distributed.get_rank() :: n], y[distributed.get_rank() :: n]
+    return zip(x.chunk(pieces), y.chunk(pieces))
 
 
 @torch.no_grad()
 def add_up(parameters, loss):
     """Sum the parameters' gradients over all processes, in place; return the sum of their losses."""
     if count() > 1:
-        for p in parameters:
-            if p.grad is None:  # its share was empty
-                p.grad = torch.zeros_like(p)
         grads = [p.grad for p in parameters]
-        loss = torch.as_tensor(loss, device=grads[0].device)  # a plain 0.0 where the share was empty
         # One message, not hundreds
         flat = torch.cat([loss.reshape(1).to(grads[0]), *(grad.flatten() for grad in grads)])
         spoken(distributed.all_reduce, flat)
@@ -127,3 +139,52 @@ def add_up(parameters, loss):
         for grad, summed in zip(grads, flat[1:].split([grad.numel() for grad in grads])):
             grad.copy_(summed.view_as(grad))
     return loss
+
+
+# --- of the base a part each ---------------------------------------------------------------------------------------------
+
+sharded = None  # the model, of all that were, that the processes lend each other now
+
+
+def shard(model):
+    """Leave this process, on its device, only its part of the frozen weights of the model's blocks. Returns the model.
+
+    Lending takes all processes. In training they are at the same layer by themselves; when process 0 asks the model
+    something, it calls the others to come along, whatever it asks.
+    """
+    global sharded
+    sharded = None  # the last one's memory is free
+    device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
+    trained = {p for p in model.parameters() if p.requires_grad}
+    # Frozen ones are the base's too (train.copy_for), which is to stay whole where it is
+    own = {p: nn.Parameter(p.detach(), requires_grad=False) for p in set(model.parameters()) - trained}
+    for module in model.modules():
+        for name, p in module.named_parameters(recurse=False):
+            setattr(module, name, own.get(p, p))
+    mesh = distributed.init_device_mesh(device, (count(),))
+    for block in model.layers:
+        fully_shard(block, mesh=mesh, reshard_after_forward=True, ignored_params=trained)
+    model.to(device)  # what is left: adapters, embeddings, the head
+    together = model.hidden_states
+
+    def hidden_states(*args, **kwargs):
+        if first() and not model.training:
+            call("along")
+        return together(*args, **kwargs)
+
+    model.hidden_states, sharded = hidden_states, model
+    return model
+
+
+def heard():
+    """In a follower: the next job process 0 calls; before that, whenever it asks the sharded model, come along."""
+    while (job := call(None)) == "along":
+        with torch.inference_mode():  # of the answer to this one token, or of any, nothing is used
+            sharded.hidden_states(torch.zeros(1, 1, dtype=torch.long, device=sharded.device))
+    return job
+
+
+def meet():
+    """All processes come here before any goes on; until then followers serve what process 0 may ask."""
+    if sharded is not None:
+        call("on") if first() else heard()

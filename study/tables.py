@@ -177,7 +177,8 @@ def interval(comparison, usual=None):
 def share(comparison):
     """How large a difference in forgetting loss is beside the second's, as text; of all else nothing."""
     d = comparison.difference
-    return f"{100 * d.mean / comparison.level:+.1f}%" if comparison.column == "forgetting loss" else ""
+    known = comparison.column == "forgetting loss" and math.isfinite(comparison.level)  # mean curves may not overlap
+    return f"{100 * d.mean / comparison.level:+.1f}%" if known else ""
 
 
 def arms_table(results, arms):

@@ -6,12 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.distributed.tensor import DTensor
 
 from data.make_data import world, write
 from fast import ranks
+from gpt.weights import load_model
+from train import METHODS, Settings, copy_for, main, prepare
 
 ROOT = Path(__file__).resolve().parents[2]
 # The third loss of the rank in FIRE fails, or every process trains as the command would
@@ -59,8 +63,8 @@ def said(done):
 
 def test_alone_nothing_is_shared_and_nothing_called():
     rows = torch.arange(10).view(5, 2)
-    assert torch.equal(torch.cat(ranks.parts(rows, 2)), rows) and len(ranks.parts(rows, 2)) == 2
-    assert ranks.parts(rows[:0], 2) == ()
+    x, y = zip(*ranks.parts(rows, rows + 1, 2, -100))
+    assert len(x) == len(y) == 2 and torch.equal(torch.cat(x), rows) and torch.equal(torch.cat(y), rows + 1)
     loss = torch.tensor(1.0)
     assert ranks.add_up([], loss) is loss and ranks.call(("mica", 0)) == ("mica", 0) and ranks.count() == 1
     assert ranks.follows(lambda: pytest.fail("nobody follows")) is False
@@ -72,19 +76,78 @@ def test_several_processes_do_not_share_a_gpu(monkeypatch):
         pytest.fail("it was not refused")
 
 
+def test_shares_are_equal_and_cover_a_batch(monkeypatch):
+    rows = torch.arange(1, 11).view(5, 2)
+    monkeypatch.setattr(ranks, "count", lambda: 3)
+    shares = []
+    for rank in range(3):
+        monkeypatch.setattr(ranks.distributed, "get_rank", lambda: rank)  # noqa: B023
+        shares.append(list(ranks.parts(rows, rows + 1, 2, -100)))
+    assert all([len(x) for x, _ in share] == [1, 1] for share in shares)
+    x, y = (torch.cat([part[i] for share in shares for part in share]) for i in (0, 1))
+    asked = y[:, 0] != -100
+    assert asked.sum() == 5 and (y[~asked] == -100).all()
+    assert sorted(x[asked].tolist()) == rows.tolist() and torch.equal(y[asked], x[asked] + 1)
+
+
+def test_what_is_sharded_leaves_the_base_as_it_was(tiny_llama_folder, tmp_path):
+    base = load_model(tiny_llama_folder)
+    model = copy_for(base, "mica")
+    prepare(model, METHODS["mica"].layer, Settings(rank=2))
+    x = torch.arange(12).view(2, 6)
+    before, parameters = model(x).detach(), dict(base.named_parameters())
+    ranks.distributed.init_process_group("gloo", store=ranks.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        ranks.shard(model)
+        assert {type(p) for p in base.parameters()} == {torch.nn.Parameter}
+        assert all(p is parameters[name] for name, p in base.named_parameters())
+        mine = dict(model.named_parameters())
+        assert not {id(p) for p in mine.values()} & {
+            id(p) for p in parameters.values()
+        }  # moved, they would move the base
+        split = {name for name, p in mine.items() if isinstance(p, DTensor)}
+        assert split == {name for name, p in mine.items() if name.startswith("layers.") and not p.requires_grad}
+        assert model.lm_head.weight is model.embed_tokens.weight if base.config.tie_embeddings else True
+        assert torch.equal(model(x), before)
+    finally:
+        ranks.sharded = None
+        ranks.distributed.destroy_process_group()
+
+
+def test_sharding_takes_several_processes(line, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(sys, "argv", [*map(str, line), "--shard", "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2 and "--nproc-per-node" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
+
+
+CASES = [
+    ("mica", []),
+    ("lora", ["--accumulate", "2"]),
+    ("full", []),
+    ("mica", ["--shard", "--eval-every", "1", "--examples", "2"]),
+    ("pissa", ["--shard", "--accumulate", "2", "--checkpointing"]),
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("method, extra", [("mica", []), ("lora", ["--accumulate", "2"]), ("full", [])])
+@pytest.mark.parametrize("method, extra", CASES)
 def test_two_processes_learn_what_one_does(line, tmp_path, method, extra):
-    losses, weights = [], []
+    losses, weights, asked = [], [], []
     for processes in (1, 2):
         out = tmp_path / str(processes)
-        done = run([*line, "--method", method, "--out", out, *extra], processes)
+        flags = [flag for flag in extra if flag != "--shard" or processes > 1]
+        done = run([*line, "--method", method, "--out", out, *flags], processes)
         assert done.returncode == 0, done.stderr
-        assert done.stdout.count("untouched") == 1  # one of them speaks
+        assert done.stdout.count("trained parameters") == 1  # one of them speaks
         seed = out / method / "seed0"
         losses.append([json.loads(entry)["loss"] for entry in (seed / "metrics.jsonl").read_text().splitlines()])
         (file,) = seed.glob("*/*model.safetensors")
         weights.append(load_file(file))
+        entries = [json.loads(entry) for entry in (seed / "scores.jsonl").read_text().splitlines()]
+        asked.append([entry["loglikelihoods"] for entry in entries])
+    assert np.allclose(*asked, rtol=0.02, atol=0.02)
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
     for name, alone in weights[0].items():
         # AdamW divides by a gradient's size: where that is all rounding, steps differ; so a few in a thousand may
@@ -99,9 +162,10 @@ def test_what_is_wrong_with_the_input_is_said_once(line, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("extra", [[], ["--shard"]], ids=["whole", "shard"])
 @pytest.mark.parametrize("rank", "01")
-def test_a_process_that_fails_takes_the_other_with_it(line, tmp_path, rank):
-    done = run([*line, "--method", "mica", "--out", tmp_path / "out"], 2, fire=rank)
+def test_a_process_that_fails_takes_the_other_with_it(line, tmp_path, rank, extra):
+    done = run([*line, "--method", "mica", "--out", tmp_path / "out", *extra], 2, fire=rank)
     assert done.returncode != 0 and "train.py: a machine is on fire" in said(done)
     others = set(said(done)) - {"train.py: a machine is on fire"}
     assert all("another of torchrun's processes stopped" in text for text in others)

@@ -18,7 +18,7 @@ from study import figures, real, tables
 from study.design import TUNING, Run, chosen_rates, runs_of, tune
 from study.real import JUDGED, REAL, task_for
 from study.report import readme_tables, report
-from study.runs import task_digest, task_of
+from study.runs import read_record, task_digest, task_of
 from study.stats import matched_on_means
 from study.tables import Results
 from study.toy import FULL, LONG_QV
@@ -265,7 +265,7 @@ def test_records_that_are_shipped_are_runs_of_their_design(design):
     records = sorted((Path(real.__file__).parent / "results" / design.name / "runs").glob("*.json"))
     assert records
     for path in records:
-        key = json.loads(path.read_text())["key"]
+        key = read_record(path)["key"]
         run = Run(arms[path.stem.split("_")[0]], key["lr"], key["world"])
         assert run.name == path.stem
         assert key["settings"] == json.loads(json.dumps(asdict(run.arm.settings))) and key["method"] == run.arm.method

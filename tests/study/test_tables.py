@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from study.design import Run, runs_of
 from study.real import REAL
 from study.report import fill_in, readme_tables, report
 from study.runs import finder, record_path, surroundings
-from study.stats import height_between, ratio
+from study.stats import height_between, paired, ratio
 from study.tables import Results
 from study.toy import ARMS, EXTENDED_DESIGN, FULL, JUDGED, LONG_QV, MAIN, PAIRS, QUICK
 from train import METHODS, Method
@@ -96,6 +97,12 @@ def test_unfinished_curves_are_matched_at_the_rates_that_all_their_worlds_have(t
     heights = [height_between(*both) for both in left]
     differences, _ = results.matched("mica", "lora", MATCHED)
     assert differences == pytest.approx([height for height in heights if height == height]) and len(differences) > 2
+
+
+def test_a_share_of_a_level_that_is_not_known_is_not_given():
+    c = tables.Comparison("a", "b", "x", "forgetting loss", paired([1.0, 1.1], [1.2, 1.2]), 0.5, 1.0, "not resolved")
+    assert tables.share(c) == "-30.0%"
+    assert tables.share(replace(c, level=float("nan"))) == "" == tables.share(replace(c, column="never asked"))
 
 
 def test_gains_are_above_the_untouched_model_of_the_same_world(made):

