@@ -84,7 +84,7 @@ def check_settings(linear, rank, alpha, dropout):
         raise ValueError(f"alpha is {alpha}: it must be a positive number")
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout is {dropout}: it must be at least 0 and less than 1")
-    if not linear.weight.is_meta and not linear.weight.isfinite().all():  # a meta tensor has a shape but no numbers
+    if not linear.weight.is_meta and not all(end.isfinite() for end in linear.weight.aminmax()):  # meta: no numbers yet
         raise ValueError(f"a weight of shape {shape} holds NaN or infinity: load other weights")
 
 

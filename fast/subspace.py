@@ -17,6 +17,7 @@ last the decomposition of the whole.
 import torch
 
 SMALL = 128  # below this many rows or columns, the whole decomposition is as quick
+LARGE = 1024  # from here on, a few eigenvectors by scipy are quicker than all by torch
 # The largest residual, in parts of the matrix's Frobenius norm, that vectors computed in this precision may leave.
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-9}
 
@@ -111,6 +112,13 @@ def eigenvectors(M, rank):
     """Bases of the minor directions of M, from M M^T or M^T M, whichever is smaller: its eigenvalues are S^2."""
     wide = M.shape[0] <= M.shape[1]
     M = M if wide else M.T
-    Q = torch.linalg.eigh(M @ M.T).eigenvectors[:, :rank]  # smallest first
+    if M.is_cuda or len(M) < LARGE:
+        Q = torch.linalg.eigh(M @ M.T).eigenvectors[:, :rank]  # smallest first
+    else:  # scipy computes but a triangle of the product, and no other eigenvectors: three times as fast
+        from scipy.linalg import blas, eigh  # only here: it takes a moment to import
+
+        a = M.numpy()
+        gram = blas.dsyrk(1.0, a) if a.flags.f_contiguous else blas.dsyrk(1.0, a.T, trans=1)  # the upper triangle
+        Q = torch.from_numpy(eigh(gram, lower=False, subset_by_index=(0, rank - 1), check_finite=False)[1])
     Y = orthonormal((Q.T @ M).T)
     yield (Q, Y) if wide else (Y, Q)

@@ -122,6 +122,14 @@ def test_sharding_takes_several_processes(line, monkeypatch, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("others, words", [((True, False), "--compile"), ((False, True), "--method full")])
+def test_what_does_not_go_with_sharding_is_refused(monkeypatch, others, words):
+    monkeypatch.setattr(ranks, "count", lambda: 2)
+    with pytest.raises(ValueError, match=words):
+        ranks.check(True, *others)
+    ranks.check(False, *others), ranks.check(True, False, False)
+
+
 CASES = [
     ("mica", []),
     ("lora", ["--accumulate", "2"]),

@@ -104,6 +104,8 @@ def some_row(number, length, start=()):
 @pytest.mark.parametrize(("batch_size", "tokens"), [(1, 1000), (4, 1000), (64, 40), (64, 1), (3, 60)])
 def test_a_batch_has_no_more_rows_or_tokens_than_allowed_unless_one_row_alone_has(monkeypatch, batch_size, tokens):
     monkeypatch.setattr(scoring, "BATCH_TOKENS", tokens)
+    monkeypatch.setattr(scoring, "ENOUGH", 30)
+    monkeypatch.setattr(scoring, "SIMILAR", 0.5)
     rng = random.Random(0)
     rows = [some_row(number, length) for number, length in enumerate([rng.randrange(3, 30) for _ in range(50)] + [100])]
     beginnings, batches = zip(*batches_of(rows, batch_size), strict=True)
@@ -113,8 +115,10 @@ def test_a_batch_has_no_more_rows_or_tokens_than_allowed_unless_one_row_alone_ha
         assert len(batch) <= batch_size
         assert len(batch) == 1 or len(batch) * max(map(len, batch)) <= tokens
     assert [len(row) for batch in batches for row in batch] == sorted(map(len, rows), reverse=True)
-    for batch in batches[:-1]:  # as large as allowed
-        assert len(batch) == batch_size or (len(batch) + 1) * len(batch[0]) > tokens
+    for batch, after in zip(batches, batches[1:]):  # as large as allowed, or large enough before much shorter ones
+        full = len(batch) == batch_size or (len(batch) + 1) * len(batch[0]) > tokens
+        assert full or len(batch) * len(batch[0]) >= 30 and len(after[0]) < 0.5 * len(batch[0])
+    assert all(len(row) >= 0.5 * len(batch[0]) for batch in batches for row in batch[30 // len(batch[0]) + 1 :])
 
 
 def test_what_many_prompts_begin_with_is_taken_off_them(monkeypatch):
@@ -168,12 +172,17 @@ def test_numbers_do_not_depend_on_how_much_is_computed_at_once(tiny_llama_folder
     assert max(sizes) == 96 * 512  # the plain perplexity: a window's at least
 
 
-def test_the_likeliest_token_is_that_of_each_position_whatever_the_chunks(tiny_llama_folder, monkeypatch):
+def test_the_likeliest_token_is_that_of_each_place_whatever_the_chunks(tiny_llama_folder, monkeypatch):
     model, _ = load_pretrained(tiny_llama_folder)
-    hidden, tokens = torch.randn(11, 32, generator=torch.Generator().manual_seed(0)), torch.arange(11)
-    logits = model.lm_head(hidden).detach()
+    hidden, tokens = torch.randn(3, 4, 32, generator=torch.Generator().manual_seed(0)), torch.arange(11)
+    places = torch.tensor([7, 0, 0, 11, 3, 7, 7, 1, 2, 10, 0])  # three tokens are asked about at once
+    logits = model.lm_head(hidden.flatten(0, 1)[places]).detach()
+    sizes = []
+    model.lm_head.register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
     for chunk in (1, 4, 11, 100):
         monkeypatch.setattr(scoring, "BATCH_LOGITS", 512 * chunk)
-        logs, greedy = predict(model, hidden, tokens)
-        assert logs.tolist() == pytest.approx(logits.log_softmax(-1)[tokens, tokens].tolist(), abs=1e-5)
+        logs, greedy = predict(model, hidden, places, tokens)
+        assert logs.tolist() == pytest.approx(logits.log_softmax(-1)[range(11), tokens].tolist(), abs=1e-5)
         assert greedy.equal(logits.argmax(-1))
+        assert sum(sizes) == 7 and max(sizes) == min(chunk, 7)  # a place once
+        sizes.clear()

@@ -5,6 +5,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
+import scipy.linalg
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -163,9 +164,9 @@ def small(rows):
 
 @both
 @settings(max_examples=250, deadline=None)
-@given(weights())
-def test_components_of_any_weight(find, case):
-    with small(8):
+@given(weights(), st.booleans())
+def test_components_of_any_weight(find, case, large):
+    with small(8), patch.object(subspace, "LARGE", 8 if large else 512):
         assert_components(find, *case)
 
 
@@ -302,6 +303,18 @@ def test_minor_components_are_found_with_the_least_work(decomposed, W, rank, exp
 def test_no_more_rounds_are_spent_on_values_as_small_as_rounding_errors(decomposed):
     W = weight(np.r_[np.ones(126), np.full(4, 1e-12)])
     assert decomposed(minor_components, W, 4)[1] == 1
+
+
+@pytest.mark.parametrize("shape", [(512, 600), (600, 512)])
+@pytest.mark.parametrize("contiguous", [True, False])
+def test_of_a_large_gram_matrix_only_the_vectors_asked_for_are_computed(decomposed, monkeypatch, shape, contiguous):
+    W = gaussian(shape)
+    W = W if contiguous else W.T.contiguous().T
+    monkeypatch.setattr(subspace, "LARGE", 512)
+    assert_components(minor_components, W, 4)
+    with patch.object(scipy.linalg, "eigh", wraps=scipy.linalg.eigh) as found:
+        assert decomposed(minor_components, W, 4) == ([], 1)
+    assert found.call_args.kwargs["subset_by_index"] == (0, 3)
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
