@@ -20,7 +20,6 @@ from datetime import timedelta
 
 import torch
 from torch import distributed, nn
-from torch.distributed.fsdp import fully_shard
 
 
 def count():
@@ -167,6 +166,8 @@ def shard(model):
     Lending takes all processes. In training they are at the same layer by themselves; when process 0 asks the model
     something, it calls the others to come along, whatever it asks.
     """
+    from torch.distributed.fsdp import fully_shard  # only here: not every build of torch has it
+
     global sharded
     sharded = None  # the last one's memory is free
     device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
