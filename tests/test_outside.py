@@ -200,9 +200,9 @@ SIZES = {
 def test_json_sizes_of_a_model_have_bounds(model, key):
     edit(model / "config.json", **{key: SIZES[key]}, **({"rope_parameters": None} if key == "rope_theta" else {}))
     (model / "tokenizer_config.json").unlink()  # which would say the eos token
-    began = time.monotonic()
+    began = time.process_time()
     assert key in refusal(load_pretrained, model)
-    assert time.monotonic() - began < 2
+    assert time.process_time() - began < 2
 
 
 def test_json_ids_of_added_tokens_are_whole_numbers(model):
@@ -294,9 +294,9 @@ def test_texts_from_a_pipe_or_device_are_refused_not_waited_for(model, tmp_path)
 def test_texts_of_hellaswag_are_cleaned_in_linear_time(tmp_path):
     item = {"activity_label": "A", "ctx_a": "[" * 100_000, "ctx_b": "b [x] c", "endings": ["a [y]b", "c"], "label": 1}
     (tmp_path / "h.jsonl").write_text(json.dumps(item) + "\n" + json.dumps(item | {"ctx_a": "[]" * 50_000 + "[" * 9}))
-    began = time.monotonic()
+    began = time.process_time()
     first, second = read_questions(tmp_path / "h.jsonl")
-    assert time.monotonic() - began < 1
+    assert time.process_time() - began < 1
     assert (first.prompt, first.choices[0]) == ("A: c", "a b")
 
 
