@@ -168,6 +168,10 @@ def test_the_readmes_tables_are_what_the_results_give(each):
     assert fill_in(text, readme_tables(each)) == text
 
 
+def test_the_readme_says_over_how_many_comparisons_is_corrected(shipped):
+    assert f"over all {len(shipped.comparisons) - 1} comparisons" in (STUDY / "README.md").read_text(encoding="utf-8")
+
+
 def test_the_report_of_the_results_is_what_they_give_whatever_methods_there_are(each, monkeypatch):
     monkeypatch.setitem(METHODS, "mine", Method(LoRALayer, lr=1e-2))
     assert (each.folder / "README.md").read_text(encoding="utf-8") == report(each)
