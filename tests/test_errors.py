@@ -172,7 +172,7 @@ BAD_SETTINGS = {
     "no part": ({"accumulate": 0}, ["--accumulate must be at least 1, not 0"]),
     "no window": ({"seq-len": 0}, ["--seq-len must be at least 1"]),
     "no seeds": ({"seeds": -1}, ["--seeds must be at least 1"]),
-    "negative eval-every": ({"eval-every": -2}, ["--eval-every must be 0 or more"]),
+    "negative eval-every": ({"eval-every": -2}, ["--eval-every must be at least 0"]),
     "a word for a number": ({"rank": "eight"}, ["invalid int value: 'eight'"]),
     "full in 16 bits": ({"method": "full", "dtype": "bfloat16"}, ["full fine-tuning needs --dtype float32"]),
 }

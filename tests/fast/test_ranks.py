@@ -18,6 +18,7 @@ from gpt.weights import load_model
 from train import METHODS, Settings, copy_for, main, prepare
 
 ROOT = Path(__file__).resolve().parents[2]
+CPU = torch.device("cpu")
 # The third loss of the rank in FIRE fails, or every process trains as the command would
 SCRIPT = """
 import os, sys
@@ -40,7 +41,7 @@ def line(tmp_path):
     write(world(3, 4, 2), tmp_path)
     (tmp_path / "script.py").write_text(SCRIPT)
     files = ["--corpus", tmp_path / "corpus.txt", "--qa", tmp_path / "questions.jsonl", "--retention", "--text"]
-    # 15 windows in batches of seven: shares are not equal, and the last batch leaves one process none
+    # 15 windows in batches of seven: shares are not equal, and the last batch leaves one process nothing to predict
     settings = ["--epochs", "2", "--batch-size", "7", "--examples", "0", "--model", "data/base", "--device", "cpu"]
     return [tmp_path / "script.py", *files, *settings]
 
@@ -126,8 +127,16 @@ def test_sharding_takes_several_processes(line, monkeypatch, tmp_path, capsys):
 def test_what_does_not_go_with_sharding_is_refused(monkeypatch, others, words):
     monkeypatch.setattr(ranks, "count", lambda: 2)
     with pytest.raises(ValueError, match=words):
-        ranks.check(True, *others)
-    ranks.check(False, *others), ranks.check(True, False, False)
+        ranks.check(CPU, True, *others)
+    ranks.check(CPU, False, *others), ranks.check(CPU, True, False, False)
+
+
+def test_several_processes_are_not_for_mps(monkeypatch):
+    mps = torch.device("mps")
+    ranks.check(mps, False, False, True)
+    monkeypatch.setattr(ranks, "count", lambda: 2)
+    with pytest.raises(ValueError, match="give --device cpu"):
+        ranks.check(mps, False, False, False)
 
 
 CASES = [
@@ -177,4 +186,5 @@ def test_a_process_that_fails_takes_the_other_with_it(line, tmp_path, rank, extr
     assert done.returncode != 0 and "train.py: a machine is on fire" in said(done)
     others = set(said(done)) - {"train.py: a machine is on fire"}
     assert all("another of torchrun's processes stopped" in text for text in others)
+    assert "]: Traceback" not in done.stderr  # "[rank1]: Traceback"
     assert not (tmp_path / "out" / "mica").exists()
