@@ -293,14 +293,13 @@ def compare(args):
     out = Path(args.out)
     written = [out / name for name in ("config.json", "untouched.jsonl", *REPORT_FILES, *METHODS)]
     check_apart(written, [folder, args.corpus, *args.qa, *args.retention, args.primer, *args.text])
-    environment = {"torch": torch.__version__, "device": str(device)}
-    environment |= {"threads": torch.get_num_threads(), "processes": ranks.count()}
-    made_from = asdict(settings) | environment | {name: getattr(args, name) for name in ("lr", "dtype", "eval_every")}
+    host = dict(torch=torch.__version__, device=str(device), threads=torch.get_num_threads(), processes=ranks.count())
+    made_from = asdict(settings) | host | {name: getattr(args, name) for name in ("lr", "dtype", "eval_every")}
     made_from |= {"number of examples": args.examples, "model (digest)": digest_of_files(folder)}
     made_from |= {"corpus, questions or text (digest)": digest(task), "code (digest)": digest_of_code()}
     with comparison(out, made_from, args.restart):
         remove_report(out)  # of an earlier run: it would not be this one's if it is interrupted
-        write_json(out / "config.json", {k: v for k, v in vars(args).items() if k != "restart"} | environment)
+        write_json(out / "config.json", {k: v for k, v in vars(args).items() if k != "restart"} | host)
         teach_and_report(args, base, tokenizer, task, settings, folder, made_from, notes)
 
 
