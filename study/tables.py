@@ -98,7 +98,7 @@ class Results:
     def matched(self, first, second, title):
         """(differences, a value a world; the second's mean) of two arms' curves over the span that both reach.
 
-        Of the worlds on which either arm has two rates or more, at the rates that the arm has on all of them.
+        Of the worlds on which each of the two arms has two rates or more, at the rates that the arm has on all of them.
         """
         ends, both = self.design.matched[title], []
         pairs = [[self.curve(name, world, ends) for name in (first, second)] for world in self.design.judged]
