@@ -26,7 +26,8 @@ from study.toy import FULL, LONG_QV
 ARMS = {arm.name: arm for arm in (*REAL.arms, *REAL.extended)}
 MATCHED, CONVERSE = REAL.primary
 CURVES = 1 + 3 * 4  # runs a world before any rate is chosen
-ROUND = 3 * len(JUDGED)  # of the three curves, at a rate each; the untouched model comes with the first
+ROUND = 3 * len(JUDGED)  # of the three curves, at a rate each
+FIRST = ROUND + len(JUDGED)  # the untouched model is with the first
 
 
 def row_of(table, *names):
@@ -203,7 +204,8 @@ def test_the_report_of_everything(made):
 
 
 @pytest.mark.parametrize(
-    "count", [2, 5, 6 + ROUND, 6 + ROUND + 4, 6 + ROUND + 14, 6 + 2 * ROUND, 6 + 3 * ROUND + 7, 6 * CURVES, 6 * CURVES + 30, 150]
+    "count",
+    [2, 5, FIRST, FIRST + 4, FIRST + 14, FIRST + ROUND, FIRST + 2 * ROUND + 7, 6 * CURVES, 6 * CURVES + 30, 150],
 )
 def test_some_of_the_records_show_what_there_is_and_what_is_missing(tmp_path, count):
     results = part(tmp_path, count)
@@ -212,11 +214,11 @@ def test_some_of_the_records_show_what_there_is_and_what_is_missing(tmp_path, co
     arms = tables.arms_table(results, REAL.arms)
     assert row_of(arms, "mica", "16,000", "0.01")[3] == str(min(len(JUDGED), (count + 2) // 4))
     assert ("full" in arms) == (count >= 150)
-    worlds = min(max(count - 6 - ROUND + 1, 0) // 3, len(JUDGED))  # with two rates of either
+    worlds = min(max(count - FIRST + 1, 0) // 3, len(JUDGED))  # with two rates of either
     if found := results.comparisons.get(("mica", "lora", MATCHED)):
         assert found.difference.n == worlds >= 2
     else:  # of two rates on few worlds the means may not overlap
-        assert "not yet: it needs two worlds" in tables.primary_line(results) and count < 6 + 2 * ROUND
+        assert "not yet: it needs two worlds" in tables.primary_line(results) and count < FIRST + ROUND
     for figure in figures.draw_all(results, None).values():
         figures.save_figure(figure, tmp_path / "x.png")
 
@@ -242,7 +244,7 @@ def run_program(monkeypatch, *arguments):
 
 def test_the_program_draws_into_its_own_folder_and_markers_and_needs_no_model(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(program, "HERE", tmp_path)
-    write_study(tmp_path / "results/real", REAL, 2 * ROUND + 6)
+    write_study(tmp_path / "results/real", REAL, FIRST + ROUND)
     mark = "<!-- study: {} -->\nold\n<!-- end -->\n"
     (tmp_path / "README.md").write_text(
         "".join(mark.format(name) for name in ("cost", "real-cost", "real-arms", "real-pairs"))
