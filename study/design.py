@@ -154,12 +154,13 @@ def curve_rates(design, arm, chosen):
 def runs_of(design, find):
     """The runs that can be named now and have no record.
 
-    First the curves that no choice of rates touches, a rate on every world and then the next; then tuning; then the arms at
-    their chosen rates, then the other curves.
+    First the curves that no choice of rates touches, a rate on every world and then the next, the primary pair's before
+    others'; then tuning; then the arms at their chosen rates, then the other curves.
     """
     fixed = [arm for arm in design.arms if arm.at or arm.method is None]
     runs = [(i, Run(arm, lr, seed)) for seed in design.judged for arm in fixed for i, lr in enumerate(arm.at or [None])]
-    curves = [run for _, run in sorted(runs, key=lambda both: both[0])]
+    runs = sorted(runs, key=lambda both: (both[0], both[1].arm.name not in design.pairs[0]))
+    curves = [run for _, run in runs]
     rates, missing = chosen_rates(design, find)
     if any(arm.at for arm in fixed) and (first := [run for run in curves if find(run) is None]):
         return first
