@@ -110,6 +110,7 @@ def main():
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
         compare(args, device)
         distributed.destroy_process_group()
+        ranks.leave()
 
 
 if __name__ == "__main__":

@@ -40,8 +40,8 @@ def together(device):
     """While it lasts, the processes that torchrun started are joined: over nccl, a GPU each, or over gloo on CPUs.
 
     device: the name that was asked for, or "auto". Followers wait here until process 0 has checked what it was given, and
-    print nothing but what goes wrong with them alone. When process 0 leaves, for whatever reason, they are sent home.
-    Raises ValueError for one GPU by its number.
+    print nothing but what goes wrong with them alone. When process 0 leaves, for whatever reason, they are sent home; where
+    all went well, every one of several processes ends right here. Raises ValueError for one GPU by its number.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield
@@ -71,9 +71,14 @@ def together(device):
                 call(None)
         if count() > 1:
             distributed.destroy_process_group()
-    if not leads:
-        # It has nothing left to do, and gloo's threads were seen to abort an interpreter that ends by itself
-        os._exit(0)
+    leave()
+
+
+def leave():
+    """End this process, all being well, at once: gloo's threads were seen to abort an interpreter that ends by itself."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 @contextmanager
