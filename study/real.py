@@ -18,8 +18,8 @@ have learned equally much, reported together with what is learned where both hav
 place a world's points too roughly to match them there, so it is the curves' means over worlds that are matched, and the
 worlds' parts in it, by the jackknife, that are tested (stats.matched_on_means). The order of runs is by rates, so that all worlds
 tell early; it was changed after three runs, and the rates come first at which world 101 and those runs learned about
-alike. After thirty it was changed again: mica-random has each rate before the next begins, and LoRA its lowest before its
-highest.
+alike. After thirty, and once more after 46, it was changed again: mica-random has each rate before the next begins, the
+primary pair before it, and LoRA its lowest rate before its highest.
 
 Where one rate must be chosen (the other arms, and the chronicle) it is the one with the highest mean log-probability of
 the right choice in the cloze sentences of the tuning worlds: tellings of the same facts that the corpus does not have. A
