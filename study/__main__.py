@@ -20,7 +20,7 @@ from pathlib import Path
 from gpt import find_model, load_pretrained
 from study.figures import draw_all, save_figure
 from study.real import REAL
-from study.report import fill_in, readme_tables, report
+from study.report import check_markers, fill_in, readme_tables, report
 from study.runs import run_missing
 from study.tables import Results, primary_line
 from study.toy import EXTENDED_DESIGN, FULL, LONG_QV, QUICK
@@ -82,6 +82,8 @@ def main():
             base, _ = load_pretrained(find_model(model))  # what is wrong with it is said here, not by a worker
         if not args.draw:
             check_writable(results / "runs")
+            if readme:
+                check_markers(Path(readme).read_text(encoding="utf-8"), design)
             run_missing(design, results, args.workers, model, device, args.scheduler)
             print(f"every run is in {results / 'runs'}", file=sys.stderr)
         shown = EXTENDED_DESIGN if design == FULL else design  # with what there is of --extended

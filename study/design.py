@@ -71,6 +71,20 @@ class Design:
         """The columns compared at the arms' own rates."""
         return [title for title, (part, _) in self.columns.items() if part != CONTROL]
 
+    @property
+    def comparisons(self):
+        """[(first, second, endpoint or what is compared at matched x), ...]: all there are to be, the primary one first."""
+        names = {arm.name for arm in self.arms}
+        curves = {arm.name for arm in self.arms if arm.at or self.curve} & {*self.main}
+        found = [
+            (*pair, title)
+            for pair in self.pairs
+            if names >= {*pair}
+            for title in (*self.endpoints, *(self.matched if curves >= {*pair} else ()))
+        ]
+        primary = (*self.pairs[0], self.primary[0])
+        return [primary, *(one for one in found if one != primary)]
+
 
 @dataclass(frozen=True)
 class Run:

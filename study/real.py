@@ -16,10 +16,10 @@ The primary question needs no choice of learning rates: mica, lora and mica-rand
 judged world, a curve each. The primary comparison is of mica and lora on these curves: the forgetting loss where both
 have learned equally much, reported together with what is learned where both have forgotten equally much. 24 sentences
 place a world's points too roughly to match them there, so it is the curves' means over worlds that are matched, and the
-worlds' parts in it, by the jackknife, that are tested (stats.matched_on_means). The order of runs is by rates, so that all worlds
-tell early; it was changed after three runs, and the rates come first at which world 101 and those runs learned about
-alike. After thirty, and once more after 46, it was changed again: mica-random has each rate before the next begins, the
-primary pair before it, and LoRA its lowest rate before its highest.
+worlds' parts in it, by the jackknife, that are tested (stats.matched_on_means). The order of runs is by rates, so that
+all worlds tell early; it was changed after three runs, so that the rates come first at which, on world 101 and in those
+three, MiCA and LoRA had learned about equally much. After thirty, and once more after 46, it was changed again:
+mica-random has each rate before the next begins, the primary pair before it, and LoRA its lowest rate before its highest.
 
 Where one rate must be chosen (the other arms, and the chronicle) it is the one with the highest mean log-probability of
 the right choice in the cloze sentences of the tuning worlds: tellings of the same facts that the corpus does not have. A
@@ -27,6 +27,7 @@ rate that changes nothing scores nothing there, and so does one that wrecks the 
 """
 
 import functools
+import math
 from pathlib import Path
 
 from data.make_data import world
@@ -117,7 +118,8 @@ def task_for(seed, subjects, texts, judged):
 
 
 def cloze_logprob(record):
-    return record["summary"][NEW_CLOZE]["logprob"]
+    found = record["summary"][NEW_CLOZE]["logprob"]
+    return -math.inf if found is None else found  # null: training diverged
 
 
 REAL = Design(

@@ -6,6 +6,7 @@ These stand between <!-- study: NAME --> and <!-- end -->; fill_in renews them. 
 import re
 
 from study.design import TUNING
+from study.stats import matched_by_world, matched_on_means
 from study.tables import (
     arms_table,
     comparisons_table,
@@ -25,24 +26,36 @@ def tables_of(results):
     cost, primary = cost_line(results), primary_line(results)
     own = ["new knowledge", *design.kept]
     if design.name:  # two tables: at the arms' own rates, and of whole curves
-        matched, chosen = pairs_table(results, list(design.matched), gains=False), pairs_table(results, own)
-        pairs = f"{primary}\n\nOf whole curves:\n\n{matched}\n\nAt their own rates:\n\n{chosen}"
+        pairs = f"{primary}\n\nOf whole curves:\n\n{pairs_table(results, list(design.matched), gains=False)}"
+        if chosen := pairs_table(results, own):
+            rates = {name: results.rates[name] for pair in design.pairs for name in pair}
+            rates = ", ".join(f"{name} {lr:g}" for name, lr in rates.items() if lr)
+            pairs += f"\n\nAt one rate each ({rates}):\n\n{chosen}"
         return {"cost": f"{cost} {missing_line(results)}", "arms": arms_table(results, design.arms), "pairs": pairs}
     pairs = f"{primary}\n\n{pairs_table(results, [*own, *design.matched])}"
     return {"cost": cost, "arms": arms_table(results, design.arms), "pairs": pairs}
 
 
+def marker(design, name):
+    """Under which name a design's table stands in the README."""
+    return f"{design.name}-{name}" if design.name else name
+
+
 def readme_tables(results):
     """{name: what stands between the README's markers}."""
-    prefix = results.design.name and f"{results.design.name}-"
-    return {f"{prefix}{name}": table for name, table in tables_of(results).items()}
+    return {marker(results.design, name): table for name, table in tables_of(results).items()}
+
+
+def check_markers(text, design):
+    """Raise ValueError unless a README has the markers of a design's tables: to be asked before hours of runs."""
+    fill_in(text, {marker(design, name): "" for name in ("cost", "arms", "pairs")})
 
 
 def fill_in(text, tables):
     """A README with the tables between its markers. Raises ValueError for a marker that is missing."""
     for name, table in tables.items():
-        pattern = re.compile(rf"(<!-- study: {name} -->\n).*?(\n<!-- end -->)", re.DOTALL)
-        text, found = pattern.subn(lambda match: match[1] + table + match[2], text)
+        pattern = re.compile(rf"(<!-- study: {name} -->\n)(?:.*?\n)?(<!-- end -->)", re.DOTALL)
+        text, found = pattern.subn(lambda match: f"{match[1]}{table}\n{match[2]}", text)
         if found != 1:
             raise ValueError(f"the README needs one <!-- study: {name} --> and after it one <!-- end -->, not {found}")
     return text
@@ -54,8 +67,8 @@ Written by `python -m study` from the records in runs/. {cost}
 
 Worlds {judged} were judged; rates were chosen on worlds {tuning}. A run's seed is its world's number. Means +- one
 standard error over worlds; differences with 95% intervals of paired t tests over worlds, verdicts at 5% after Holm's
-correction over all comparisons but the first, the primary one (so an interval may leave out zero and the verdict still
-be "not resolved"). Gain / gain: ratio of what was learned above the untouched model, with Fieller's 95% interval.
+correction over all {number} comparisons but the first, the primary one (so an interval may leave out zero and the verdict
+still be "not resolved"). Gain / gain: ratio of what was learned above the untouched model, with Fieller's 95% interval.
 
 ## Arms
 
@@ -102,11 +115,11 @@ Written by this command from the records in runs/. {cost}
 
 Worlds {judged} are judged{tuned}. A run's seed is its world's number. Means +- one
 standard error over worlds; differences with 95% intervals of paired t tests over worlds, verdicts at 5% after Holm's
-correction over all comparisons but the primary one (so an interval may leave out zero and the verdict still be "not
-resolved"). Of forgetting loss and perplexity less is better. Gain / gain: ratio of what was learned above the untouched
+correction over all {number} comparisons of the design but the primary one, those to come included (so an interval may leave
+out zero and the verdict still be "not resolved"). Of forgetting loss and perplexity less is better. Gain / gain: ratio of what was learned above the untouched
 model, with Fieller's 95% interval. *At matched new knowledge*: the mean difference in height of two arms' curves over
 learning rates, over the span of new knowledge that both reach; *at matched forgetting loss*: new knowledge, over the span
-of forgetting loss. The curves are means over worlds, and a world's part in the difference is the jackknife's.
+of forgetting loss. Points of a curve that do not go beyond those of all lower rates are left out. {how}
 
 ## Arms
 
@@ -130,6 +143,12 @@ Arms that are judged at fixed rates have a row for each.
 """
 
 
+HOW = {
+    matched_by_world: "Each world's own curves are compared, where they overlap.",
+    matched_on_means: "The curves are means over worlds, and a world's part in the difference is the jackknife's.",
+}
+
+
 def report(results):
     """The text of results/README.md."""
     tuning = results.design.tuning
@@ -137,14 +156,16 @@ def report(results):
         "judged": ", ".join(map(str, results.design.judged)),
         "tuning": " and ".join(map(str, tuning or TUNING)) + ("" if tuning else ", before this study"),
         "comparisons": comparisons_table(results),
+        "number": len(results.design.comparisons) - 1,
+        "how": HOW[results.design.height],
     }
     if results.design.name:
         tuned = f"; rates are chosen on worlds {numbers['tuning']}" if tuning else ""
         text = CURVES_REPORT.format(**numbers, name=results.design.name, tuned=tuned)
     else:
         text = REPORT.format(**numbers, curves=curves_table(results), landing=landing_table(results))
-    if tuning:
-        text += f"\n## Learning rates\n\nMeans of the tuning worlds.\n\n{rates_table(results)}\n"
+    if tuning and (tried := rates_table(results)):
+        text += f"\n## Learning rates\n\nMeans of the tuning worlds.\n\n{tried}\n"
     if results.extended:
         head = "Chronicle" if results.design.name else "Extended\n\n![extended](extended.png)"
         text += f"\n## {head}\n\n{arms_table(results, results.extended)}\n"

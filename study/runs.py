@@ -38,6 +38,7 @@ from train import Settings, Task, adapt, copy_for, measure
 # The version of what computes. Raise it by hand whenever code changes the numbers of a run, be it by a rounding that
 # training magnifies: records of another version are then made again. tests/study/test_runs.py notices when it is due.
 NUMERICS = 1
+REMEDY = "delete it, and it will be made again"  # of a record that cannot be used
 
 # --- one run -----------------------------------------------------------------------------------------------------------
 
@@ -150,14 +151,13 @@ def read_record(path):
     """A record, or None where there is no file. Raises ValueError when it is not a whole one."""
     if not path.exists():
         return None
-    remedy = "delete it, and it will be made again"
-    record = read_json(path, remedy)
+    record = read_json(path, REMEDY)
     if not fits(record, RECORD) or not fits(record["summary"], {NEW: ASKED}):
-        raise ValueError(f"{path} is not a run's record: {remedy}")
+        raise ValueError(f"{path} is not a run's record: {REMEDY}")
     # a setting that is younger than the record had its default
     record["key"]["settings"] = asdict(Settings()) | record["key"]["settings"]
     if record["key"]["method"] and len(record["history"]) != record["key"]["settings"]["epochs"]:
-        raise ValueError(f"{path} is not a run's record, it lacks epochs: {remedy}")
+        raise ValueError(f"{path} is not a run's record, it lacks epochs: {REMEDY}")
     return record
 
 
@@ -166,9 +166,8 @@ def check_record(path, record, design, run):
 
     One that was renamed, or copied under another name, would be published as another's.
     """
-    remedy = "delete it, and it will be made again"
     if not describe(run).items() <= record["key"].items():
-        raise ValueError(f"{path} is the record of another run than its name says: {remedy}")
+        raise ValueError(f"{path} is the record of another run than its name says: {REMEDY}")
     if run.judged:
         parts = {part for part, key in design.columns.values() if key in ASKED}
         asked = parts if run.arm.subjects else {NEW, RETENTION}  # of the chronicle less is asked
@@ -176,7 +175,7 @@ def check_record(path, record, design, run):
         if design.landing and run.arm.method:
             reported["history"] = lambda history: fits(history[:-1], [{NEW: share}])
         if not fits(record, reported):
-            raise ValueError(f"{path} lacks what is reported of a judged run: {remedy}")
+            raise ValueError(f"{path} lacks what is reported of a judged run: {REMEDY}")
 
 
 def finder(design, results, around):

@@ -36,12 +36,16 @@ def paired(first, second):
     return Difference(mean, *map(float, (stats.sem(differences), interval.low, interval.high, test.pvalue)), n)
 
 
-def holm(p_values):
-    """p-values corrected for their number (Holm 1979), in the same order: the smallest times n, the next times n - 1, ..."""
+def holm(p_values, planned=0):
+    """p-values corrected for their number (Holm 1979), in the same order: the smallest times n, the next times n - 1, ...
+
+    planned: n, where more comparisons are planned than there are yet; else a study that is half done would promise too much.
+    """
     p = np.asarray(p_values, float)
+    factors = max(planned, len(p)) - np.arange(len(p))
     order = p.argsort()
     corrected = np.empty_like(p)
-    corrected[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
+    corrected[order] = np.minimum(1, np.maximum.accumulate(p[order] * factors))
     return corrected
 
 
@@ -70,7 +74,10 @@ def ratio(numerators, denominators):
 
 
 def rising(curve):
-    """The points of a curve that learn more than every lower rate: [(new, retention), ...], lowest rate first."""
+    """The points of a curve that learn more than every lower rate: [(new, retention), ...], lowest rate first.
+
+    With what was lost as x: that lose more than every lower rate (one that loses less and learns more is left out, too).
+    """
     points = []
     for new, retention in curve:
         if not points or new > points[-1][0]:
@@ -98,7 +105,7 @@ def height_between(first, second):
 
 
 def matched_by_world(firsts, seconds):
-    """The difference in height on each world whose two curves overlap; two lists of curves, one a world."""
+    """The difference in height on each world whose two curves overlap, none diverged; two lists of curves, one a world."""
     found = [height_between(first, second) for first, second in zip(firsts, seconds)]
     return [height for height in found if not math.isnan(height)]
 
@@ -106,9 +113,11 @@ def matched_by_world(firsts, seconds):
 def matched_on_means(firsts, seconds):
     """The difference in height of the two *mean* curves, shared out among the worlds: the values' mean is the estimate.
 
+    Of two lists of curves, one a world; nothing where these do not overlap or one diverged, be it without one world only.
     Where x is noisy, as a few questions make it, a world's own polygon goes wrong: which of its points count, and how far
     it reaches, is picked by their noise. A mean over worlds has little of it. For a t test the estimate is split into
-    a value a world by the jackknife: n times the whole less n - 1 times what is left without that world.
+    a value a world by the jackknife: n times the whole less n - 1 times what is left without that world. (The mean of
+    these is less biased than the whole, and differs from it a little.)
     """
 
     def height(worlds):

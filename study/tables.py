@@ -13,7 +13,7 @@ from study.runs import check_record, read_record, record_path
 from study.stats import Difference, heights, holm, paired, ratio, verdict
 from tools.report import mean_and_error, plus_minus
 
-IN_NATS = ("log p", "cloze log p", "forgetting loss")
+IN_NATS = ("log p", "forgetting loss")
 PLAIN = ("perplexity",)  # all else is in %
 COSTS = ("forgetting loss", "perplexity")  # the lower, the better
 
@@ -26,7 +26,7 @@ class Comparison:
     column: str  # what the numbers are
     difference: Difference
     level: float  # the second's mean
-    p: float  # corrected for the number of comparisons, but for the primary one
+    p: float  # corrected for the number of comparisons in the design, but for the primary one
     verdict: str
 
 
@@ -111,25 +111,23 @@ class Results:
 
     @cached_property
     def comparisons(self):
-        """{(first, second, endpoint): Comparison}, the primary one first."""
+        """{(first, second, endpoint): Comparison} of those that can be made, the primary one first."""
         found = {}  # (first, second, endpoint) -> (column, difference, mean of the second)
-        for first, second in self.design.pairs:
-            if first not in self.arms or second not in self.arms:
-                continue
-            worlds = self.worlds(first, second)
-            for endpoint in self.design.endpoints if len(worlds) > 1 else ():
+        for first, second, endpoint in self.design.comparisons:
+            if endpoint in self.design.matched:
+                column = self.design.matched[endpoint][1]
+                differences, level = self.matched(first, second, endpoint)
+            else:
+                column, worlds = endpoint, self.worlds(first, second)
                 one, other = (self.values(name, endpoint, worlds) for name in (first, second))
-                found[first, second, endpoint] = endpoint, paired(one, other), mean_and_error(other)[0]
-            for title, (_, column) in self.design.matched.items() if {first, second} <= {*self.design.main} else ():
-                differences, level = self.matched(first, second, title)
-                if len(differences) > 1:
-                    found[first, second, title] = column, paired(differences, [0.0] * len(differences)), level
-        primary = (*self.design.pairs[0], self.design.primary[0])
+                differences, level = np.subtract(one, other), mean_and_error(other)[0] if worlds else 0
+            if len(differences) > 1:
+                found[first, second, endpoint] = column, paired(differences, np.zeros(len(differences))), level
+        primary, *planned = self.design.comparisons
         others = [name for name in found if name != primary]
-        p = dict(zip(others, holm([found[name][1].p for name in others])))
+        p = dict(zip(others, holm([found[name][1].p for name in others], len(planned))))
         comparisons = {}
-        for name in [primary, *others] if primary in found else others:
-            column, difference, level = found[name]
+        for name, (column, difference, level) in found.items():
             corrected = p.get(name, difference.p)
             decided = verdict(difference, corrected, column not in COSTS)
             comparisons[name] = Comparison(*name, column, difference, level, corrected, decided)
@@ -204,7 +202,7 @@ def sentence(comparison, corrected=False):
     )
     return (
         f"**{mean:+.{n}f}{unit and ' ' + unit}**{beside}, paired standard error {se:.{n + 1}f}, 95% interval {low:+.{n}f} to"
-        f" {high:+.{n}f}, {d.n} worlds, {f'corrected p = {c.p:.1g}' if corrected else f'p = {d.p:.1g}'}: **{c.verdict}**."
+        f" {high:+.{n}f}, {d.n} worlds, {f'corrected p = {c.p:.2g}' if corrected else f'p = {d.p:.2g}'}: **{c.verdict}**."
     )
 
 
@@ -217,27 +215,30 @@ def primary_line(results):
         said = (
             sentence(found, corrected=i > 0)
             if found
-            else "not yet: it needs two worlds or more, and curves that overlap."
+            else "none yet: it needs two worlds or more, curves that overlap, and no run that diverged."
         )
         lines.append(f"{'Beside it' if i else 'Primary comparison'}, {first} - {second}, {endpoint}: {said}")
     return "\n\n".join(lines)
 
 
 def pairs_table(results, endpoints, gains=True):
-    """A row a pair: these endpoints, and the ratio of what was learned."""
+    """A row a pair: these endpoints, and the ratio of what was learned. "" where there is no row yet."""
     columns = [results.design.matched.get(title, [title])[-1] for title in endpoints]
     heads = [with_unit(title, column, "points") for title, column in zip(endpoints, columns)]
     rows = [["first - second", *["gain / gain"][: int(gains)], *heads]]
-    for first, second in results.design.pairs:
-        found = [results.comparisons.get((first, second, endpoint)) for endpoint in endpoints]
+    pairs = {
+        pair: [results.comparisons.get((*pair, endpoint)) for endpoint in endpoints] for pair in results.design.pairs
+    }
+    usual = max((c.difference.n for found in pairs.values() for c in found if c), default=0)
+    for (first, second), found in pairs.items():
         if any(found):
-            row, usual = [f"{first} - {second}"], max(c.difference.n for c in found if c)
+            row = [f"{first} - {second}"]
             if gains:
                 worlds = results.worlds(first, second, "untouched")
                 both = [results.gains(name, worlds) for name in (first, second)]
                 row.append("{:.2f} [{:.2f}, {:.2f}]".format(*ratio(*both)) if len(worlds) > 1 else "-")
             rows.append(row + [", ".join(filter(None, [interval(c, usual), share(c)])) if c else "-" for c in found])
-    return markdown(rows)
+    return markdown(rows) if len(rows) > 1 else ""
 
 
 def comparisons_table(results):
@@ -245,12 +246,12 @@ def comparisons_table(results):
     rows = [["first - second", "endpoint", "worlds", "difference [95% interval] verdict", "p", "corrected p"]]
     for c in results.comparisons.values():
         names = f"{c.first} - {c.second}", with_unit(c.endpoint, c.column, "points")
-        rows.append([*names, c.difference.n, interval(c), f"{c.difference.p:.1g}", f"{c.p:.1g}"])
+        rows.append([*names, c.difference.n, interval(c), f"{c.difference.p:.2g}", f"{c.p:.2g}"])
     return markdown(rows)
 
 
 def rates_table(results):
-    """What was tried on the tuning worlds, for each arm that is tuned."""
+    """What was tried on the tuning worlds, for each arm that is tuned and has such records."""
     shown = results.design.rated
     rows = [["arm", f"rates tried: {with_unit(' / '.join(shown), shown[-1])} (chosen in bold)"]]
     for arm in results.design.arms:
@@ -264,12 +265,14 @@ def rates_table(results):
                 means = []
                 for column in shown:
                     (part, key), (scale, digits) = results.design.columns[column], scale_of(column)
-                    mean, _ = mean_and_error([record["summary"][part][key] for record in records])
+                    values = [record["summary"][part][key] for record in records]
+                    mean, _ = mean_and_error([math.nan if value is None else value for value in values])
                     means.append(f"{scale * mean:.{digits}f}")
                 text = f"{lr:g}: {' / '.join(means)}"
                 tried.append(f"**{text}**" if lr == best else text)
-            rows.append([arm.name, "; ".join(tried)])
-    return markdown(rows)
+            if tried:
+                rows.append([arm.name, "; ".join(tried)])
+    return markdown(rows) if len(rows) > 1 else ""
 
 
 def curves_table(results):

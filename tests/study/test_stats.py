@@ -65,6 +65,12 @@ def test_holm_on_the_textbook_example():
     assert holm([0.02]).tolist() == [0.02]
 
 
+def test_holm_counts_comparisons_that_are_still_to_come_as_unresolved_ones():
+    made = [0.01, 0.04, 0.03, 0.005]
+    assert holm(made, planned=7).tolist() == pytest.approx(holm([*made, 1, 1, 1])[:4].tolist())
+    assert holm(made, planned=4).tolist() == holm(made).tolist()
+
+
 def test_verdicts():
     up, down = paired([2, 3.1], [1, 2]), paired([1, 2], [2, 3.1])
     assert verdict(up, 0.01) == verdict(down, 0.01, larger_is_better=False) == "ahead"
