@@ -177,6 +177,20 @@ def exceptions(values, usual):
 # --- loading ----------------------------------------------------------------------------------------------------------
 
 
+def adapter_folder(folder):
+    """The adapter's own folder, of it or of a run of train.py."""
+    folder = Path(folder)
+    return folder / "adapter" if (folder / "adapter").is_dir() and not (folder / CONFIG).exists() else folder
+
+
+def check_base(folder, model):
+    """Say on stderr when an adapter notes that it was trained on another model than the one named: it may be a mistake."""
+    noted = read_settings(adapter_folder(folder) / CONFIG).get("base_model_name_or_path")
+    name, _ = base_of(str(model))
+    if isinstance(noted, str) and noted != name and Path(noted).resolve() != Path(name).resolve():
+        print(f"note: this adapter was trained on {shown(noted)}, not on {model} (--model)", file=sys.stderr)
+
+
 def load_adapters(model, folder):
     """Adapt a GPT with what save_adapters, or PEFT, wrote; return the layers' names.
 
@@ -189,9 +203,7 @@ def load_adapters(model, folder):
     """
     if find_adapters(model):
         raise ValueError("the model is already adapted: merge its adapters first, or load the model again")
-    folder = Path(folder)
-    if (folder / "adapter").is_dir() and not (folder / CONFIG).exists():  # a run of train.py
-        folder = folder / "adapter"
+    folder = adapter_folder(folder)
     if (folder / "model").is_dir() and not (folder / CONFIG).exists():
         raise ValueError(
             f"{folder} has no adapter but a whole model: load {folder / 'model'} instead of the base model"
@@ -392,6 +404,7 @@ def main():
             # Any other dtype comes last, so that the sum of weight and change is rounded once.
             model, tokenizer = load_pretrained(source, dtype=None if args.dtype == "auto" else torch.float32)
             load_adapters(model, args.adapter)
+            check_base(args.adapter, args.model)
             if "lm_head" in merge_adapters(model):  # it was perhaps the embedding, which has not changed
                 model.config = replace(model.config, tie_embeddings=False)
             if args.dtype != "auto":

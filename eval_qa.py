@@ -8,10 +8,12 @@
 A question file has one JSON object a line: "question", "choices" (two or more), "answer" (index of the right one), and, if
 you like, "subject" and "attribute". The model reads `Question: ...\\nAnswer:` and each choice is scored by the summed log-likelihood
 of " " + choice. With "cloze" (a sentence's beginning) or "prompt" instead of "question" it reads that text as it stands.
+Spaces around a choice are left out (not with "prompt").
 TruthfulQA's mc_task.json (MC1) and HellaSwag's validation file are read as they come (tools/reading.py).
 
 Scoring follows lm-evaluation-harness: `acc` takes the likeliest choice, `acc_norm` the likeliest per character; the
-standard error is the sample deviation / sqrt(n). Unlike there, a tie or NaN never counts as right.
+standard error is the sample deviation / sqrt(n). Unlike there, a tie or NaN never counts as right. (In 16 bits, choices of
+one token, such as A to D, do tie: use float32 for them.)
 """
 
 if __name__ == "__main__":
@@ -19,13 +21,14 @@ if __name__ == "__main__":
 
 import functools
 import math
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from torch.nn import functional as F
 
-from adapter_io import load_adapters
+from adapter_io import check_base, load_adapters
 from fast.scoring import answer_questions
 from gpt import find_model, generate, load_pretrained
 from gpt.generate import NOT_FINITE
@@ -64,13 +67,15 @@ def make_question(item):
         raise ValueError('"question" (or "cloze") must be a non-empty string')
     if not (isinstance(choices, list) and len(choices) >= 2 and all(isinstance(c, str) and c.strip() for c in choices)):
         raise ValueError('"choices" must be a list of two or more non-empty strings')
+    if key != "prompt":
+        choices = [choice.strip() for choice in choices]  # a stray space would make the right one unlikely
     if key != "prompt" and len(set(choices)) < len(choices):  # a benchmark may repeat one: that is a tie
         raise ValueError('"choices" must differ from each other')
     if not isinstance(answer, int) or isinstance(answer, bool) or not 0 <= answer < len(choices):
         raise ValueError(f'"answer" must be the index of the right choice, 0 to {len(choices) - 1}')
     # A "prompt" stands as it is; the space after a cloze belongs to the choice.
     prompt = question_prompt(text) if key == "question" else text.rstrip() if key == "cloze" else text
-    notes = (str(item.get(name, "")) for name in ("subject", "attribute", "benchmark"))
+    notes = (str(item.get(name) or "") for name in ("subject", "attribute", "benchmark"))
     return Question(prompt, tuple(choices), answer, *notes)
 
 
@@ -134,7 +139,7 @@ class Score:
     acc: bool  # the right choice is likelier than each other
     acc_norm: bool  # likewise per character
     logprob: float  # of the right choice among the choices, in nats
-    exact: bool  # greedy decoding writes the right choice and stops
+    exact: bool  # greedy decoding writes the right choice and then a stop (stop_tokens); 3.5 would count as 3
 
 
 def encode_question(tokenizer, question, context_length):
@@ -233,13 +238,17 @@ def perplexity(model, tokenizer, documents, seq_len=128, batch_size=32):
     return (total / (targets != IGNORE).sum()).exp().item()  # inf where math.exp would raise
 
 
+# A line break, or a full stop that ends a sentence: not the one of 3.5, of J. K. or of Dr. and Mrs.
+END_OF_ANSWER = re.compile(r"\n|(?<!\b[A-Z])(?<!\b[A-Z][a-z])(?<!\b[A-Z][a-z][a-z])\.(?!\d)")
+
+
 def greedy_answer(model, tokenizer, prompt, max_new_tokens=40):
     """What the model writes after a prompt, always the likeliest token, up to a line break, full stop or end of text."""
     ids = tokenizer.encode(prompt.rstrip(), bos=True)
     tokens = generate(model, torch.tensor([ids], device=model.device), max_new_tokens, eot_id=tokenizer.eot_id)
     new = tokens[0, len(ids) :].tolist()
-    end = next((i for i, token in enumerate(new) if token in stop_tokens(tokenizer)), len(new))
-    return tokenizer.decode(new[:end]).strip()
+    end = new.index(tokenizer.eot_id) if tokenizer.eot_id in new else len(new)
+    return END_OF_ANSWER.split(tokenizer.decode(new[:end]), maxsplit=1)[0].strip().removesuffix(".")
 
 
 # --- the program -------------------------------------------------------------------------------------------------------
@@ -254,7 +263,7 @@ def parse_arguments():
     add("--primer", metavar="FILE", help="example questions to put before each of TruthfulQA's; None: none")
     add("--text", help="a .txt file or folder whose perplexity is reported too")
     add("--ask", nargs="+", default=[], metavar="QUESTION", help="print the greedy answer, also with --adapter")
-    add("--prompt", nargs="+", default=[], metavar="TEXT", help="likewise what follows a text as it stands")
+    add("--prompt", nargs="+", default=[], metavar="TEXT", help="likewise what follows a text, as it stands")
     add("--batch-size", type=int, default=64, help="questions computed at once")
     add("--seq-len", type=int, default=128, help="window of the perplexity, in tokens")
     add("--device", default="auto", help="cpu, cuda, mps or auto: the fastest there is")
@@ -263,8 +272,8 @@ def parse_arguments():
     args = parser.parse_args()
     if args.batch_size < 1 or args.seq_len < 1:
         parser.error("--batch-size and --seq-len must be at least 1")
-    if args.scores and Path(args.scores).is_dir():
-        parser.error(f"--scores {args.scores} is a folder: name a file")
+    if args.scores and not args.qa:
+        parser.error("--scores has the scores of questions: give --qa")
     if not (args.qa or args.ask or args.prompt or args.text):
         parser.error("nothing to measure: give --qa, --text, --ask or --prompt")
     return args
@@ -296,14 +305,18 @@ def main():
         sets, notes = read_question_sets(args.qa, args.primer)
         documents = read_documents(args.text) if args.text else None
         folder = find_model(args.model)
+        if args.scores and Path(args.scores).is_dir():
+            raise ValueError(f"--scores {args.scores} is a folder: name a file")
         check_apart([args.scores], [folder, args.adapter, *args.qa, args.primer, args.text], "--scores")
         model, tokenizer = load_pretrained(folder, device=pick_device(args.device), dtype=getattr(torch, args.dtype))
-        asked = {text: question_prompt(text) for text in args.ask} | {text: text for text in args.prompt}
-        answers = {text: [greedy_answer(model, tokenizer, prompt)] for text, prompt in asked.items()}
+        asked = [*args.ask, *args.prompt]
+        prompts = [*map(question_prompt, args.ask), *args.prompt]
+        answers = [[greedy_answer(model, tokenizer, prompt)] for prompt in prompts]
         if args.adapter:
             load_adapters(model, args.adapter)
-            for text, prompt in asked.items():
-                answers[text].append(greedy_answer(model, tokenizer, prompt))
+            check_base(args.adapter, args.model)
+            for prompt, some in zip(prompts, answers):
+                some.append(greedy_answer(model, tokenizer, prompt))
         if sets:
             measure_sets(model, tokenizer, sets, args)
         if documents:
@@ -313,7 +326,7 @@ def main():
             print(f"perplexity of {args.text}: {value:.3f}")
         for note in notes:
             print(note)
-        for text, (without, *adapted) in answers.items():
+        for text, (without, *adapted) in zip(asked, answers):
             print(f"{text}\n  {'untouched' if adapted else 'answer'}: {printable(without)}")
             print("".join(f"  with the adapter: {printable(answer)}\n" for answer in adapted), end="")
 

@@ -273,7 +273,9 @@ def run(base, tokenizer, task, method, settings, lr, seed, eval_every):
     trained, total = count_trainable(model)
     lr = METHODS[method].lr if lr is None else lr
     record = {"seed": seed, "lr": lr, "trained": trained, "all": total, "history": history, "summary": summary}
-    if not all(p.isfinite().all() for p in model.parameters() if p.requires_grad):
+    measured = [*summary["perplexity"].values(), *(summary[name]["logprob"] for name in task.question_sets)]
+    finite = all(p.isfinite().all() for p in model.parameters() if p.requires_grad)
+    if not finite or any(map(math.isnan, measured)):
         record["diverged"] = True
     return model, scores, record | {"seconds": seconds}
 
@@ -297,7 +299,7 @@ def compare(args):
     made_from = asdict(settings) | host | {name: getattr(args, name) for name in ("lr", "dtype", "eval_every")}
     made_from |= {"number of examples": args.examples, "model (digest)": digest_of_files(folder)}
     made_from |= {"corpus, questions or text (digest)": digest(task), "code (digest)": digest_of_code()}
-    with comparison(out, made_from, args.restart):
+    with comparison(out, made_from, args.restart, REPORT_FILES):
         remove_report(out)  # of an earlier run: it would not be this one's if it is interrupted
         write_json(out / "config.json", {k: v for k, v in vars(args).items() if k != "restart"} | host)
         teach_and_report(args, base, tokenizer, task, settings, folder, made_from, notes)
@@ -313,6 +315,7 @@ def teach_and_report(args, base, tokenizer, task, settings, folder, made_from, n
         panels["retention"] = table_name(args.retention[0])
     candidates = task.question_sets[panels["new knowledge"]]
     asked = random.Random(0).sample(candidates, min(args.examples, len(candidates)))
+    asked = [question for question in asked if len(tokenizer.encode(question.prompt)) < base.config.context_length - 1]
     summary, scores = measure(base, tokenizer, task, "untouched")
     untouched = {"summary": summary}
     write_scores(out / "untouched.jsonl", task.question_sets, scores)

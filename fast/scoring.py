@@ -161,9 +161,13 @@ def answer_questions(model, questions, stops, padding, batch_size=64, descriptio
         said = f"{cut} do not fit the context of {context} tokens; they lose their beginning"
         print(f"{description}: {said}", file=sys.stderr)
     stops = torch.tensor(sorted(stops))
-    shape = (len(questions), max(len(choices) for _, choices, _ in questions))
+    shape = (len(questions), max((len(choices) for _, choices, _ in questions), default=0))
     loglikelihoods = torch.zeros(shape, dtype=torch.float64)
     misses = torch.zeros(shape, dtype=torch.long)  # predictions that are not what greedy decoding would write
+    for row in rows:
+        answer = questions[row.question][2]
+        if row.ends is None and answer in row.branches:  # whether it stops there lies outside the context
+            misses[row.question, answer] = 1
     cache, cached = None, []  # of the latest beginning
     for beginning, batch in progress(batches_of(rows, batch_size), description):
         ids, positions, mask, predictions = lay_out(batch, padding)

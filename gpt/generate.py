@@ -16,7 +16,8 @@ def next_tokens(logits, temperature=0.0, top_k=None, top_p=None, generator=None)
     if temperature == 0:
         return logits.argmax(dim=-1)
     # Sorted, the likeliest tokens are the first ones: both cuts are then a matter of rank.
-    logits, order = (logits.float() / temperature).sort(dim=-1, descending=True)  # (batch, vocab) each
+    logits, order = logits.float().sort(dim=-1, descending=True)  # (batch, vocab) each
+    logits = (logits - logits[:, :1]) / max(temperature, 1e-30)  # 0 and below: nothing overflows, nor is it 0 / 0
     if top_k is not None:
         logits[:, top_k:] = -math.inf
     probabilities = logits.softmax(dim=-1)

@@ -197,8 +197,22 @@ def test_eval_qa_refuses_bad_settings(model, files, monkeypatch, capsys):
     line = ["--model", model, "--qa", files / "questions.jsonl"]
     for extra, words in {("--batch-size", "0"): "must be at least 1", ("--device", "abacus"): "device 'abacus'",
                          ("--adapter", str(files)): "adapter_config.json not found",
+                         ("--device", "meta"): "device 'meta' cannot be used here",
+                         ("--scores", "x" * 300): "File name too long",
                          ("--scores", str(files)): "is a folder: name a file"}.items():  # fmt: skip
         assert words in refusal(eval_qa, [*line, *extra], monkeypatch, capsys)
+    line = ["--model", model, "--ask", "Who?", "--scores", files / "scores.jsonl"]
+    assert "give --qa" in refusal(eval_qa, line, monkeypatch, capsys)
+
+
+def test_a_folder_with_another_programs_files_is_not_written_to(model, files, tmp_path, monkeypatch, capsys):
+    for name in ("config.json", "results.json"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).write_text('{"model_type": "llama"}')
+        line = [*train_line(model, files), "--out", tmp_path / name]
+        said = refusal(train, line, monkeypatch, capsys)
+        assert "holds files that this program did not make: give another --out" in said
+        assert (tmp_path / name / name).read_text() == '{"model_type": "llama"}'
 
 
 def test_the_command_itself_ends_with_one_line_and_exit_code_2(model, files):

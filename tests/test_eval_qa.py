@@ -4,6 +4,7 @@ import json
 import math
 import random
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from eval_qa import (
     Question,
     encode_question,
     greedy_answer,
+    make_question,
     make_score,
     pack,
     perplexity,
@@ -332,6 +334,35 @@ def test_exact_is_what_greedy_decoding_writes_up_to_the_end_of_its_answer(knows_
         assert got == (text == " " + question.choices[question.answer])
 
 
+def test_exact_is_not_known_where_what_follows_lies_outside_the_context(knows_some):
+    model, tokenizer, questions = knows_some
+    (before,) = score_questions(model, tokenizer, questions[:1])
+    whole = model.config
+    just = len(tokenizer.encode(questions[0].prompt + " fox"))  # what follows it is predicted, too
+    for context, exact in ((just, True), (just - 1, False)):
+        model.config = replace(whole, context_length=context)
+        (fast,), plain = (
+            score_questions(model, tokenizer, questions[:1]),
+            score_question(model, tokenizer, questions[0]),
+        )
+        model.config = whole
+        assert fast.exact == plain.exact == exact
+        assert fast.loglikelihoods[0] == pytest.approx(before.loglikelihoods[0], abs=1e-5)
+
+
+def test_no_questions_have_no_scores(knows_some):
+    model, tokenizer, _ = knows_some
+    assert score_questions(model, tokenizer, []) == []
+
+
+def test_spaces_around_a_choice_are_left_out_and_a_missing_note_is_empty():
+    item = {"question": "Where?", "choices": [" Elm ", "Ash"], "answer": 0, "subject": None}
+    assert make_question(item) == Question("Question: Where?\nAnswer:", ("Elm", "Ash"), 0)
+    with pytest.raises(ValueError, match="must differ"):
+        make_question(item | {"choices": ["Elm", "Elm "]})
+    assert make_question({"prompt": "It is", "choices": [" Elm", "Elm"], "answer": 0}).choices == (" Elm", "Elm")
+
+
 def test_exact_asks_for_the_right_choice(knows_some):
     model, tokenizer, questions = knows_some
     wrong = [Question(q.prompt, q.choices, 1) for q in questions]
@@ -446,6 +477,43 @@ def test_a_greedy_answer_is_what_is_written_up_to_its_end(knows_some):
     answers = [greedy_answer(model, tokenizer, question.prompt) for question in questions]
     assert answers[:4] == ["fox", "lazy dog", "sea shells", "wood and rocks"]
     assert greedy_answer(model, tokenizer, questions[0].prompt + " ") == "fox"  # a trailing space changes nothing
+
+
+@pytest.mark.parametrize(
+    ("written", "answer"),
+    [
+        (" 3.5 miles. It is far", "3.5 miles"),
+        (" Dr. Lissom. He", "Dr. Lissom"),
+        (" J. K. Rowling.\nQuestion", "J. K. Rowling"),
+        (" Elmsgate.He", "Elmsgate"),
+        (" Elm.", "Elm"),
+        ("\nElm", ""),
+    ],
+)
+def test_where_an_answer_ends(knows_some, monkeypatch, written, answer):
+    model, tokenizer, questions = knows_some
+    ids = tokenizer.encode(written + "<|endoftext|> more")
+    monkeypatch.setattr(
+        eval_qa, "generate", lambda model, prompt, *_, **__: torch.tensor([[*prompt[0].tolist(), *ids]])
+    )
+    assert greedy_answer(model, tokenizer, questions[0].prompt) == answer
+
+
+def test_a_question_and_a_prompt_of_the_same_words_are_both_answered(tiny_llama_folder, monkeypatch, capsys):
+    run_program(monkeypatch, "--model", tiny_llama_folder, "--ask", "The fox", "--prompt", "The fox")
+    assert capsys.readouterr().out.count("The fox\n  answer: ") == 2
+
+
+def test_an_adapter_of_another_base_is_noted(tiny_llama_folder, tmp_path, monkeypatch, capsys):
+    model, _ = load_pretrained(tiny_llama_folder)
+    replace_linears(model, LoRALayer, 2, 4, ["q_proj"])
+    said = {}
+    for name, noted in {"same": str(tiny_llama_folder), "other": "org/other", "none": None}.items():
+        save_adapters(model, tmp_path / name / "adapter", noted)
+        run_program(monkeypatch, "--model", tiny_llama_folder, "--adapter", tmp_path / name, "--ask", "Who?")
+        said[name] = capsys.readouterr().err
+    assert said["other"] == f"note: this adapter was trained on 'org/other', not on {tiny_llama_folder} (--model)\n"
+    assert said["same"] == said["none"] == ""
 
 
 def test_questions_and_prompts_are_answered_without_and_with_the_adapter(

@@ -528,6 +528,7 @@ def test_the_report_of_an_earlier_run_does_not_survive_an_interrupted_one(
 ):
     for name in (*REPORT_FILES, "mine.txt", "writable"):
         (tmp_path / name).write_text("old")
+    (tmp_path / "config.json").write_text('{"method": ["mica"]}')  # of an earlier run
 
     def interrupted(*args):
         raise KeyboardInterrupt
@@ -543,6 +544,30 @@ def test_a_rate_far_too_high_is_reported_not_raised(tiny_llama_folder, world, tm
         run_program(arguments(tiny_llama_folder, world, method="full", lr=1e4, epochs=3, out=tmp_path))
     assert stopped.value.code == 3
     assert "full" in capsys.readouterr().out
+
+
+def test_weights_that_are_finite_but_compute_nan_have_diverged_too(
+    tiny_llama_folder, world, tmp_path, monkeypatch, capsys
+):
+    def nan_head(model, *rest):
+        model.lm_head.register_forward_hook(lambda module, inputs, output: output * math.nan)
+        return [{"epoch": 1, "loss": 1.0}]
+
+    monkeypatch.setattr(train, "adapt", nan_head)
+    with pytest.raises(SystemExit) as stopped:
+        run_program(arguments(tiny_llama_folder, world, method=["full", "mica"], out=tmp_path))
+    assert stopped.value.code == 3
+    printed = capsys.readouterr().out
+    assert "full, seed 0: diverged, not saved" in printed and "mica, seed 0: diverged, not saved" in printed
+
+
+def test_a_question_longer_than_the_context_is_scored_but_no_example(tiny_llama_folder, world, tmp_path):
+    long = json.loads((world / "new.jsonl").read_text().splitlines()[0])
+    long["question"] = "The fox. " * 200 + long["question"]
+    (tmp_path / "long.jsonl").write_text(json.dumps(long) + "\n" + (world / "new.jsonl").read_text())
+    line = arguments(tiny_llama_folder, world, method="mica", qa=tmp_path / "long.jsonl", out=tmp_path / "out")
+    run_program([*line, "--examples", "1000"])
+    assert "The fox. The fox." not in (tmp_path / "out/examples.txt").read_text()
 
 
 def test_two_files_of_one_name_are_refused_and_one_file_twice_is_read_once(world, tmp_path):

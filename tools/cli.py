@@ -288,6 +288,8 @@ def beside(path, name):
 def atomic(path):
     """Give a temporary path beside `path` to write to; rename it onto `path` when the block ends well, else remove it."""
     path = Path(path)
+    if path.exists() and not path.is_file():
+        raise ValueError(f"cannot write to {path}, which is not a file: give another name")
     with beside(path, path) as temporary, named_when_full(path):
         yield temporary
         umask = os.umask(0)
@@ -384,7 +386,7 @@ def pick_device(name):
         )
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device).item()  # "meta" has no numbers
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(
             f"device {name!r} cannot be used here: try cpu, cuda or mps ({str(error).splitlines()[0]})"

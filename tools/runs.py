@@ -71,13 +71,18 @@ def run_folder(folder, made_from, record, answers):
 
 
 @contextmanager
-def comparison(out, made_from, restart=False):
+def comparison(out, made_from, restart=False, files=()):
     """Keep other processes out of `out`, and runs that were made from something else: ValueError says from what.
 
-    restart: earlier runs are removed. So is what killed processes left.
+    restart: earlier runs are removed. So is what killed processes left. files: names of what is written there beside the
+    runs; with these in it, a folder must have a config.json of ours, which is written first.
     """
     check_writable(out)
     with alone(out / ".lock", out):
+        config = out / "config.json"
+        if any((out / name).exists() for name in (config.name, *files)):
+            if not config.exists() or '"method"' not in read_text(config):
+                raise ValueError(f"{out} holds files that this program did not make: give another --out")
         earlier = sorted(out.glob("*/seed*"))
         for folder in earlier:
             if not (folder / RUN).exists():

@@ -45,6 +45,12 @@ def test_samples_with_and_without_cache(model, input_ids):
     assert not torch.equal(sample(0, True), sample(1, True))
 
 
+def test_however_small_the_temperature_the_likeliest_is_drawn():
+    logits = torch.tensor([[-2.0, 3.0, 2.9, -1.0]])
+    for temperature in (1e-3, 1e-30, 1e-40, 5e-324):
+        assert next_tokens(logits, temperature).item() == 1
+
+
 def drawn(n=20000, **options):
     """How often each of five tokens with probabilities 0.1, 0.4, 0.05, 0.15, 0.3 is drawn."""
     logits = torch.tensor([0.1, 0.4, 0.05, 0.15, 0.3]).log() + 3

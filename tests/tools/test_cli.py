@@ -349,6 +349,14 @@ def test_a_full_disk_names_what_was_being_written(tmp_path, monkeypatch, write):
 
 
 @needs_fork
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_nothing_is_written_in_the_place_of_a_pipe(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="which is not a file: give another name"), atomic(tmp_path / "pipe"):
+        pytest.fail("it began")
+    assert (tmp_path / "pipe").is_fifo() and [path.name for path in tmp_path.iterdir()] == ["pipe"]
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 def test_a_full_disk_under_the_output_is_one_sentence():
     with open("/dev/full", "w") as full:
