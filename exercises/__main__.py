@@ -18,7 +18,7 @@ def parse_arguments(arguments=None):
     numbers = range(1, len(EXERCISES) + 1)
     add = parser.add_argument
     add("numbers", nargs="*", type=int, metavar="N", help=f"exercises, 1 to {len(EXERCISES)}; none: all")
-    add("--measure", action="store_true", help="run the measuring part of one exercise, with your own code in it")
+    add("--measure", action="store_true", help="run the measuring part of one exercise, most with your own code in it")
     add("--solutions", action="store_true", help="say where in the project each solution stands")
     add("--folder", default=str(FOLDER), help="folder with the files that are graded")
     args = parser.parse_args(arguments)

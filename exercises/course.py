@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import os
+import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+import exercises
 from exercises import NotWritten
 from exercises.graders import (
     e01_forward,
@@ -155,7 +157,11 @@ class Answers:
 
 def load(file, folder=FOLDER):
     """The student's file as a module. Raises Wrong when it cannot be read."""
-    path = Path(folder) / f"{file}.py"
+    folder = Path(folder).resolve()
+    path = folder / f"{file}.py"
+    exercises.__path__[:] = [str(folder), str(FOLDER)]  # who imports exercises.e02_directions gets this student's
+    for exercise in EXERCISES:
+        sys.modules.pop(f"exercises.{exercise.file}", None)
     spec = importlib.util.spec_from_file_location(f"exercises.{file}", path)
     module = importlib.util.module_from_spec(spec)
     try:
@@ -164,7 +170,7 @@ def load(file, folder=FOLDER):
         raise Wrong(f"there is no file {path.name} in {path.parent}") from None
     except NotWritten:
         raise Wrong(f"{path.name} calls a body that is not written yet, outside of all functions") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise Wrong(f"{path.name} cannot be loaded: {what_happened(error, path)}") from error
     return module
 
@@ -190,7 +196,7 @@ def grade_part(part, answers, path):
             return Result(part, BLANK, "not written yet")
         except Wrong as error:
             return Result(part, WRONG, str(error))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if os.environ.get("TRACEBACK"):
                 raise
             return Result(part, WRONG, f"it stops with {what_happened(error, path)}")
@@ -203,7 +209,7 @@ def grade_part(part, answers, path):
 
 def grade(exercise, folder=FOLDER, answers=None):
     """[Result of each part]. answers: what to grade instead of the file in `folder`."""
-    path = Path(folder) / f"{exercise.file}.py"
+    path = Path(folder).resolve() / f"{exercise.file}.py"
     try:
         answers = Answers(vars(load(exercise.file, folder)) if answers is None else answers)
     except Wrong as error:

@@ -22,9 +22,9 @@ from exercises import NotWritten
 from lora import LoRALayer
 
 
-class MyLoRA(LoRALayer):  # everything else is LoRALayer's; its update is half of forward, so leave that alone
+class MyLoRA(LoRALayer):  # everything else is LoRALayer's; its update() is half of the answer: do not call it
     def init_factors(self, W):
-        """Set self.A and self.B, both nn.Parameters of W's dtype, W being (out, in): A drawn at random, B zero."""
+        """Set self.A and self.B, nn.Parameters of W's dtype, W being (out, in): A random, about 1 / sqrt(in) large, B zero."""
         raise NotWritten
 
     def forward(self, x):

@@ -46,7 +46,7 @@ class LossInChunks(torch.autograd.Function):
         dtype = torch.promote_types(weight.dtype, torch.float32)  # of what is neither hidden states nor weights
         nothing = (targets == ignore)[:, None]  # (tokens, 1)
         targets = targets[:, None].masked_fill(nothing, 0)  # (tokens, 1), all of them ids
-        chunks = math.ceil(len(hidden) * len(weight) / CHUNK)
+        chunks = max(1, math.ceil(len(hidden) * len(weight) / CHUNK))
         losses, gradients = [], []
         for h, target in zip(hidden.chunk(chunks), targets.chunk(chunks)):
             logits = F.linear(h, weight).to(dtype)  # (chunk, vocab)

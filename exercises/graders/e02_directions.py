@@ -39,6 +39,8 @@ def one_weight(student, kind, W, rank):
     require(torch.equal(W, before), "your minor_directions changes W in place")
     check_tensor(B, (W.shape[0], rank), f"for a {kind} W of shape {tuple(W.shape)} and rank {rank} your B")
     require(B.is_floating_point(), f"your B is {B.dtype}: it must hold real numbers")
+    coarse = W.dtype == torch.float32 and precision(B.dtype) > precision(torch.float32)
+    require(not coarse, f"your B is {B.dtype} for a float32 W: return float32 or better")
     found = numpy(B)
     # A bfloat16 W may be decomposed in float32, and float32 is enough for a float32 W.
     computed = torch.promote_types(W.dtype, torch.float32)

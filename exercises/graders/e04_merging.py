@@ -71,10 +71,10 @@ def merging(student):
             linear.bias is None if not bias else linear.bias is not None and torch.equal(linear.bias, layer.linear.bias)
         )
         require(kept, "the bias gets lost in merging" if bias else "a linear without a bias gets one in merging")
-    require(
-        not any(p.requires_grad for p in linear.parameters()),
-        "the merged linear is trainable: it must be frozen, like W",
-    )
+        require(
+            not any(p.requires_grad for p in linear.parameters()),
+            "the merged linear is trainable: it must be frozen, like W",
+        )
     for training in (True, False):
         layer = trained(LoRALayer, dropout=0.5).train(training)
         linear = student.merged(layer)
@@ -96,7 +96,7 @@ def rounded_once(student):
         excess = (np.abs(numpy(weight) - expected) - best).max()
         require(
             excess <= 1e-5,
-            f"a W of {dtype} is rounded more than once: add in float32, W.float() + layer.delta(), and cast the sum",
+            f"a W of {dtype} is rounded more than once: add in the wider dtype, W.to(delta.dtype) + delta, and cast the sum",
         )
     layer = trained(LoRALayer, torch.bfloat16)
     layer.A.data.zero_()

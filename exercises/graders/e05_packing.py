@@ -7,7 +7,7 @@ import torch
 from eval_qa import IGNORE
 from exercises.grading import Wrong, require
 
-EOT, BOS = 0, 1
+EOT, BOS = 1, 0
 
 
 def expected(documents, eot, length, bos):

@@ -77,10 +77,10 @@ def lengths_kept(y, x):
 def conversion(student):
     """from_interleaved: the same attention scores from the converted weights."""
     rng, positions = np.random.default_rng(0), np.arange(5)
-    for heads in (6, 2, 1):
-        weight = rng.normal(size=(heads * 8, 12))
+    for heads, size in ((6, 8), (2, 8), (1, 8), (3, 16)):  # size: head_dim
+        weight = rng.normal(size=(heads * size, 12))
         given = torch.from_numpy(weight.copy())
-        found = check_tensor(student.from_interleaved(given, heads), (heads * 8, 12), "your converted weight")
+        found = check_tensor(student.from_interleaved(given, heads), (heads * size, 12), "your converted weight")
         require(np.array_equal(numpy(given), weight), "your from_interleaved changes the weight it is given")
         rows = {tuple(row) for row in weight.round(9)}
         whole = {tuple(row) for row in numpy(found).round(9)} == rows
@@ -88,14 +88,14 @@ def conversion(student):
         x = rng.normal(size=(5, 12))
 
         def scores(W, interleaved):
-            y = turned((x @ W.T).reshape(5, heads, 8).swapaxes(0, 1), positions, interleaved)
+            y = turned((x @ W.T).reshape(5, heads, size).swapaxes(0, 1), positions, interleaved)
             return y @ y.swapaxes(1, 2)
 
         wanted = scores(weight, True)
         if np.allclose(scores(numpy(found), False), wanted):
             continue
-        swapped = weight.reshape(heads, 4, 2, 12).swapaxes(1, 2)[:, ::-1].reshape(heads * 8, 12)
-        inverse = weight.reshape(heads, 2, 4, 12).swapaxes(1, 2).reshape(heads * 8, 12)
+        swapped = weight.reshape(heads, size // 2, 2, 12).swapaxes(1, 2)[:, ::-1].reshape(heads * size, 12)
+        inverse = weight.reshape(heads, 2, size // 2, 12).swapaxes(1, 2).reshape(heads * size, 12)
         across = np.concatenate([weight[::2], weight[1::2]])
         why = (
             "nothing has changed places" if np.array_equal(numpy(found), weight)

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from exercises.grading import check_number, check_tensor, matrix, numpy, precision, require
+from fast.subspace import random_columns
 
 SIZE, RANK = 60, 4
 
@@ -23,7 +24,7 @@ def iteration(student):
     M = matrix(SIZE, SIZE, values())
     U, S, Vh = np.linalg.svd(M.numpy())
     minor_left, minor_right = U[:, -RANK:], Vh[-RANK:].T
-    errors = {}
+    errors, first = {}, {}  # first: {columns: Q after one round}
     for dtype in (torch.float64, torch.float32):
         for columns in (RANK, 8):
             for rounds in (1, 2, 6, 12):
@@ -46,6 +47,7 @@ def iteration(student):
                     )
                     pair.append(basis)
                 if dtype == torch.float64:
+                    first.setdefault(columns, pair[0])
                     errors[columns, rounds] = outside(minor_left, pair[0])
                 last = pair
             found, other = last
@@ -62,7 +64,21 @@ def iteration(student):
                         f"after 12 rounds your {name} is still {away:.1e} away from the minor directions: "
                         "a round solves with M, and then with M's transpose",
                     )
+    for columns, Q in first.items():
+        begins(M, columns, Q)
     speed(errors)
+
+
+def begins(M, columns, Q):
+    """After one round (or two: miscounting is for speed to find) Q's span is known, for it begins the same everywhere."""
+    inverse, X, away = np.linalg.inv(numpy(M)), numpy(random_columns(M, columns)), []
+    for _ in range(2):
+        X = np.linalg.qr(inverse.T @ (inverse @ X))[0]
+        away.append(outside(X, Q))
+    require(
+        min(away) < 1e-3,
+        "after one round your Q spans another space than a round gives: begin with random_columns(M, columns)",
+    )
 
 
 def speed(errors):

@@ -36,7 +36,7 @@ def numbers(student):
         found, right = check_number(getattr(student, name), name), one * layers
         why = (
             "that is one layer's" if found == one
-            else "q and v are two linears, and not the same shape in every model" if found in (right / 2, right * 2)
+            else "q and v are two linears; LoRA trains two factors, MiCA one" if found in (right / 2, right * 2)
             else "write the whole number, not millions" if found * 1e6 == round(right / 1e4) * 1e4 or found < 1000
             else "q_proj and v_proj only" if found > 3 * right
             else "which side of W does each factor have, and which factors are trained?"

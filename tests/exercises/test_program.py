@@ -73,11 +73,38 @@ def test_as_a_program_it_says_what_to_do_about_a_wrong_answer(folder):
         (None, "there is no file e04_merging.py"),
     ],
 )
-def test_a_file_that_does_not_work_is_one_sentence(tmp_path, capsys, text, sentence):
+@pytest.mark.parametrize("relative", [False, True])
+def test_a_file_that_does_not_work_is_one_sentence(tmp_path, capsys, monkeypatch, text, sentence, relative):
     if text is not None:
         (tmp_path / "e04_merging.py").write_text(text, encoding="utf-8")
-    lines = printed(capsys, 4, "--folder", tmp_path).splitlines()
+    monkeypatch.chdir(tmp_path)
+    lines = printed(capsys, 4, "--folder", "." if relative else tmp_path).splitlines()
     assert len(lines) == 3 and sentence in lines[1]
+
+
+@pytest.mark.parametrize("where", ["", "return "])
+def test_a_students_exit_ends_nobody_elses_grading(folder, capsys, where):
+    path = folder / "e04_merging.py"
+    text = path.read_text(encoding="utf-8") + "\nimport sys\n"
+    text = text.replace("    raise NotWritten", "    sys.exit('done')") if where else text + "sys.exit('done')\n"
+    path.write_text(text, encoding="utf-8")
+    put_in(folder, EXERCISES[4])
+    lines = printed(capsys, 4, 5, "--folder", folder).splitlines()
+    assert "SystemExit: done" in lines[1] and lines[-1] == "1 of 2 done, 8 of 15 points"
+
+
+def test_a_student_may_import_an_answer_of_hers_and_gets_no_others(folder, tmp_path, capsys, monkeypatch):
+    other = tmp_path / "ben"
+    shutil.copytree(folder, other, ignore=lambda _, names: [name for name in names if name == "ben"])
+    for place in (folder, other):
+        path = place / "e03_frozen.py"
+        text = path.read_text(encoding="utf-8") + "\nfrom exercises.e02_directions import minor_directions as mine\n"
+        path.write_text(text + "mine(torch.eye(3), 1)\n", encoding="utf-8")
+    put_in(folder, EXERCISES[1])
+    monkeypatch.chdir(tmp_path)  # the folder's path may be relative
+    printed(capsys, 3, "--folder", ".")
+    assert "outside of all functions" in printed(capsys, 3, "--folder", "ben")  # his is blank
+    assert "outside of all functions" not in printed(capsys, 3, "--folder", ".")
 
 
 def test_where_the_solutions_are(capsys):

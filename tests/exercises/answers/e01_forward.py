@@ -4,7 +4,16 @@ from torch.nn import functional as F
 
 from lora import LoRALayer
 
-REFERENCE = {"MyLoRA": LoRALayer}
+
+class Reference(LoRALayer):
+    def init_factors(self, W):
+        LoRALayer.init_factors(self, W)
+
+    def forward(self, x):
+        return LoRALayer.forward(self, x)
+
+
+REFERENCE = {"MyLoRA": Reference}
 
 
 class Different(LoRALayer):
@@ -25,7 +34,7 @@ DIFFERENT = {"MyLoRA": Different}
 
 
 def start(A, B):
-    class Layer(LoRALayer):
+    class Layer(Reference):
         def init_factors(self, W):
             self.A, self.B = A(self, W), B(self, W)
 
@@ -41,7 +50,7 @@ def random(*shape):
 
 
 def forward(function):
-    return {"MyLoRA": type("Layer", (LoRALayer,), {"forward": function})}
+    return {"MyLoRA": type("Layer", (Reference,), {"forward": function})}
 
 
 def scaled(self, hidden, y):
@@ -129,6 +138,15 @@ def frozen_only(self, x):
 
 
 WRONG = {
+    "no forward": (
+        {"MyLoRA": type("Layer", (LoRALayer,), {"init_factors": Reference.init_factors})},
+        "forward is still",
+    ),
+    "no start": ({"MyLoRA": type("Layer", (LoRALayer,), {"forward": Reference.forward})}, "init_factors is still"),
+    "alpha divided down": (
+        forward(lambda self, x: self.linear(x) + (self.alpha // self.rank * self.update(x)).to(self.linear(x).dtype)),
+        "is not W x + b",
+    ),
     "factors cast down to bfloat16": (forward(cast_down), "rounded down"),
     "no dropout": (forward(no_dropout), "no dropout acts"),
     "dropout on the output": (forward(dropout_on_output), "on the output"),

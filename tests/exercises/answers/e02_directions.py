@@ -47,6 +47,7 @@ WRONG = {
     "scaled by S": (directions(lambda W, r: svd(W).U[:, -r:] * svd(W).S[-r:]), "orthonormal"),
     "no bfloat16": (directions(lambda W, r: torch.linalg.svd(W, full_matrices=False).U[:, -r:]), "bfloat16"),
     "float32 for float64": (directions(lambda W, r: in_float32(W, r).to(W.dtype)), "coarser"),
+    "16 bits": (directions(lambda W, r: svd(W).U[:, -r:].bfloat16()), "for a float32 W"),
     "changes W": (directions(in_place), "in place"),
     "random": (directions(lambda W, r: torch.linalg.qr(torch.randn(W.shape[0], r)).Q), "another space"),
     "the larger side": ({"never_written": lambda out, in_: abs(out - in_)}, "leaves 0"),

@@ -56,6 +56,12 @@ def always_bias(linear, layer):
     return linear
 
 
+def trainable_bias(linear, layer):
+    if linear.bias is not None:
+        linear.bias.requires_grad_(True)
+    return linear
+
+
 WRONG = {
     "added in place": ({"merged": in_place}, "own W"),
     "the change rounded first": (merged(lambda W, d: W + d.to(W.dtype)), "more than once"),
@@ -67,6 +73,7 @@ WRONG = {
     "no bias": (merged(change_linear=without_bias), "bias gets lost"),
     "a bias of its own": (merged(change_linear=always_bias), "without a bias"),
     "trainable": (merged(change_linear=lambda linear, layer: linear.requires_grad_(True)), "frozen"),
+    "a trainable bias": (merged(change_linear=trainable_bias), "frozen"),
     "always in training mode": (merged(change_linear=lambda linear, layer: linear.train()), "mode"),
     "puts the layer into eval mode": (merged(start=lambda layer: layer.eval()), "mode"),
     "the layer itself": ({"merged": lambda layer: layer}, "plain nn.Linear"),

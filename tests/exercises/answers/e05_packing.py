@@ -85,6 +85,13 @@ def empties_documents(documents, eot, n, bos=None):
     return result
 
 
+def zeros(documents, eot, n, bos=None):
+    inputs, targets = pack(documents, eot, n, bos)
+    filling = (targets == IGNORE).flatten().long().flip(0).cumprod(0).flip(0).view(targets.shape)
+    filling[-1, 0] = 0  # at least one token is no filling
+    return torch.where((filling == 1) & (inputs == eot), 0, inputs), targets
+
+
 WRONG = {
     "bos_id ignored": (wrong(lambda d, e, n, b=None: pack(d, e, n)), "bos_id is ignored"),
     "bos_id a target": (wrong(bos_is_a_target), "bos_id is a target"),
@@ -98,6 +105,9 @@ WRONG = {
     "changes the documents": (wrong(empties_documents), "changes the documents"),
     "lists": (wrong(lambda *a: [t.tolist() for t in pack(*a)]), "tensor"),
     "floats": (wrong(lambda *a: [t.float() for t in pack(*a)]), "integers"),
+    "filled up with zeros": (wrong(zeros), "(0, -100) where (1, -100) is wanted"),
+    "end-of-text is 0": (wrong(lambda d, e, n, b=None: pack(d, 0, n, b)), "beginning"),
+    "a bos_id of 0 is none": (wrong(lambda d, e, n, b=None: pack(d, e, n, b or None)), "bos_id is ignored"),
     "end-of-text is no target": (
         wrong(lambda d, e, n, b=None: (lambda x, y: (x, y.masked_fill(y == e, IGNORE)))(*pack(d, e, n, b))),
         "no target anywhere",

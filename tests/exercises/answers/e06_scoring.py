@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import torch
 from torch.nn import functional as F
 
@@ -9,7 +11,7 @@ REFERENCE = {"score_questions": score_questions}
 def scorer(
     encode=lambda tokenizer, q, words: tokenizer.encode(f"{q.prompt} {words}", bos=True),
     shift=1, reduce=sum, log=True, from_start=False, exact=lambda written, stops: written and stops,
-    keep_mode=True, eval_mode=True, cut=None, apart=False,
+    keep_mode=True, eval_mode=True, cut=None, apart=False, stops=stop_tokens,
 ):  # fmt: skip
     """A plain scorer, with one thing that can be done otherwise."""
 
@@ -18,7 +20,7 @@ def scorer(
         was = model.training
         if eval_mode:
             model.eval()
-        stops, scores = stop_tokens(tokenizer), []
+        ends, scores = stops(tokenizer), []
         for q in questions:
             prompt, totals, right = tokenizer.encode(q.prompt, bos=True), [], False
             for index, words in enumerate(q.choices):
@@ -30,7 +32,7 @@ def scorer(
                 if index == q.answer:
                     choice = range(len(prompt), len(whole))
                     written = all(logits[i - 1].argmax().item() == whole[i] for i in choice)
-                    right = exact(written, logits[-1].argmax().item() in stops)
+                    right = exact(written, logits[-1].argmax().item() in ends)
             scores.append(make_score(q, totals, right))
         if keep_mode:
             model.train(was)
@@ -61,10 +63,18 @@ def in_float64(model, tokenizer, questions):
     return result
 
 
-DIFFERENT = [scorer(), {"score_questions": in_float64}]
+def as_tensors(model, tokenizer, questions):
+    """Log-likelihoods that are tensors with a gradient."""
+    weight = torch.ones((), requires_grad=True)
+    scores = score_questions(model, tokenizer, questions)
+    return [replace(s, loglikelihoods=[weight * log for log in s.loglikelihoods]) for s in scores]
+
+
+DIFFERENT = [scorer(), {"score_questions": in_float64}, {"score_questions": as_tensors}]
 
 WRONG = {
     "exact match always False": (scorer(exact=lambda written, stops: False), "exact is False"),
+    "end-of-text only": (scorer(stops=lambda tokenizer: {tokenizer.eot_id}), "exact is False"),
     "the stop ignored": (scorer(exact=lambda written, stops: written), "goes on"),
     "a choice encoded apart": (scorer(apart=True), "encoded apart"),
     "a model left in eval mode": (scorer(keep_mode=False), "comes back in eval mode"),

@@ -80,6 +80,10 @@ WRONG = {
         "other way",
     ),
     "not by head": (convert(lambda w, h: torch.cat([w[::2], w[1::2]])), "heads"),
+    "heads of eight": (
+        convert(lambda w, h: w.view(-1, 4, 2, w.shape[1]).transpose(1, 2).reshape(w.shape)),
+        "with 3 heads",
+    ),
     "nothing converted": (convert(lambda w, h: w), "nothing has changed places"),
     "b before a": (convert(lambda w, h: by_index(w, h).view(h, 2, -1, w.shape[1]).flip(1).reshape(w.shape)), "swapped"),
     "columns": (convert(lambda w, h: torch.cat([w[:, ::2], w[:, 1::2]], 1)), "same rows"),

@@ -3,7 +3,13 @@ from torch import nn
 
 from milora import MiLoRALayer, PiSSALayer
 
-REFERENCE = {"MyMiLoRA": MiLoRALayer, "left_over": lambda s, alpha, rank: s - alpha / rank * s}
+
+class Reference(MiLoRALayer):
+    def init_factors(self, W):
+        super().init_factors(W)
+
+
+REFERENCE = {"MyMiLoRA": Reference, "left_over": lambda s, alpha, rank: s - alpha / rank * s}
 
 
 class Different(MiLoRALayer):
@@ -37,6 +43,8 @@ def start(
 
 
 WRONG = {
+    "no start": ({"MyMiLoRA": type("Layer", (MiLoRALayer,), {})}, "init_factors is still"),
+    "alpha divided down": (start(lambda S, a, r: ((S / (a // r)).sqrt(),) * 2), "divide S_m"),
     "not divided": (start(lambda S, a, r: (S.sqrt(), S.sqrt())), "divide S_m"),
     "multiplied": (start(lambda S, a, r: ((S * a / r).sqrt(),) * 2), "divide S_m"),
     "the root divided": (start(lambda S, a, r: (S.sqrt() * r / a,) * 2), "divide S_m"),

@@ -21,9 +21,15 @@ REFERENCE = {"inverse_iteration": reference, "shrinking": shrinking}
 
 
 def by_inverse(M, columns, rounds):
-    """The inverse itself, and other random columns to begin with."""
-    inverse = torch.linalg.inv(M)
-    Q = torch.linalg.qr(torch.randn(len(M), columns, dtype=M.dtype))[0]
+    """The inverse itself, and columns made orthonormal before the first round too."""
+    return iterated(torch.linalg.inv(M), torch.linalg.qr(random_columns(M, columns))[0], rounds)
+
+
+def another_start(M, columns, rounds):
+    return iterated(torch.linalg.inv(M), torch.randn(len(M), columns, dtype=M.dtype), rounds)
+
+
+def iterated(inverse, Q, rounds):
     for _ in range(rounds):
         Y = torch.linalg.qr(inverse @ Q)[0]
         Q = torch.linalg.qr(inverse.T @ Y)[0]
@@ -49,7 +55,14 @@ def iteration(solve, back=None, finish=orthonormal, each=orthonormal):
     return {"inverse_iteration": iterate}
 
 
+def decomposed(M, columns, rounds):
+    U, _, Vh = torch.linalg.svd(M)
+    return U[:, -columns:], Vh[-columns:].T
+
+
 WRONG = {
+    "no iteration": ({"inverse_iteration": decomposed}, "begin with random_columns"),
+    "another start": ({"inverse_iteration": another_start}, "begin with random_columns"),
     "products": (iteration(lambda M, Q: M.T @ Q), "major"),
     "no transpose": (iteration(torch.linalg.solve, lambda Mt, Y: torch.linalg.solve(Mt.T, Y)), "transpose"),
     "never orthonormal": (iteration(torch.linalg.solve, finish=lambda Q: Q, each=lambda Q: Q), "orthonormal"),
