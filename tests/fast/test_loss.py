@@ -77,6 +77,8 @@ def test_where_nothing_is_asked_there_is_no_loss_whatever_the_hidden_states_are(
         assert loss.isfinite() and not gradient[targets == IGNORE].nan_to_num().any()
         loss, gradient = with_gradient(loss_of, hidden, weight, torch.full_like(targets, IGNORE))
         assert loss == 0 and not gradient.nan_to_num().any()
+        loss, gradient = with_gradient(loss_of, hidden[:0], weight, targets[:0])
+        assert loss == 0 and gradient.shape == (0, *hidden.shape[1:])
 
 
 def test_no_more_logits_are_held_than_a_chunk_of_them(monkeypatch):
