@@ -61,20 +61,20 @@ def make_question(item):
     """A question as JSON gives it -> Question. Raises ValueError that says what is wrong with it."""
     if not isinstance(item, dict):
         raise ValueError('not a JSON object {"question": ..., "choices": [...], "answer": ...}')
-    key = next((key for key in ("question", "cloze", "prompt") if key in item), "cloze")
+    key = next((key for key in ("question", "cloze", "prompt") if key in item), "question")
     text, choices, answer = item.get(key), item.get("choices"), item.get("answer")
     if not (isinstance(text, str) and text.strip()):
         raise ValueError('"question" (or "cloze") must be a non-empty string')
     if not (isinstance(choices, list) and len(choices) >= 2 and all(isinstance(c, str) and c.strip() for c in choices)):
         raise ValueError('"choices" must be a list of two or more non-empty strings')
-    if key != "prompt":
+    if key != "prompt":  # a benchmark's stand as they are, and may repeat one: that is a tie
         choices = [choice.strip() for choice in choices]  # a stray space would make the right one unlikely
-    if key != "prompt" and len(set(choices)) < len(choices):  # a benchmark may repeat one: that is a tie
-        raise ValueError('"choices" must differ from each other')
+        if len(set(choices)) < len(choices):
+            raise ValueError('"choices" must differ from each other')
     if not isinstance(answer, int) or isinstance(answer, bool) or not 0 <= answer < len(choices):
         raise ValueError(f'"answer" must be the index of the right choice, 0 to {len(choices) - 1}')
-    # A "prompt" stands as it is; the space after a cloze belongs to the choice.
-    prompt = question_prompt(text) if key == "question" else text.rstrip() if key == "cloze" else text
+    # The space after a cloze belongs to the choice.
+    prompt = {"question": question_prompt(text), "cloze": text.rstrip(), "prompt": text}[key]
     notes = (str(item.get(name) or "") for name in ("subject", "attribute", "benchmark"))
     return Question(prompt, tuple(choices), answer, *notes)
 
@@ -261,8 +261,10 @@ def parse_arguments():
     add("--adapter", help="folder of a run of train.py, or of an adapter; fits the instruct variant too")
     add("--qa", nargs="+", default=[], metavar="FILE", help="question files: ours, TruthfulQA's or HellaSwag's")
     add("--primer", metavar="FILE", help="example questions to put before each of TruthfulQA's; None: none")
-    add("--text", help="a .txt file or folder whose perplexity is reported too")
-    add("--ask", nargs="+", default=[], metavar="QUESTION", help="print the greedy answer, also with --adapter")
+    add("--text", help="a .txt file or folder whose perplexity is reported")
+    add(
+        "--ask", nargs="+", default=[], metavar="QUESTION", help="print the model's answer; --adapter: before and after"
+    )
     add("--prompt", nargs="+", default=[], metavar="TEXT", help="likewise what follows a text, as it stands")
     add("--batch-size", type=int, default=64, help="questions computed at once")
     add("--seq-len", type=int, default=128, help="window of the perplexity, in tokens")
@@ -311,12 +313,11 @@ def main():
         model, tokenizer = load_pretrained(folder, device=pick_device(args.device), dtype=getattr(torch, args.dtype))
         asked = [*args.ask, *args.prompt]
         prompts = [*map(question_prompt, args.ask), *args.prompt]
-        answers = [[greedy_answer(model, tokenizer, prompt)] for prompt in prompts]
+        answers, adapted = [greedy_answer(model, tokenizer, prompt) for prompt in prompts], []
         if args.adapter:
             load_adapters(model, args.adapter)
             check_base(args.adapter, args.model)
-            for prompt, some in zip(prompts, answers):
-                some.append(greedy_answer(model, tokenizer, prompt))
+            adapted = [greedy_answer(model, tokenizer, prompt) for prompt in prompts]
         if sets:
             measure_sets(model, tokenizer, sets, args)
         if documents:
@@ -326,9 +327,10 @@ def main():
             print(f"perplexity of {args.text}: {value:.3f}")
         for note in notes:
             print(note)
-        for text, (without, *adapted) in zip(asked, answers):
-            print(f"{text}\n  {'untouched' if adapted else 'answer'}: {printable(without)}")
-            print("".join(f"  with the adapter: {printable(answer)}\n" for answer in adapted), end="")
+        for i, text in enumerate(asked):
+            print(f"{text}\n  {'untouched' if adapted else 'answer'}: {printable(answers[i])}")
+            if adapted:
+                print(f"  with the adapter: {printable(adapted[i])}")
 
 
 if __name__ == "__main__":

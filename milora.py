@@ -28,8 +28,8 @@ class MiLoRALayer(LoRALayer):
 
     def init_factors(self, W):
         U, S, V = self.components(W)  # (out, rank), (rank,), (in, rank)
-        root = (S * self.rank / self.alpha).sqrt()
-        A, B = root[:, None] * V.T, U * root
+        root = (S * self.rank / self.alpha).sqrt()  # (rank,)
+        A, B = root[:, None] * V.T, U * root  # (rank, in), (out, rank)
         self.A, self.B = nn.Parameter(A), nn.Parameter(B)
         self.A0, self.B0 = nn.Buffer(A.clone()), nn.Buffer(B.clone())
 

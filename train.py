@@ -135,16 +135,16 @@ def adapt(model, tokenizer, documents, method, settings=Settings(), lr=None, see
     parameters = [p for p in model.parameters() if p.requires_grad]
     # No weight decay: on factors it would pull the change to zero, on weights the weights; no like for like.
     optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.0, fused=model.device.type == "cuda")
-    loss_of = compiled(next_token_loss, model.device) if settings.compile else next_token_loss
+    loss_function = compiled(next_token_loss, model.device) if settings.compile else next_token_loss
     model.checkpointing = settings.checkpointing
 
-    order = random.Random(seed)
+    rng = random.Random(seed)
     documents = [tokenizer.encode(text) for text in documents]
     seq_len = min(settings.seq_len, model.config.context_length)
     step, history = 0, []
     model.train()
     for epoch in range(1, settings.epochs + 1):
-        order.shuffle(documents)
+        rng.shuffle(documents)
         inputs, targets = (ids.to(model.device) for ids in pack(documents, tokenizer.eot_id, seq_len, tokenizer.bos_id))
         batches = list(zip(inputs.split(settings.batch_size), targets.split(settings.batch_size)))  # (batch, seq_len)
         steps = len(batches) * settings.epochs
@@ -155,7 +155,7 @@ def adapt(model, tokenizer, documents, method, settings=Settings(), lr=None, see
                 group["lr"] = learning_rate(step, steps, lr, settings.warmup)
             losses.append(0.0)  # the mean over the step, however many parts and processes it is computed in
             for part in ranks.parts(x, y, settings.accumulate, IGNORE):
-                loss = loss_of(model, *part) / (y != IGNORE).sum()
+                loss = loss_function(model, *part) / (y != IGNORE).sum()
                 loss.backward()
                 losses[-1] += loss.detach()
             losses[-1] = ranks.add_up(parameters, losses[-1])
@@ -206,8 +206,8 @@ def parse_arguments():
     rates = ", ".join(f"{name} {method.lr:g}" for name, method in METHODS.items())
     add("--method", nargs="+", choices=[*METHODS, "all"], default=["mica"], help=f"all: {', '.join(ALL)}")
     add("--model", default="data/base", help="a folder, *.gguf, package:NAME, or org/name[@revision] on the Hub")
-    add("--corpus", default="data/new/corpus.txt", help="what is learned: a .txt, or a folder of .txt and .md")
-    add("--qa", nargs="+", default=new, metavar="FILE", help="questions on what is new; the first file counts")
+    add("--corpus", default="data/new/corpus.txt", help='a .txt, a folder of .txt and .md, or {"text": ...} lines')
+    add("--qa", nargs="+", default=new, metavar="FILE", help="questions on what is new; the first file's are drawn")
     add("--retention", nargs="*", default=old, metavar="FILE", help="questions on what the model knew before")
     add("--primer", metavar="FILE", help="example questions to put before each of TruthfulQA's; None: none")
     add("--text", nargs="*", default=["data/old/text.txt"], metavar="FILE", help="texts whose perplexity is reported")
@@ -222,7 +222,7 @@ def parse_arguments():
     add("--accumulate", type=int, default=defaults.accumulate, help="parts to compute a step in, to save memory")
     add("--checkpointing", action="store_true", help="keep blocks' inputs only, compute the rest twice: saves memory")
     add("--compile", action="store_true", help="torch.compile the loss: a minute to begin with, then some %% faster")
-    add("--shard", action="store_true", help="torchrun's processes hold a part of the base each: if it is too large")
+    add("--shard", action="store_true", help="with torchrun: each process holds a part of the base")
     add("--seeds", type=int, default=1, metavar="N", help="runs of each method, with seeds 0 to N - 1")
     add("--eval-every", type=int, default=0, metavar="EPOCHS", help="measure while training; 0: only at the end")
     add("--examples", type=int, default=3, metavar="N", help="questions whose greedy answers are shown; 0: none")
@@ -330,14 +330,14 @@ def teach_and_report(args, base, tokenizer, task, settings, folder, made_from, n
                 else:
                     model, scores, record = run(base, tokenizer, task, method, settings, args.lr, seed, args.eval_every)
                     lost = "diverged" in record
-                    answer = partial(greedy_answer, model, tokenizer)
-                    said = ["(diverged)" if lost else answer(question.prompt) for question in asked if seed == 0]
+                    asked_now = [] if seed else asked
+                    said = ["(diverged)" if lost else greedy_answer(model, tokenizer, q.prompt) for q in asked_now]
                     with run_folder(run_out, made_from, record, said) as new:
                         write_lines(new / "metrics.jsonl", record["history"])
                         write_scores(new / "scores.jsonl", task.question_sets, scores)
                         if not lost:
                             save_trained(model, tokenizer, new, args.model, folder)
-                    del model, answer  # their memory is the next one's
+                    del model  # its memory is the next one's
                 _, record, said = read_run(run_out)
                 if "diverged" in record:
                     diverged.append(f"{method}, seed {seed}: diverged, not saved; use a smaller --lr")

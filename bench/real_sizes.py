@@ -9,7 +9,7 @@ every weight and token: 2 forward, 2 backward to the activations; the gradients 
 as a share of the rate that one large matrix product reaches on the same device in the same run.
 """
 
-import resource
+import math
 import sys
 import time
 from dataclasses import fields
@@ -104,7 +104,7 @@ def bench(name, args, device, dtype):
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated(device)
     else:
-        peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        peak = peak_memory()
     share = 4 * multiplied_weights(model) * windows / seconds / matmul_rate(device, dtype)
     print(f"{name}, {dtype}, {device}, {args.method}, rank {args.rank}, {' '.join(args.targets or ['all linears'])}")
     if args.accumulate > 1 or args.checkpointing or args.compile:
@@ -114,6 +114,15 @@ def bench(name, args, device, dtype):
         f"  preparing and first step {times[1] - prepared:.1f} s; then {seconds:.2f} s a step of {windows} tokens (median)"
     )
     print(f"  {windows / seconds:,.0f} tokens/s; matmul share {share:.0%}; peak memory {peak / 1e9:.2f} GB", flush=True)
+
+
+def peak_memory():
+    """The largest that this process's resident memory was, in bytes; NaN where the system does not say, as on Windows."""
+    try:
+        import resource
+    except ImportError:
+        return math.nan
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def main():

