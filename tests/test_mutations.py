@@ -374,11 +374,11 @@ def run_cases(folder, cases, seed):
     return counts, faults
 
 
-def test_five_hundred_mutations_are_refused_well_or_read_as_the_libraries_do(tmp_path):
+def test_some_mutations_are_refused_well_or_read_as_the_libraries_do(tmp_path):
     transformers.logging.set_verbosity_error()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        counts, faults = run_cases(tmp_path, 500, seed=0)
+        counts, faults = run_cases(tmp_path, 250, seed=0)
     assert not faults, "\n".join(faults)
     assert all(min(pair) > 0 for kind, pair in counts.items() if kind != "flags"), counts
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from data import make_data
 from data.make_data import (
     FEW_SUBJECTS,
     KINDS,
@@ -281,11 +282,18 @@ def test_the_files_read_back_as_the_world_they_were_written_from(made_again):
     ]
 
 
-def test_an_output_folder_that_cannot_be_written_is_one_line_and_exit_code_2(tmp_path):
+def refusal(monkeypatch, capsys, *arguments):
+    monkeypatch.setattr(sys, "argv", ["make_data.py", *map(str, arguments)])
+    with pytest.raises(SystemExit, match="2"):
+        make_data.main()
+    said = capsys.readouterr()
+    assert said.out == ""
+    return said.err
+
+
+def test_an_output_folder_that_cannot_be_written_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys):
     (tmp_path / "file").write_text("")
-    command = [sys.executable, DATA / "make_data.py", "--out", tmp_path / "file"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert len(refusal(monkeypatch, capsys, "--out", tmp_path / "file").splitlines()) == 1
 
 
 def test_the_corpus_is_small_in_tokens():
@@ -314,8 +322,6 @@ def test_a_subject_of_the_old_world_is_shown_and_one_of_whom_nothing_is_told():
     assert show(unbound, 0).startswith(f"Told of {unbound}:\nnothing\n\nAsked in new/unbound:\n")
 
 
-def test_a_name_that_nobody_has_is_one_sentence():
-    command = [sys.executable, "-m", "data.make_data", "--show", "Yara Eastmor"]
-    done = subprocess.run(command, cwd=DATA.parent, capture_output=True, text=True)
-    assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.startswith("make_data.py: nobody is called 'Yara Eastmor': try Yara Eastmoor, ")
+def test_a_name_that_nobody_has_is_one_sentence(monkeypatch, capsys):
+    said = refusal(monkeypatch, capsys, "--show", "Yara Eastmor")
+    assert said.startswith("make_data.py: nobody is called 'Yara Eastmor': try Yara Eastmoor, ")

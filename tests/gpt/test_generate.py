@@ -1,10 +1,13 @@
 """gpt/generate.py and `python -m gpt`: the same text as transformers, with and without the cache; sampling; errors."""
 
+import io
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -154,6 +157,19 @@ def on_screen(text):
     return CONTROL.sub(" ", text)
 
 
+def run_here(*arguments):
+    """As run, in this process: that is sooner."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", ["gpt", *map(str, arguments)])
+        try:
+            runpy.run_module("gpt", run_name="__main__")
+            code = 0
+        except SystemExit as stopped:
+            code = stopped.code
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
+
+
 def run(*arguments):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
     root = Path(__file__).resolve().parents[2]
@@ -176,7 +192,7 @@ def test_program(tiny_llama_folder):
     assert f"embeddings       {512 * 32:,} (" in done.stdout
     assert "n_kv_heads         2\n" in done.stdout
     half = load_pretrained(tiny_llama_folder, dtype=torch.bfloat16)[0]
-    done = run(tiny_llama_folder, "The sea", "--max-new-tokens", 8, "--temperature", 0, "--dtype", "bfloat16")
+    done = run_here(tiny_llama_folder, "The sea", "--max-new-tokens", 8, "--temperature", 0, "--dtype", "bfloat16")
     tokens = generate(half, torch.tensor([tokenizer.encode("The sea")]), 8, eot_id=tokenizer.eot_id)
     assert done.stdout.endswith(f"\n\n{on_screen(tokenizer.decode(tokens[0]))}\n")
 
@@ -192,7 +208,7 @@ def test_program_begins_as_the_models_texts_do_but_does_not_show_it(tiny_llama_f
     }
     (folder / "tokenizer.json").write_text(json.dumps(content))
     model, tokenizer = load_pretrained(folder)
-    done = run(folder, "The sea", "--max-new-tokens", 8, "--temperature", 0, "--device", "cpu")
+    done = run_here(folder, "The sea", "--max-new-tokens", 8, "--temperature", 0, "--device", "cpu")
     ids = [1, *tokenizer.encode("The sea")]
     tokens = generate(model, torch.tensor([ids]), 8, eot_id=tokenizer.eot_id)[0]
     assert done.stdout.endswith(f"\n\n{on_screen(tokenizer.decode(tokens[1:]))}\n")
@@ -207,7 +223,7 @@ def test_program_begins_as_the_models_texts_do_but_does_not_show_it(tiny_llama_f
     ],
 )
 def test_program_errors_are_one_line(arguments, message):
-    done = run(*arguments)
+    done = run_here(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1 and done.stderr.startswith("python -m gpt: ")
     assert message in done.stderr
@@ -216,7 +232,7 @@ def test_program_errors_are_one_line(arguments, message):
 def test_program_without_prompt_text(tiny_gpt2_folder):
     """An empty prompt begins a document, and the seed decides the sample."""
     model, tokenizer = load_pretrained(tiny_gpt2_folder)
-    done = run(tiny_gpt2_folder, "", "--max-new-tokens", 5, "--seed", 3, "--top-k", 20, "--device", "cpu")
+    done = run_here(tiny_gpt2_folder, "", "--max-new-tokens", 5, "--seed", 3, "--top-k", 20, "--device", "cpu")
     start, seed = torch.tensor([[tokenizer.eot_id]]), torch.Generator().manual_seed(3)
     tokens = generate(model, start, 5, temperature=0.8, top_k=20, eot_id=tokenizer.eot_id, generator=seed)
     assert (done.returncode, done.stderr) == (0, "")

@@ -483,14 +483,9 @@ def test_packages_without_just_one_model(llama, install):
 
 def test_the_program_in_a_sentence(llama):
     path = llama()
-
-    def run(model):
-        command = [sys.executable, "-m", "gpt", model, "The quick", "--temperature", "0", "--max-new-tokens", "2"]
-        return subprocess.run(command, capture_output=True, encoding="utf-8", cwd=ROOT, timeout=60)
-
-    assert "The quick" in run(path).stdout
     path.write_bytes(path.read_bytes()[:-1000])
-    done = run(path)
+    command = [sys.executable, "-m", "gpt", path, "The quick"]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", cwd=ROOT, timeout=60)
     assert (done.returncode, done.stdout) == (2, "")
     said = "the file is truncated or damaged, download it again (it ends too early)\n"
     assert done.stderr == f"python -m gpt: {path}: {said}"
