@@ -229,9 +229,13 @@ def test_some_of_the_records_show_what_there_is_and_what_is_missing(tmp_path, co
 
 def test_a_half_done_study_corrects_for_the_comparisons_that_are_to_come(tmp_path):
     results, planned = part(tmp_path, 6 * CURVES), len(REAL.comparisons) - 1
+    for name, record in results.records.items():
+        if name.startswith("mica-random"):  # one clear difference
+            record["summary"]["perplexity"][REAL.text] -= 1000
     others = list(results.comparisons.values())[1:]
     assert len(others) < planned == len(REAL.pairs) * len(REAL.endpoints) + 3 * len(REAL.matched) - 1
-    assert min(c.p for c in others) == pytest.approx(min(min(c.difference.p for c in others) * planned, 1))
+    least = min(c.difference.p for c in others)
+    assert least * planned < 0.01 and min(c.p for c in others) == pytest.approx(least * planned)
     assert f"over all {planned} comparisons" in report(results)
     assert "At one rate each" not in report(results) and "Learning rates" not in report(results)  # none chosen yet
 
