@@ -4,7 +4,7 @@ Three studies have such a design, each fixed before its first judged run: two in
 in real.py (SmolLM2). An arm stands there by name, with learning rates of its own: a method that is added to
 train.METHODS, or a default rate that is changed there, changes nothing.
 
-Reading order: Arm and Design, learning rates (grid, tune, chosen_rates), then runs_of.
+Reading order: Arm and Design, learning rates (grid, tune, chosen_rates), then stages_of and runs_of.
 """
 
 import math
@@ -165,28 +165,45 @@ def curve_rates(design, arm, chosen):
     )
 
 
-def runs_of(design, find):
-    """The runs that can be named now and have no record.
+def stages_of(design, find):
+    """[[run, ...], ...]: the runs that can be named now and have no record, in the order in which they are to be made.
 
-    First the curves that no choice of rates touches, a rate on every world and then the next, the primary pair's before
-    others'; then tuning; then the arms at their chosen rates, then the other curves.
+    What is to come after a stage may depend on what it gives. First the curves that no choice of rates touches, a rate on
+    every world and then the next, the primary pair's before others'. Where there are such curves, an arm that is tuned is
+    judged before the next is tuned, so that every arm that is complete tells something; otherwise all are tuned first.
+    Last the arms at their chosen rates, the other curves, and the extension.
     """
     fixed = [arm for arm in design.arms if arm.at or arm.method is None]
     runs = [(i, Run(arm, lr, seed)) for seed in design.judged for arm in fixed for i, lr in enumerate(arm.at or [None])]
     runs = sorted(runs, key=lambda both: (both[0], both[1].arm.name not in design.pairs[0]))
-    curves = [run for _, run in runs]
     rates, missing = chosen_rates(design, find)
-    if any(arm.at for arm in fixed) and (first := [run for run in curves if find(run) is None]):
-        return first
-    if missing:
-        return missing
-    runs = [Run(arm, rates[arm.name], seed) for seed in design.judged for arm in design.arms]
-    runs += [
-        Run(arm, lr, seed)
-        for seed in design.judged
-        for arm in design.arms
-        for lr in curve_rates(design, arm, rates[arm.name])
-    ]
-    worlds = design.judged[: design.extended_worlds]
-    runs += [Run(arm, rates[arm.name], seed) for seed in worlds for arm in design.extended]
-    return [run for run in dict.fromkeys(runs) if find(run) is None]
+    stages = []
+    if any(arm.at for arm in fixed):
+        stages.append([run for _, run in runs])
+        for arm in design.arms:
+            if arm.rates:
+                tuning = [run for run in missing if run.arm == arm]
+                stages.append(tuning or [Run(arm, rates[arm.name], seed) for seed in design.judged])
+    stages.append(missing)
+    if not missing:
+        at_chosen = [Run(arm, rates[arm.name], seed) for seed in design.judged for arm in design.arms]
+        curves = [
+            Run(arm, lr, seed)
+            for seed in design.judged
+            for arm in design.arms
+            for lr in curve_rates(design, arm, rates[arm.name])
+        ]
+        worlds = design.judged[: design.extended_worlds]
+        stages.append(
+            at_chosen + curves + [Run(arm, rates[arm.name], seed) for seed in worlds for arm in design.extended]
+        )
+    seen, found = set(), []
+    for stage in stages:
+        found.append([run for run in dict.fromkeys(stage) if run not in seen and find(run) is None])
+        seen |= {*stage}
+    return [stage for stage in found if stage]
+
+
+def runs_of(design, find):
+    """All the runs that can be named now and have no record."""
+    return [run for stage in stages_of(design, find) for run in stage]

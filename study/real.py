@@ -20,6 +20,8 @@ worlds' parts in it, by the jackknife, that are tested (stats.matched_on_means).
 all worlds tell early; it was changed after three runs, so that the rates come first at which, on world 101 and in those
 three, MiCA and LoRA had learned about equally much. After thirty, and once more after 46, it was changed again:
 mica-random has each rate before the next begins, the primary pair before it, and LoRA its lowest rate before its highest.
+On 2026-11-28, when the curves were complete, so was that of the rest: one arm is tuned and judged before the next is tuned,
+those first that tell whether it is the frozen B or the fewer parameters that sets MiCA apart.
 
 Where one rate must be chosen (the other arms, and the chronicle) it is the one with the highest mean log-probability of
 the right choice in the cloze sentences of the tuning worlds: tellings of the same facts that the corpus does not have. A
@@ -60,12 +62,12 @@ ARMS = [
     arm("mica", "mica", at=(1e-2, 5e-3, 2e-2, 4e-2)),
     arm("lora", "lora", at=(4e-3, 2e-3, 1e-3, 8e-3)),
     arm("mica-random", "mica-random", at=(1e-2, 5e-3, 2e-2, 4e-2)),
-    # At rates chosen on the tuning worlds
+    # At rates chosen on the tuning worlds, one arm after the other
+    arm("lora rank 8", "lora", 5e-3, rates=3, settings=settings(rank=8)),  # about MiCA's number of trained parameters
+    arm("mica-trained", "mica-trained", 5e-3, rates=3),
     arm("lora all linears", "lora", 1e-3, rates=3, settings=settings(targets=None)),
     arm("mica all linears", "mica", 5e-3, rates=3, settings=settings(targets=None)),
     arm("full", "full", 5e-5, rates=3, settings=settings(targets=None)),
-    arm("lora rank 8", "lora", 5e-3, rates=3, settings=settings(rank=8)),  # about MiCA's number of trained parameters
-    arm("mica-trained", "mica-trained", 5e-3, rates=3),
 ]
 CHRONICLE = [  # a fictional history in real prose, each thing said once, read four times; a run's seed is its "world"
     arm(f"{name} chronicle", name, follows=(name, 1), subjects=0, settings=settings(targets=targets, epochs=4))

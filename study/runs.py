@@ -30,7 +30,7 @@ from gpt import find_model, load_pretrained
 from gpt.gguf import find_gguf
 from lora import count_trainable
 from study.analysis import BINS, forgetting_loss, landing
-from study.design import NEW, RETENTION, runs_of
+from study.design import NEW, RETENTION, stages_of
 from tools.cli import progress, write_lines
 from tools.inputs import fits, is_number, is_text, is_whole, or_null, read_json
 from train import Settings, Task, adapt, copy_for, measure
@@ -293,10 +293,12 @@ def run_missing(design, results, workers, model, device, scheduler=None):
     """
     around = surroundings(find_model(model), device)
     with machines(scheduler) if scheduler else nullcontext((None, workers)) as (elsewhere, workers):
-        while runs := runs_of(design, finder(design, results, around)):
+        while stages := stages_of(design, finder(design, results, around)):
+            runs, later = stages[0], sum(map(len, stages[1:]))
             stale = sum(record_path(results, run).exists() for run in runs)
             print(
                 f"{len(runs)} runs to do, about {len(runs) * design.seconds / workers / 60:.0f} minutes on cores like ours"
+                + (f"; then {later} more, as far as they can be named" if later else "")
                 + (f"; {stale} of them were made otherwise or elsewhere and are made again" if stale else ""),
                 file=sys.stderr,
             )

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from study.design import TUNING, grid, runs_of
+from study.design import TUNING, grid, stages_of
 from study.runs import describe, record_path
 
 SETS = ("new", "unbound", "new cloze", "never-asked", "old cloze")
@@ -43,8 +43,8 @@ def made_up(design, run, rng):
 def write_study(folder, design, count=None):
     """The records of a design, as the study would make them one stage after the other: all, or the first `count`."""
     rng, done = np.random.default_rng(0), {}
-    while runs := runs_of(design, done.get):
-        for run in runs:
+    while stages := stages_of(design, done.get):
+        for run in stages[0]:
             if len(done) == count:
                 return folder
             done[run] = made_up(design, run, rng)

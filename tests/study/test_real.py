@@ -15,7 +15,7 @@ from scipy import stats
 from data.make_data import SHIPPED_SEED
 from study import __main__ as program
 from study import figures, real, tables
-from study.design import TUNING, Run, chosen_rates, grid, runs_of, tune
+from study.design import TUNING, Run, chosen_rates, grid, runs_of, stages_of, tune
 from study.real import JUDGED, REAL, task_for
 from study.report import readme_tables, report
 from study.runs import read_record, record_path, task_digest, task_of
@@ -98,27 +98,28 @@ def test_no_shortcut_answers_the_questions():
     assert {key: np.mean(values) for key, values in shares.items() if np.mean(values) > 0.3} == {}
 
 
-def test_the_curves_come_first_then_tuning_then_the_rest_and_the_chronicle_last(tmp_path):
+def test_the_curves_come_first_then_an_arm_after_the_other_and_the_chronicle_last():
     done, stages = {}, []
-    while runs := runs_of(REAL, done.get):
-        stages.append(runs)
+    while left := stages_of(REAL, done.get):
+        stages.append(left[0])
         done |= {
             run: {"summary": {"new cloze": {"logprob": -abs(np.log((run.lr or 1) / (run.arm.lr or 1)))}}}
-            for run in runs
+            for run in left[0]
         }
-    curves, tuning, rest = stages
+    curves, *turns, tuning, chronicle = stages
     assert len(curves) == CURVES * len(JUDGED) and {run.arm.name for run in curves} == {"untouched", *REAL.main}
     pair, others = [ARMS[name] for name in REAL.pairs[0]], [ARMS["mica-random"]]
     rates = [(world, arm, arm.at[i]) for i in range(4) for arms in (pair, others) for world in JUDGED for arm in arms]
     trained = [(run.world, run.arm, run.lr) for run in curves if run.lr]
     assert trained == rates  # a rate on every world and then the next
     assert {run.world for run in tuning} == set(TUNING)
-    assert Counter(run.arm.name for run in tuning) == {
-        n: 2 * (len(a.at) or a.rates) for n, a in ARMS.items() if a.at or a.rates
-    }
-    chronicle = [run for run in rest if run.arm.subjects == 0]
-    assert rest[-len(chronicle) :] == chronicle and len(chronicle) == 3 * REAL.extended_worlds
-    assert {run.world for run in rest} == set(JUDGED)
+    assert Counter(run.arm.name for run in tuning) == {n: 2 * len(a.at) for n, a in ARMS.items() if a.at}
+    tuned = [name for name, arm in ARMS.items() if arm.rates]
+    assert [({run.arm.name for run in turn}, {run.world for run in turn}) for turn in turns] == [
+        ({name}, {*worlds}) for name in tuned for worlds in (TUNING, JUDGED)
+    ]
+    assert [run.arm for run in chronicle] == [*REAL.extended] * 4 and not any(run.arm.subjects for run in chronicle)
+    assert {run.world for run in chronicle} == set(JUDGED[:4])
     names = [run.name.lower() for run in done]
     assert len(set(names)) == len(names)
     assert all(set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-_.") for name in names)
@@ -208,7 +209,19 @@ def test_the_report_of_everything(made):
 
 @pytest.mark.parametrize(
     "count",
-    [2, 5, FIRST, FIRST + 4, FIRST + 14, FIRST + ROUND, FIRST + 2 * ROUND + 7, 6 * CURVES, 6 * CURVES + 30, 150],
+    [
+        2,
+        5,
+        FIRST,
+        FIRST + 4,
+        FIRST + 14,
+        FIRST + ROUND,
+        FIRST + 2 * ROUND + 7,
+        6 * CURVES,
+        6 * CURVES + 10,
+        6 * CURVES + 30,
+        150,
+    ],
 )
 def test_some_of_the_records_show_what_there_is_and_what_is_missing(tmp_path, count):
     results = part(tmp_path, count)
