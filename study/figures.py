@@ -87,11 +87,16 @@ def draw_bars(results):
 
 
 def draw_frontier(results):
-    """What is kept against new knowledge, a curve a main arm over learning rates; bars are standard errors over worlds."""
+    """What is kept against new knowledge, a curve a main arm over learning rates; bars are standard errors over worlds.
+
+    Beside curves at fixed rates stand, hollow and with their names, the arms that are judged at a chosen one.
+    """
     kept = results.design.kept
+    arms = [results.arms[name] for name in results.design.main]
+    alone = [arm for arm in results.design.arms if arm.rates] if all(arm.at for arm in arms) else []
     figure, axes = plt.subplots(1, len(kept), figsize=(5.5 * len(kept), 4.5), squeeze=False)
     for ax, column in zip(axes[0], kept):
-        for arm in (results.arms[name] for name in results.design.main):
+        for arm in (*arms, *alone):
             points = []
             for lr in curve_rates(results.design, arm, results.rates[arm.name]):
                 if worlds := results.worlds(arm.name, lr=lr):
@@ -99,7 +104,10 @@ def draw_frontier(results):
                     points.append([scaled(end, results.values(arm.name, end, worlds, lr)) for end in ends])
             if points:
                 (x, dx), (y, dy) = (zip(*axis) for axis in zip(*points))
-                ax.errorbar(x, y, dy, dx, capsize=2, linewidth=1.5, markersize=6, label=arm.name, **style(arm))
+                look = {"markerfacecolor": "white"} if arm in alone else {"label": arm.name}
+                ax.errorbar(x, y, dy, dx, capsize=2, linewidth=1.5, markersize=6, **look, **style(arm))
+                if arm in alone:
+                    ax.annotate(arm.name, (x[0], y[0]), (4, 5), textcoords="offset points", fontsize=8)
         retention = results.design.columns[column][0] == RETENTION
         label, where = f"{column} (retention)" if retention else column, "down" if column in COSTS else "up"
         ax.set(xlabel="new knowledge, %", ylabel=with_unit(label, column), title=f"better: {where} and to the right")

@@ -279,7 +279,10 @@ def test_pictures_are_of_what_is_measured(made):
         "perplexity",
     ]
     assert [ax.get_title().split()[1] for ax in drawn["frontier"].axes] == ["down", "up", "down"]
-    assert {len(ax.containers) for ax in drawn["frontier"].axes} == {3}
+    alone = [arm.name for arm in REAL.arms if arm.rates]
+    for ax in drawn["frontier"].axes:  # three curves, named in the legend, and a point an arm, named beside it
+        assert len(ax.containers) == 3 + len(alone) and [note.get_text() for note in ax.texts] == alone
+        assert len(ax.get_legend().get_texts()) == 3
     names = [label.get_text() for label in drawn["bars"].axes[-1].get_xticklabels()]
     assert len(names) == 3 * 4 + 5 and "mica 0.04" in names and "lora rank 8" in names
 
