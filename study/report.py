@@ -116,10 +116,11 @@ Written by this command from the records in runs/. {cost}
 Worlds {judged} are judged{tuned}. A run's seed is its world's number. Means +- one
 standard error over worlds; differences with 95% intervals of paired t tests over worlds, verdicts at 5% after Holm's
 correction over all {number} comparisons of the design but the primary one, those to come included (so an interval may leave
-out zero and the verdict still be "not resolved"). Of forgetting loss and perplexity less is better. Gain / gain: ratio of what was learned above the untouched
-model, with Fieller's 95% interval. *At matched new knowledge*: the mean difference in height of two arms' curves over
-learning rates, over the span of new knowledge that both reach; *at matched forgetting loss*: new knowledge, over the span
-of forgetting loss. Points of a curve that do not go beyond those of all lower rates are left out. {how}
+out zero and the verdict still be "not resolved"). Of forgetting loss and perplexity less is better. Gain / gain: ratio of
+what was learned above the untouched model, with Fieller's 95% interval. *At matched new knowledge*: the mean difference in
+height of two arms' curves over learning rates, over the span of new knowledge that both reach; *at matched forgetting
+loss*: new knowledge, over the span of forgetting loss. Points of a curve that do not go beyond those of all lower rates
+are left out. {how}
 
 ## Arms
 
