@@ -108,6 +108,7 @@ def draw_frontier(results):
                 ax.errorbar(x, y, dy, dx, capsize=2, linewidth=1.5, markersize=6, **look, **style(arm))
                 if arm in alone:
                     ax.annotate(arm.name, (x[0], y[0]), (4, 5), textcoords="offset points", fontsize=8)
+                    ax.margins(x=0.15)  # room for the name
         retention = results.design.columns[column][0] == RETENTION
         label, where = f"{column} (retention)" if retention else column, "down" if column in COSTS else "up"
         ax.set(xlabel="new knowledge, %", ylabel=with_unit(label, column), title=f"better: {where} and to the right")
