@@ -169,7 +169,7 @@ def stages_of(design, find):
     """[[run, ...], ...]: the runs that can be named now and have no record, in the order in which they are to be made.
 
     What is to come after a stage may depend on what it gives. First the curves that no choice of rates touches, a rate on
-    every world and then the next, the primary pair's before others'. Where there are such curves, an arm that is tuned is
+    every world and then the next, the primary pair's before others'. Where there are such curves, an arm is tuned and then
     judged before the next is tuned, so that every arm that is complete tells something; otherwise all are tuned first.
     Last the arms at their chosen rates, the other curves, and the extension.
     """
@@ -181,7 +181,7 @@ def stages_of(design, find):
     if any(arm.at for arm in fixed):
         stages.append([run for _, run in runs])
         for arm in design.arms:
-            if arm.rates:
+            if arm.rates or arm.at:
                 tuning = [run for run in missing if run.arm == arm]
                 stages.append(tuning or [Run(arm, rates[arm.name], seed) for seed in design.judged])
     stages.append(missing)
