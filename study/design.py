@@ -170,20 +170,28 @@ def stages_of(design, find):
 
     What is to come after a stage may depend on what it gives. First the curves that no choice of rates touches, a rate on
     every world and then the next, the primary pair's before others'. Where there are such curves, an arm is tuned and then
-    judged before the next is tuned, so that every arm that is complete tells something; otherwise all are tuned first.
-    Last the arms at their chosen rates, the other curves, and the extension.
+    judged before the next is tuned, so that every arm that is complete tells something: those first whose rates the
+    extension needs, then the extension. Otherwise all are tuned, then judged, and the extension comes last.
     """
     fixed = [arm for arm in design.arms if arm.at or arm.method is None]
     runs = [(i, Run(arm, lr, seed)) for seed in design.judged for arm in fixed for i, lr in enumerate(arm.at or [None])]
     runs = sorted(runs, key=lambda both: (both[0], both[1].arm.name not in design.pairs[0]))
     rates, missing = chosen_rates(design, find)
+    worlds = design.judged[: design.extended_worlds]
+    extension = [Run(arm, rates[arm.name], seed) for seed in worlds for arm in design.extended]
     stages = []
     if any(arm.at for arm in fixed):
         stages.append([run for _, run in runs])
+        needed = {arm.follows[0] for arm in design.extended if arm.follows}
+        turns = {}  # name -> the arm's tuning or, when that is done, its judged runs
         for arm in design.arms:
             if arm.rates or arm.at:
                 tuning = [run for run in missing if run.arm == arm]
-                stages.append(tuning or [Run(arm, rates[arm.name], seed) for seed in design.judged])
+                turns[arm.name] = tuning or [Run(arm, rates[arm.name], seed) for seed in design.judged]
+        stages += [turn for name, turn in turns.items() if name in needed]
+        if all(run.lr for run in extension):
+            stages.append(extension)
+        stages += [turn for name, turn in turns.items() if name not in needed]
     stages.append(missing)
     if not missing:
         at_chosen = [Run(arm, rates[arm.name], seed) for seed in design.judged for arm in design.arms]
@@ -193,10 +201,7 @@ def stages_of(design, find):
             for arm in design.arms
             for lr in curve_rates(design, arm, rates[arm.name])
         ]
-        worlds = design.judged[: design.extended_worlds]
-        stages.append(
-            at_chosen + curves + [Run(arm, rates[arm.name], seed) for seed in worlds for arm in design.extended]
-        )
+        stages.append(at_chosen + curves + extension)
     seen, found = set(), []
     for stage in stages:
         found.append([run for run in dict.fromkeys(stage) if run not in seen and find(run) is None])
