@@ -171,7 +171,7 @@ def stages_of(design, find):
     What is to come after a stage may depend on what it gives. First the curves that no choice of rates touches, a rate on
     every world and then the next, the primary pair's before others'. Where there are such curves, an arm is tuned and then
     judged before the next is tuned, so that every arm that is complete tells something: those first whose rates the
-    extension needs, then the extension. Otherwise all are tuned, then judged, and the extension comes last.
+    extension needs, and the extension as soon as it has them. Otherwise all are tuned, then judged, and it comes last.
     """
     fixed = [arm for arm in design.arms if arm.at or arm.method is None]
     runs = [(i, Run(arm, lr, seed)) for seed in design.judged for arm in fixed for i, lr in enumerate(arm.at or [None])]
@@ -182,16 +182,13 @@ def stages_of(design, find):
     stages = []
     if any(arm.at for arm in fixed):
         stages.append([run for _, run in runs])
-        needed = {arm.follows[0] for arm in design.extended if arm.follows}
-        turns = {}  # name -> the arm's tuning or, when that is done, its judged runs
-        for arm in design.arms:
-            if arm.rates or arm.at:
-                tuning = [run for run in missing if run.arm == arm]
-                turns[arm.name] = tuning or [Run(arm, rates[arm.name], seed) for seed in design.judged]
-        stages += [turn for name, turn in turns.items() if name in needed]
         if all(run.lr for run in extension):
             stages.append(extension)
-        stages += [turn for name, turn in turns.items() if name not in needed]
+        needed = {arm.follows[0] for arm in design.extended if arm.follows}
+        for arm in sorted(design.arms, key=lambda arm: arm.name not in needed):
+            if arm.rates or arm.at:  # its tuning or, when that is done, its judged runs
+                tuning = [run for run in missing if run.arm == arm]
+                stages.append(tuning or [Run(arm, rates[arm.name], seed) for seed in design.judged])
     stages.append(missing)
     if not missing:
         at_chosen = [Run(arm, rates[arm.name], seed) for seed in design.judged for arm in design.arms]
