@@ -21,8 +21,9 @@ all worlds tell early; it was changed after three runs, so that the rates come f
 three, MiCA and LoRA had learned about equally much. After thirty, and once more after 46, it was changed again:
 mica-random has each rate before the next begins, the primary pair before it, and LoRA its lowest rate before its highest.
 On 2026-11-28, when the curves were complete, so was that of the rest: one arm is tuned and judged before the next is tuned.
-The two came first that tell whether it is the frozen B or the fewer parameters that sets MiCA apart; then, of the arms
-whose rates the chronicle needs, the tuning, and the chronicle before what of them is left to judge; then the others.
+The two came first that tell whether it is the frozen B or the fewer parameters that sets MiCA apart; then the arms whose
+rates the chronicle needs, the chronicle, and the others. On the day after, the chronicle was put before all that
+is not needed for it: before full fine-tuning is judged, and for mica and lora, whose rates were known, before it is tuned.
 
 Where one rate must be chosen (the other arms, and the chronicle) it is the one with the highest mean log-probability of
 the right choice in the cloze sentences of the tuning worlds: tellings of the same facts that the corpus does not have. A

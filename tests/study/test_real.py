@@ -116,8 +116,8 @@ def test_the_curves_come_first_then_an_arm_after_the_other_and_the_chronicle_as_
     expected = []
     for name in (*first, *later, "mica all linears"):
         expected.append(({name}, {*TUNING}, 2 * (len(ARMS[name].at) or ARMS[name].rates)))
-        if name == "full":  # the last of those whose rates it needs
-            expected.append(({f"{name} chronicle" for name in first}, {*JUDGED[:4]}, 3 * 4))
+        if name in first:
+            expected.append(({f"{name} chronicle"}, {*JUDGED[:4]}, 4))
         if ARMS[name].rates:  # what has a curve is judged already
             expected.append(({name}, {*JUDGED}, len(JUDGED)))
     assert [({run.arm.name for run in turn}, {run.world for run in turn}, len(turn)) for turn in turns] == expected
@@ -231,7 +231,7 @@ def test_some_of_the_records_show_what_there_is_and_what_is_missing(tmp_path, co
     assert "**Not finished**" in text and "nan" not in text
     arms = tables.arms_table(results, REAL.arms)
     assert row_of(arms, "mica", "16,000", "0.01")[3] == str(min(len(JUDGED), -(-count // 2)))
-    assert ("## Chronicle" in text) == (count > 6 * CURVES + 8 + 8 + 6)  # after the tuning of mica, lora and full
+    assert ("## Chronicle" in text) == (count > 6 * CURVES + 8)  # after the tuning of mica
     assert ("full" in arms) == (count > 6 * CURVES + 8 + 8 + 6 + 3 * REAL.extended_worlds)
     worlds = min(max(count - FIRST, 0) // 2, len(JUDGED))  # with two rates of either
     if found := results.comparisons.get(("mica", "lora", MATCHED)):
