@@ -168,6 +168,7 @@ def report(results):
     if tuning and (tried := rates_table(results)):
         text += f"\n## Learning rates\n\nMeans of the tuning worlds.\n\n{tried}\n"
     if results.extended:
-        head = "Chronicle" if results.design.name else "Extended\n\n![extended](extended.png)"
+        same = "A world is a seed here: text and questions are the same for all, and errors are over seeds alone."
+        head = f"Chronicle\n\n{same}" if results.design.name else "Extended\n\n![extended](extended.png)"
         text += f"\n## {head}\n\n{arms_table(results, results.extended)}\n"
     return text
