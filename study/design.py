@@ -54,7 +54,7 @@ class Design:
     height: Callable = matched_by_world  # (curves of one arm, of another) -> differences at matched x, a value a world
     primary: tuple[str, ...] = ("new knowledge",)  # its column or title, and any that are reported beside it
     rated: tuple[str, ...] = ()  # columns shown of the rates tried
-    extended: tuple[Arm, ...] = ()  # run last, at rates chosen before, on the first few of the judged worlds
+    extended: tuple[Arm, ...] = ()  # at rates chosen before, on the first few of the judged worlds: see stages_of
     extended_worlds: int = 4
     name: str = ""  # of its folder in results/, and before its markers in README.md
     text: str = ""  # of the task: its perplexity and forgetting loss are measured
