@@ -171,7 +171,8 @@ def stages_of(design, find):
     What is to come after a stage may depend on what it gives. First the curves that no choice of rates touches, a rate on
     every world and then the next, the primary pair's before others'. Where there are such curves, an arm is tuned and then
     judged before the next is tuned, so that every arm that is complete tells something: those first whose rates the
-    extension needs, and of the extension what has its rate. Otherwise all are tuned, then judged, and it comes last.
+    extension needs, with of the extension what has its rate, and those last that a curve has judged already. Otherwise all
+    are tuned, then judged, and the extension comes last.
     """
     fixed = [arm for arm in design.arms if arm.at or arm.method is None]
     runs = [(i, Run(arm, lr, seed)) for seed in design.judged for arm in fixed for i, lr in enumerate(arm.at or [None])]
@@ -184,7 +185,7 @@ def stages_of(design, find):
         stages.append([run for _, run in runs])
         stages.append([run for run in extension if run.lr])
         needed = {arm.follows[0] for arm in design.extended if arm.follows}
-        for arm in sorted(design.arms, key=lambda arm: arm.name not in needed):
+        for arm in sorted(design.arms, key=lambda arm: 0 if arm.name in needed else 1 if arm.rates else 2):
             if arm.rates or arm.at:  # its tuning or, when that is done, its judged runs
                 tuning = [run for run in missing if run.arm == arm]
                 stages.append(tuning or [Run(arm, rates[arm.name], seed) for seed in design.judged])

@@ -24,7 +24,7 @@ On 2026-11-28, when the curves were complete, so was that of the rest: one arm i
 The two came first that tell whether it is the frozen B or the fewer parameters that sets MiCA apart; then the arms whose
 rates the chronicle needs, the chronicle, and the others. On the day after, the chronicle was put before all that
 is not needed for it: before full fine-tuning is judged, and for mica and lora, whose rates were known, before the last two
-rates of full fine-tuning were tried.
+rates of full fine-tuning were tried; and the tuning of mica-random, which its curve has judged already, was put last.
 
 Where one rate must be chosen (the other arms, and the chronicle) it is the one with the highest mean log-probability of
 the right choice in the cloze sentences of the tuning worlds: tellings of the same facts that the corpus does not have. A

@@ -112,9 +112,9 @@ def test_the_curves_come_first_then_an_arm_after_the_other_and_the_chronicle_as_
     rates = [(world, arm, arm.at[i]) for i in range(4) for arms in (pair, others) for world in JUDGED for arm in arms]
     trained = [(run.world, run.arm, run.lr) for run in curves if run.lr]
     assert trained == rates  # a rate on every world and then the next
-    first, later = ["mica", "lora", "full"], ["mica-random", "lora rank 8", "mica-trained", "lora all linears"]
+    first, later = ["mica", "lora", "full"], ["lora rank 8", "mica-trained", "lora all linears", "mica all linears"]
     expected = []
-    for name in (*first, *later, "mica all linears"):
+    for name in (*first, *later, "mica-random"):
         expected.append(({name}, {*TUNING}, 2 * (len(ARMS[name].at) or ARMS[name].rates)))
         if name in first:
             expected.append(({f"{name} chronicle"}, {*JUDGED[:4]}, 4))
