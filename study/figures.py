@@ -80,7 +80,7 @@ def draw_bars(results):
         ax.set(xlim=(-0.8, len(shown) + 1), ylabel=with_unit(endpoint), **top)
         if endpoint == "new knowledge" or not top:
             untouched_line(ax, results, endpoint)
-    axes[0].legend(frameon=False, loc="upper right", fontsize=8)
+    axes[0].legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), fontsize=8)  # above, where no bar can be
     names = [f"{name} {lr:g}" if results.arms[name].at else name for name, lr, _ in shown]
     axes[-1].set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
     return figure
@@ -114,7 +114,7 @@ def draw_frontier(results):
         ax.set(xlabel="new knowledge, %", ylabel=with_unit(label, column), title=f"better: {where} and to the right")
         if column in PLAIN:
             ax.set_yscale("log")
-        ax.legend(frameon=False)
+    axes[0][-1].legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))  # beside, where no point can be
     return figure
 
 

@@ -273,7 +273,7 @@ def test_the_report_says_how_curves_are_matched(made, tmp_path):
     assert "Each world's own curves" in by_world and "means over worlds" not in by_world
 
 
-def test_pictures_are_of_what_is_measured(made):
+def test_pictures_are_of_what_is_measured(made, tmp_path):
     drawn = figures.draw_all(made, None)
     assert set(drawn) == {"bars", "frontier"}
     assert [ax.get_ylabel() for ax in drawn["frontier"].axes] == [
@@ -285,7 +285,11 @@ def test_pictures_are_of_what_is_measured(made):
     alone = [arm.name for arm in REAL.arms if arm.rates]
     for ax in drawn["frontier"].axes:  # three curves, named in the legend, and a point an arm, named beside it
         assert len(ax.containers) == 3 + len(alone) and [note.get_text() for note in ax.texts] == alone
-        assert len(ax.get_legend().get_texts()) == 3
+    *others, last = drawn["frontier"].axes
+    assert len(last.get_legend().get_texts()) == 3 and not any(ax.get_legend() for ax in others)
+    figures.save_figure(drawn["frontier"], tmp_path / "x.png")  # lays it out
+    boxes = [ax.get_window_extent() for ax in drawn["frontier"].axes]
+    assert not any(last.get_legend().get_window_extent().overlaps(box) for box in boxes)  # it would hide points
     names = [label.get_text() for label in drawn["bars"].axes[-1].get_xticklabels()]
     assert len(names) == 3 * 4 + 5 and "mica 0.04" in names and "lora rank 8" in names
 
