@@ -6,6 +6,7 @@
     python -m study --qv                     # q_proj and v_proj alone, told more often: an hour
     python -m study --real                   # the study on real weights (SmolLM2); hours
     python -m study --draw                   # run nothing: tables and pictures of the records there are
+    python -m study --look full lora         # write nothing: how two arms differ, not corrected
 
 The same command goes on where it was stopped. README.md here says what was compared and what it says.
 """
@@ -22,7 +23,7 @@ from study.figures import draw_all, save_figure
 from study.real import REAL
 from study.report import check_markers, fill_in, readme_tables, report
 from study.runs import run_missing
-from study.tables import Results, primary_line
+from study.tables import Results, look, primary_line
 from study.toy import EXTENDED_DESIGN, FULL, LONG_QV, QUICK
 from tools.cli import Parser, atomic, check_writable, one_sentence_errors, pick_device
 
@@ -54,6 +55,12 @@ def main():
     )
     size.add_argument("--real", action="store_true", help="the study on real weights: about 10 minutes a run")
     add("--draw", action="store_true", help="run nothing, draw from the records there are, whatever code made them")
+    add(
+        "--look",
+        nargs=2,
+        metavar=("FIRST", "SECOND"),
+        help="run and write nothing: print how two arms of the tables differ; NAME@RATE where one has several rates",
+    )
     add("--model", help="the base model, as for train.py; None: the design's (data/base, or SmolLM2 with --real)")
     add(
         "--results",
@@ -75,6 +82,10 @@ def main():
     results = Path(args.results or ("out/quick" if args.quick else ours))
     readme = args.readme or (HERE / "README.md" if results.resolve() == ours.resolve() else None)
     with one_sentence_errors("python -m study"):
+        shown = EXTENDED_DESIGN if design == FULL else design  # with what there is of --extended
+        if args.look:
+            print(look(Results(results, shown), *args.look))
+            return
         device = pick_device(args.device)
         base = None
         if not args.draw or design.landing:
@@ -86,7 +97,6 @@ def main():
                 check_markers(Path(readme).read_text(encoding="utf-8"), design)
             run_missing(design, results, args.workers, model, device, args.scheduler)
             print(f"every run is in {results / 'runs'}", file=sys.stderr)
-        shown = EXTENDED_DESIGN if design == FULL else design  # with what there is of --extended
         write_all(Results(results, shown), base, readme and Path(readme))
 
 

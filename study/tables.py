@@ -84,10 +84,10 @@ class Results:
         """The arms of the design's extension that have records."""
         return [arm for arm in self.design.extended if self.worlds(arm.name)]
 
-    def gains(self, name, worlds):
+    def gains(self, name, worlds, lr=None):
         """New knowledge above the untouched model's, on each world."""
-        both = (self.values(arm, "new knowledge", worlds) for arm in (name, "untouched"))
-        return [after - before for after, before in zip(*both)]
+        before = self.values("untouched", "new knowledge", worlds)
+        return [value - start for value, start in zip(self.values(name, "new knowledge", worlds, lr), before)]
 
     def curve(self, name, world, ends):
         """{rate: values of the two columns `ends`} of an arm, lowest rate first, as far as there are records."""
@@ -164,12 +164,18 @@ def over_worlds(results, name, column, worlds, lr=None):
     return plus_minus(*mean_and_error(results.values(name, column, worlds, lr)), scale=scale, digits=digits)
 
 
+def with_interval(difference, column):
+    """A difference as text: mean [low, high]."""
+    scale, digits = scale_of(column)
+    numbers = (scale * value for value in (difference.mean, difference.low, difference.high))
+    return "{:+.{n}f} [{:+.{n}f}, {:+.{n}f}]".format(*numbers, n=digits)
+
+
 def interval(comparison, usual=None):
-    """A difference as text: mean [low, high] verdict; with the number of worlds where it is not the usual one."""
-    scale, digits = scale_of(comparison.column)
+    """The same with the verdict, and with the number of worlds where it is not the usual one."""
     d = comparison.difference
-    numbers = "{:+.{n}f} [{:+.{n}f}, {:+.{n}f}]".format(scale * d.mean, scale * d.low, scale * d.high, n=digits)
-    return f"{numbers} {comparison.verdict}" + (f" ({d.n} worlds)" if usual not in (None, d.n) else "")
+    said = f"{with_interval(d, comparison.column)} {comparison.verdict}"
+    return said + (f" ({d.n} worlds)" if usual not in (None, d.n) else "")
 
 
 def share(comparison):
@@ -248,6 +254,44 @@ def comparisons_table(results):
         names = f"{c.first} - {c.second}", with_unit(c.endpoint, c.column, "points")
         rows.append([*names, c.difference.n, interval(c), f"{c.difference.p:.2g}", f"{c.p:.2g}"])
     return markdown(rows)
+
+
+def named_arm(results, text):
+    """(name, rate) of an arm that is judged: `text` is its name, or NAME@RATE where it is judged at several rates."""
+    name, at, rate = text.partition("@")
+    if name not in results.arms:
+        raise ValueError(f"there is no arm {name!r}: take one of {', '.join(results.arms)}")
+    judged = [lr for _, lr, _ in results.rows([results.arms[name]])]
+    try:
+        lr = float(rate) if at else results.rates[name]
+    except ValueError:
+        lr = math.nan
+    if lr not in judged:
+        raise ValueError(
+            f"{text!r} is not judged: {name!r} is so at {', '.join(f'{lr:g}' for lr in judged if lr) or 'no rate'}"
+        )
+    return name, lr
+
+
+def look(results, first, second):
+    """How two arms (see named_arm) differ in each column, world by world and not corrected: a table, and the ratio of gains."""
+    arms = [named_arm(results, text) for text in (first, second)]
+    worlds = [world for world in results.design.judged if all(results.record(name, world, lr) for name, lr in arms)]
+    if len(worlds) < 2:
+        raise ValueError(f"{first!r} and {second!r} share fewer than two worlds: let the study go on")
+    columns = [c for c in results.design.columns if all(results.has(c, name, lr, worlds) for name, lr in arms)]
+    rows = [["", first, second, "difference [95% interval]", "p", "higher on"]]
+    for column in columns:
+        both = [results.values(name, column, worlds, lr) for name, lr in arms]
+        difference = paired(*both)
+        higher = f"{sum(one > other for one, other in zip(*both))} of {len(worlds)} worlds"
+        means = (over_worlds(results, name, column, worlds, lr) for name, lr in arms)
+        rows.append([with_unit(column), *means, with_interval(difference, column), f"{difference.p:.2g}", higher])
+    said = [markdown(rows)]
+    if "new knowledge" in columns and not any(name == "untouched" for name, _ in arms):
+        gains = [results.gains(name, worlds, lr) for name, lr in arms]
+        said.append("gain / gain {:.2f} [{:.2f}, {:.2f}]".format(*ratio(*gains)))
+    return "\n\n".join(said)
 
 
 def rates_table(results):

@@ -294,6 +294,55 @@ def test_pictures_are_of_what_is_measured(made, tmp_path):
     assert len(names) == 3 * 4 + 5 and "mica 0.04" in names and "lora rank 8" in names
 
 
+def test_a_look_at_two_arms_is_as_the_comparison_of_them(made):
+    said = tables.look(made, "full", "lora all linears")
+    for endpoint in REAL.endpoints:
+        comparison = made.comparisons["full", "lora all linears", endpoint]
+        row = row_of(said, tables.with_unit(endpoint))
+        assert row[1] == tables.over_worlds(made, "full", endpoint, JUDGED)
+        assert (
+            tables.interval(comparison) == f"{row[3]} {comparison.verdict}"
+            and row[4] == f"{comparison.difference.p:.2g}"
+        )
+    assert "| full - lora all linears | " + said.split("gain / gain ")[1] in tables.pairs_table(made, ["new knowledge"])
+
+
+def test_a_look_at_an_arm_at_any_of_its_rates(made):
+    row = row_of(tables.look(made, "mica@4e-2", "lora@0.001"), "forgetting loss, nats")
+    values = [made.values(name, "forgetting loss", JUDGED, lr) for name, lr in (("mica", 4e-2), ("lora", 1e-3))]
+    low, high = stats.ttest_rel(*values).confidence_interval(0.95)
+    assert row[3] == f"{np.subtract(*values).mean():+.3f} [{low:+.3f}, {high:+.3f}]"
+    assert row[5] == f"{sum(one > other for one, other in zip(*values))} of 6 worlds"
+    chronicle = tables.look(made, "mica chronicle", "lora chronicle")  # of it less is asked
+    assert row_of(chronicle, "questions, %") and "new knowledge" not in chronicle and "gain" not in chronicle
+    assert "gain" not in tables.look(made, "untouched", "lora")
+
+
+@pytest.mark.parametrize(
+    "arm, sentence",
+    [
+        ("mice", "there is no arm 'mice': take one of untouched, mica, lora,"),
+        ("mica@7", "'mica@7' is not judged: 'mica' is so at 0.005, 0.01, 0.02"),
+        ("mica@high", "'mica@high' is not judged"),
+        ("untouched@1", "'untouched' is so at no rate"),
+        ("mica chronicle", "'mica chronicle' is so at no rate"),
+        ("mica@2e-2", "'mica@2e-2' and 'lora@2e-3' share fewer than two worlds"),
+    ],
+)
+def test_a_look_that_cannot_be_taken_is_one_sentence(tmp_path, monkeypatch, capsys, arm, sentence):
+    write_study(tmp_path, REAL, FIRST + ROUND + 1)  # of mica's third rate there is one world
+    with pytest.raises(SystemExit, match="2"):
+        run_program(monkeypatch, "--real", "--results", tmp_path, "--look", arm, "lora@2e-3")
+    assert sentence in capsys.readouterr().err and [path.name for path in tmp_path.iterdir()] == ["runs"]
+
+
+def test_the_program_takes_a_look_and_writes_nothing(tmp_path, monkeypatch, capsys):
+    write_study(tmp_path, REAL, FIRST + ROUND)
+    run_program(monkeypatch, "--real", "--results", tmp_path, "--look", "mica@5e-3", "lora@2e-3")
+    assert "forgetting loss, nats" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+
+
 def run_program(monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", ["study", *map(str, arguments)])
     program.main()
