@@ -261,15 +261,15 @@ def named_arm(results, text):
     name, at, rate = text.partition("@")
     if name not in results.arms:
         raise ValueError(f"there is no arm {name!r}: take one of {', '.join(results.arms)}")
-    judged = [lr for _, lr, _ in results.rows([results.arms[name]])]
+    rates = curve_rates(results.design, results.arms[name], results.rates[name])
+    judged = [lr for lr in rates if results.worlds(name, lr=lr)]
     try:
         lr = float(rate) if at else results.rates[name]
     except ValueError:
         lr = math.nan
     if lr not in judged:
-        raise ValueError(
-            f"{text!r} is not judged: {name!r} is so at {', '.join(f'{lr:g}' for lr in judged if lr) or 'no rate'}"
-        )
+        known = ", ".join(f"{lr:g}" for lr in judged if lr) or "no rate"
+        raise ValueError(f"{text!r} is not judged: {name!r} is so at {known}")
     return name, lr
 
 

@@ -105,6 +105,13 @@ def test_a_share_of_a_level_that_is_not_known_is_not_given():
     assert tables.share(replace(c, level=float("nan"))) == "" == tables.share(replace(c, column="never asked"))
 
 
+def test_a_look_takes_every_rate_of_a_curve_as_the_curves_table_has_them(made):
+    lines = [line.split(" | ") for line in tables.curves_table(made).splitlines() if line.startswith("| lora |")]
+    assert len(lines) == 4
+    for _, rate, _, new, *_ in lines:
+        assert row_of(tables.look(made, f"lora@{rate}", "mica"), "new knowledge, %")[1] == new
+
+
 def test_gains_are_above_the_untouched_model_of_the_same_world(made):
     before = made.values("untouched", "new knowledge", JUDGED)
     after = made.values("pissa", "new knowledge", JUDGED)
