@@ -1,0 +1,81 @@
+"""The border: what comes from outside is read, checked once against a dataclass, and trusted from there on.
+
+Two mechanisms. `build(Question, raw)` makes a dataclass of what JSON gave, or says what is wrong with it in one sentence.
+`with reading(path, "adapter"):` turns whatever goes wrong inside into one ValueError that names the file and the cause.
+"""
+
+import dataclasses
+import reprlib
+import struct
+import types
+import typing
+from contextlib import contextmanager
+
+SHORT = reprlib.Repr()
+SHORT.maxlevel, SHORT.maxstring, SHORT.maxother = 4, 80, 80
+# What code that trusts a file raises where the file is not what it should be.
+WRONG = (LookupError, TypeError, AttributeError, ArithmeticError, struct.error, RecursionError, AssertionError, EOFError)
+NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", list: "a list", dict: "an object"}
+
+
+def shown(value):
+    """Any value as a short text of one line, for a message about it."""
+    text = " ".join(SHORT.repr(value).split())
+    return text if len(text) <= 200 else f"{text[:98]}...{text[-98:]}"
+
+
+def build(cls, raw):
+    """An instance of the dataclass `cls` from a dict of JSON; keys that it has no field for are left out.
+
+    Fields may be int, float, str, bool, None, Literal, a list, tuple or dict of such, another dataclass, or a union.
+    Raises ValueError that names the field and the value.
+    """
+    if not isinstance(raw, dict):
+        raise ValueError(f"{shown(raw)} is not an object with {', '.join(f.name for f in dataclasses.fields(cls))}")
+    kinds, values = typing.get_type_hints(cls), {}
+    for field in dataclasses.fields(cls):
+        if field.name in raw:
+            values[field.name] = fit(raw[field.name], kinds[field.name], field.name)
+        elif field.default is field.default_factory is dataclasses.MISSING:
+            raise ValueError(f'"{field.name}" is missing')
+    return cls(**values)
+
+
+def fit(value, kind, name):
+    """`value` as the type `kind`, or a ValueError that calls it `name`. A whole number fits a float, 4.0 no int."""
+    inner, outer = typing.get_args(kind), typing.get_origin(kind)
+    if outer in (typing.Union, types.UnionType):
+        # None first, so that it is another kind's error that is told; then the very type: 1 stays an int
+        for one in sorted(inner, key=lambda one: (one is not type(None), one is not type(value))):
+            try:
+                return fit(value, one, name)
+            except ValueError as error:
+                wrong = error
+        raise wrong
+    if outer is typing.Literal and value in inner:
+        return value
+    if outer in (list, tuple) and isinstance(value, list):
+        return outer(fit(item, inner[0], f"{name}, item {number}") for number, item in enumerate(value, start=1))
+    if outer is dict and isinstance(value, dict):
+        return {key: fit(item, inner[1], f"{name}, {shown(key)}") for key, item in value.items()}
+    if dataclasses.is_dataclass(kind):
+        return build(kind, value)
+    if kind is float and type(value) in (int, float) and abs(value) < 1e300:  # NaN and infinity are not
+        return float(value)
+    if kind in (typing.Any, object) or type(value) is kind and kind is not float or kind is type(None) and value is None:
+        return value
+    wanted = f"one of {', '.join(map(str, inner))}" if outer is typing.Literal else NAMES.get(outer or kind, "null")
+    raise ValueError(f'"{name}" must be {wanted}, not {shown(value)}')
+
+
+@contextmanager
+def reading(path, kind):
+    """While a file is read as `kind` ("adapter", "tokenizer"): whatever goes wrong is a ValueError that names both."""
+    try:
+        yield
+    except WRONG as error:
+        raise ValueError(f"{path} is not a usable {kind} ({type(error).__name__}: {shown(str(error))})") from error
+    except ValueError as error:  # with a sentence of its own, perhaps from inside another file
+        if str(path) in str(error):
+            raise
+        raise ValueError(f"{path} is not a usable {kind}: {error}") from error
