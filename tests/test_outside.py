@@ -23,8 +23,9 @@ from gpt import generate, load_pretrained, load_tokenizer, save_pretrained
 from gpt.weights import load_model, read_config
 from lora import LoRALayer, find_adapters, merge_adapters, replace_linears
 from study.analysis import forgetting_loss, landing
-from tools.inputs import DEEPEST, fits, is_number, is_whole, parse_json, read_json, read_text
+from tools.inputs import fits, is_number, is_whole
 from tools.reading import read_documents
+from tools.schema import parse_json, read_json, read_text
 
 DEEP = "[" * 100_000
 
@@ -153,9 +154,8 @@ def test_not_finite_a_run_that_diverges_is_marked_and_not_saved(model, tmp_path,
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors.index.json"])
-@pytest.mark.parametrize("text", [DEEP, '{"a": ' * 100_000, '{"a": ' + DEEP, "[" * 200 + "]" * 200, '{"x": 1, "x": 2}',
-                                  '{"x": NaN}', '{"x": -Infinity}', "[]", "3", "", "\x00", "{}\n{}"])  # fmt: skip
-def test_json_that_is_not_plain_is_refused_in_every_file(model, name, text):
+@pytest.mark.parametrize("text", [DEEP, '{"a": ' * 100_000, '{"a": ' + DEEP, "[]", "3", "", "\x00", "{}\n{}"])  # fmt: skip
+def test_json_that_is_no_object_is_refused_in_every_file(model, name, text):
     if "index" in name:
         (model / "model.safetensors").unlink()
     (model / name).write_text(text)
@@ -163,28 +163,15 @@ def test_json_that_is_not_plain_is_refused_in_every_file(model, name, text):
 
 
 @pytest.mark.parametrize("name", ["adapter_config.json", "questions.jsonl", "corpus.jsonl"])
-@pytest.mark.parametrize("text", [DEEP, '{"a": ' * 100_000, '{"x": 1, "x": 2}', '{"x": NaN}', "3", '"text"', "[3]"])
-def test_json_lines_that_are_not_plain_are_refused(model, tmp_path, name, text):
+@pytest.mark.parametrize("text", [DEEP, '{"a": ' * 100_000, "3", '"text"', "[3]"])
+def test_json_lines_that_are_no_objects_are_refused(model, tmp_path, name, text):
     path = tmp_path / name
     path.write_text(text)
     read = {"a": lambda: load_adapters(load_model(model), tmp_path), "q": lambda: read_questions(path)}
     assert name in refusal(read.get(name[0], lambda: read_documents(path)))
 
 
-def test_json_is_read_to_a_depth_and_no_deeper():
-    for brackets in ("[]", ['{"a":', "}"]):
-        for depth, fine in ((DEEPEST, True), (DEEPEST + 1, False)):
-            text = brackets[0] * depth + "1" * (brackets[0] != "[") + brackets[1] * depth
-            if fine:
-                assert parse_json(text, "x") is not None
-            else:
-                assert refusal(parse_json, text, "x") == "x: not plain JSON (more than 100 levels inside each other)"
-
-
 def test_json_numbers_have_bounds():
-    assert parse_json("[1, -2, 9223372036854775807, 0.5]", "x") == [1, -2, 2**63 - 1, 0.5]
-    huge = parse_json('{"model_max_length": 1000000000000000019884624838656, "more": ' + "9" * 5000 + "}", "x")
-    assert huge == {"model_max_length": 1e30, "more": math.inf}
     assert is_whole(3, 0, 3) and not any(is_whole(value, 0, 3) for value in (4, -1, True, 2.0, "2", None))
     assert is_number(0.5) and is_number(3) and not any(map(is_number, (True, math.nan, math.inf, 1e13, "1", None)))
 

@@ -6,7 +6,7 @@ Everything is checked as it is read: a ValueError names the file, the line or it
 import re
 from pathlib import Path
 
-from tools.inputs import parse_json, read_text
+from tools.schema import parse_json, read_text
 
 
 def read_documents(path):

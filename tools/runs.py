@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tools.cli import alone, check_writable, remove, whole_folder, write_json
-from tools.inputs import parse_json, read_text
+from tools.schema import parse_json, read_text
 
 RUN, SECONDS = "run.json", "seconds.json"  # all but the seconds are the same bytes every time
 ROOT = Path(__file__).resolve().parents[1]

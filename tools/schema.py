@@ -2,14 +2,17 @@
 
 Two mechanisms. `build(Question, raw)` makes a dataclass of what JSON gave, or says what is wrong with it in one sentence.
 `with reading(path, "adapter"):` turns whatever goes wrong inside into one ValueError that names the file and the cause.
+Files are opened by read_bytes, read_text and read_json.
 """
 
 import dataclasses
+import json
 import reprlib
 import struct
 import types
 import typing
 from contextlib import contextmanager
+from pathlib import Path
 
 SHORT = reprlib.Repr()
 SHORT.maxlevel, SHORT.maxstring, SHORT.maxother = 4, 80, 80
@@ -62,20 +65,74 @@ def fit(value, kind, name):
         return build(kind, value)
     if kind is float and type(value) in (int, float) and abs(value) < 1e300:  # NaN and infinity are not
         return float(value)
+    if kind is int and type(value) is int and abs(value) >= 2**63:  # no size, count or index of anything
+        raise ValueError(f'"{name}" is {shown(value)}, which is too large')
     if kind in (typing.Any, object) or type(value) is kind and kind is not float or kind is type(None) and value is None:
         return value
     wanted = f"one of {', '.join(map(str, inner))}" if outer is typing.Literal else NAMES.get(outer or kind, "null")
     raise ValueError(f'"{name}" must be {wanted}, not {shown(value)}')
 
 
+# --- files -------------------------------------------------------------------------------------------------------------
+
+
 @contextmanager
-def reading(path, kind):
-    """While a file is read as `kind` ("adapter", "tokenizer"): whatever goes wrong is a ValueError that names both."""
+def reading(path, kind, remedy=""):
+    """While a file is read as `kind` ("adapter", "tokenizer"): whatever goes wrong is a ValueError that names both.
+
+    remedy: what to do about it, for the sentence's end.
+    """
+    ending = remedy and f": {remedy}"
     try:
         yield
     except WRONG as error:
-        raise ValueError(f"{path} is not a usable {kind} ({type(error).__name__}: {shown(str(error))})") from error
+        raise ValueError(f"{path} is not a usable {kind} ({type(error).__name__}: {shown(str(error))}){ending}") from error
     except ValueError as error:  # with a sentence of its own, perhaps from inside another file
         if str(path) in str(error):
             raise
-        raise ValueError(f"{path} is not a usable {kind}: {error}") from error
+        raise ValueError(f"{path} is not a usable {kind}: {error}{ending}") from error
+
+
+def read_bytes(path):
+    """The content of a regular file. A folder or, worse, a pipe or device, which may never end, is a ValueError."""
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is a folder, pipe or device, not a file")
+    return path.read_bytes()
+
+
+def read_text(path):
+    """The text of a file, with "\\n" as line ends. Raises ValueError when it is not UTF-8, OSError when it cannot be read."""
+    content = read_bytes(path)
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        encoding = "UTF-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "another encoding"
+        raise ValueError(f"{path} is not UTF-8 text (byte {error.start}) but {encoding}: save it as UTF-8") from None
+    if "\0" in text:  # every letter of English is half of one in UTF-16
+        raise ValueError(f"{path} holds NUL characters, so it is probably UTF-16, or no text: save it as UTF-8")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def parse_json(text, place):
+    """The value of a JSON text. Raises ValueError that begins with `place`."""
+    with reading(place, "JSON text"):
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError as error:
+            line = f", line {error.lineno}" if "\n" in text else ""
+            raise ValueError(f"{place}{line}: not JSON ({error.msg} at column {error.colno})") from None
+
+
+def read_json(path, remedy="download it again"):
+    """The JSON object in a file. Raises FileNotFoundError or ValueError, one sentence with the file and the remedy."""
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} not found: give a folder that has it, or {remedy}")
+    try:
+        content = parse_json(read_text(path), path)
+    except ValueError as error:
+        raise ValueError(f"{error}: {remedy}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} does not hold a JSON object: {remedy}")
+    return content
