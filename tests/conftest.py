@@ -5,17 +5,46 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test needs the network
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-import functools
+import importlib
 import json
+from functools import cache, partial
 
 import pytest
 import tokenizers
 import torch
-import transformers
 
 from gpt.model import GPTConfig
 
 torch.set_num_threads(1)  # the models are tiny: threads cost more than they bring
+
+
+class Absent:
+    """In place of a library that is not installed: a test that uses it is skipped, and says so."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def __getattr__(self, attribute):
+        if attribute.startswith(("_", "pytest")):  # pytest looks so at all that a test file holds
+            raise AttributeError(attribute)
+        pytest.skip(f"compares with {self.name}, which is not installed", allow_module_level=True)
+
+
+def oracle(name):
+    """The module that results are compared with, or Absent."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return Absent(name)
+
+
+transformers, peft = oracle("transformers"), oracle("peft")
+
+
+def pytest_report_header():
+    absent = [library.name for library in (transformers, peft) if isinstance(library, Absent)]
+    return [f"{name} is not installed: what compares with it is skipped" for name in absent]
+
 
 SENTENCES = [
     "The quick brown fox jumps over the lazy dog, and the dog does not mind.",
@@ -70,15 +99,15 @@ def write_folder(folder, config, **save_options):
     return folder
 
 
-def llama_config(kind=transformers.LlamaConfig, **changes):
-    """Grouped-query, tied, with a head_dim that is not hidden_size / heads; kind: the class, also for Llama's kin."""
+def llama_config(kind="LlamaConfig", **changes):
+    """Grouped-query, tied, with a head_dim that is not hidden_size / heads; kind: transformers' class, also of Llama's kin."""
     options = dict(
         vocab_size=512, hidden_size=32, intermediate_size=56, num_hidden_layers=3, num_attention_heads=4,
         num_key_value_heads=2, head_dim=12, max_position_embeddings=96, rms_norm_eps=1e-5, initializer_range=0.3,
         rope_parameters={"rope_type": "default", "rope_theta": 500.0}, tie_word_embeddings=True,
         bos_token_id=None, eos_token_id=None,
     )  # fmt: skip
-    return kind(**(options | changes))
+    return getattr(transformers, kind)(**(options | changes))
 
 
 def gpt2_config(**changes):
@@ -94,21 +123,24 @@ LLAMA3_ROPE = {
     "rope_type": "llama3", "rope_theta": 500.0, "factor": 4.0, "low_freq_factor": 0.5, "high_freq_factor": 3.0,
     "original_max_position_embeddings": 48,
 }  # fmt: skip
-MISTRAL, QWEN2, QWEN3 = transformers.MistralConfig, transformers.Qwen2Config, transformers.Qwen3Config
-# Every kind of model that GPTConfig can express. Some have an epsilon so large that a wrong one would show.
+MISTRAL, QWEN2, QWEN3 = "MistralConfig", "Qwen2Config", "Qwen3Config"
+# Every kind of model that GPTConfig can express: CONFIGS[name]() is its configuration. Some have an epsilon so large that
+# a wrong one would show.
 CONFIGS = {
-    "llama": llama_config(),
-    "llama2": llama_config(num_key_value_heads=4, head_dim=8, tie_word_embeddings=False, rms_norm_eps=1e-6),
-    "llama3.1": llama_config(rope_parameters=LLAMA3_ROPE, tie_word_embeddings=False),
-    "smollm2": llama_config(hidden_size=36, num_attention_heads=9, num_key_value_heads=3, head_dim=4, rms_norm_eps=0.1),
-    "mistral": llama_config(MISTRAL, sliding_window=None, tie_word_embeddings=False, num_key_value_heads=1),
-    "mistral-window": llama_config(MISTRAL, sliding_window=96),
-    "qwen2": llama_config(QWEN2, head_dim=8, tie_word_embeddings=False),
-    "qwen2-tied": llama_config(QWEN2, head_dim=8, sliding_window=4, use_sliding_window=False),
-    "qwen3": llama_config(QWEN3, tie_word_embeddings=False),
-    "qwen3-tied": llama_config(QWEN3, rms_norm_eps=0.1),
-    "gpt2": gpt2_config(),
-    "gpt2-untied": gpt2_config(tie_word_embeddings=False, n_inner=40, layer_norm_epsilon=0.1),
+    "llama": llama_config,
+    "llama2": partial(llama_config, num_key_value_heads=4, head_dim=8, tie_word_embeddings=False, rms_norm_eps=1e-6),
+    "llama3.1": partial(llama_config, rope_parameters=LLAMA3_ROPE, tie_word_embeddings=False),
+    "smollm2": partial(
+        llama_config, hidden_size=36, num_attention_heads=9, num_key_value_heads=3, head_dim=4, rms_norm_eps=0.1
+    ),
+    "mistral": partial(llama_config, MISTRAL, sliding_window=None, tie_word_embeddings=False, num_key_value_heads=1),
+    "mistral-window": partial(llama_config, MISTRAL, sliding_window=96),
+    "qwen2": partial(llama_config, QWEN2, head_dim=8, tie_word_embeddings=False),
+    "qwen2-tied": partial(llama_config, QWEN2, head_dim=8, sliding_window=4, use_sliding_window=False),
+    "qwen3": partial(llama_config, QWEN3, tie_word_embeddings=False),
+    "qwen3-tied": partial(llama_config, QWEN3, rms_norm_eps=0.1),
+    "gpt2": gpt2_config,
+    "gpt2-untied": partial(gpt2_config, tie_word_embeddings=False, n_inner=40, layer_norm_epsilon=0.1),
 }
 
 
@@ -120,7 +152,7 @@ def reference(folder):
 @pytest.fixture(scope="session")
 def folder_of(tmp_path_factory):
     """The folder of a name in CONFIGS, written when it is first asked for; not to be changed."""
-    return functools.cache(lambda name: write_folder(tmp_path_factory.mktemp(name), CONFIGS[name]))
+    return cache(lambda name: write_folder(tmp_path_factory.mktemp(name), CONFIGS[name]()))
 
 
 @pytest.fixture(scope="session")

@@ -8,10 +8,9 @@ import shutil
 import sys
 from dataclasses import replace
 
-import peft
 import pytest
 import torch
-from conftest import TINY, reference
+from conftest import TINY, peft, reference
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 

@@ -15,8 +15,7 @@ from pathlib import Path
 import pytest
 import sentencepiece
 import tokenizers
-import transformers
-from conftest import END_OF_TEXT, SENTENCES, gpt2_config, llama_config, train_tokenizer, write_folder
+from conftest import END_OF_TEXT, SENTENCES, gpt2_config, llama_config, train_tokenizer, transformers, write_folder
 
 from eval_qa import Question, encode_question, read_question_sets, read_questions, score_questions, summarise
 from fast.scoring import rows_of

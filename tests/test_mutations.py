@@ -25,8 +25,7 @@ if __name__ == "__main__":
 
 import tokenizers
 import torch
-import transformers
-from conftest import CONFIGS, END_OF_TEXT, SENTENCES, reference, write_folder
+from conftest import CONFIGS, END_OF_TEXT, SENTENCES, reference, transformers, write_folder
 from safetensors.torch import load_file, save_file
 
 import eval_qa
@@ -164,7 +163,7 @@ class Inputs:
         for name in FAMILIES:
             (folder / name).mkdir()
             with contextlib.redirect_stderr(io.StringIO()):
-                self.models[name] = write_folder(folder / name, CONFIGS[name])
+                self.models[name] = write_folder(folder / name, CONFIGS[name]())
         self.converted = self.models["llama"].with_name("converted")
         shutil.copytree(self.models["llama"], self.converted)
         write(self.converted / "tokenizer.json", json.dumps(character_tokenizer()))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-import transformers
+from conftest import transformers
 
 from bench import gpu
 from bench.real_sizes import random_model

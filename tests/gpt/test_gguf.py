@@ -6,6 +6,7 @@ import struct
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -15,8 +16,18 @@ import pytest
 import sentencepiece
 import tokenizers
 import torch
-import transformers
-from conftest import CONFIGS, END_OF_TEXT, QWEN2, QWEN3, SENTENCES, gpt2_config, llama_config, reference, write_folder
+from conftest import (
+    CONFIGS,
+    END_OF_TEXT,
+    QWEN2,
+    QWEN3,
+    SENTENCES,
+    gpt2_config,
+    llama_config,
+    reference,
+    transformers,
+    write_folder,
+)
 from gguf import GGMLQuantizationType as Kind
 from safetensors.torch import load_file
 from test_weights import MEASURE, assert_same_weights
@@ -155,10 +166,10 @@ def test_every_kind_of_model_is_the_one_it_was_made_of(folder_of, tmp_path, inpu
 
 
 ROUNDABLE = {  # widths are multiples of 32; transformers does not read head_dim: hidden_size / heads, or Qwen3's 128
-    "llama": llama_config(hidden_size=64, intermediate_size=96, head_dim=16),
-    "qwen2": llama_config(QWEN2, hidden_size=64, intermediate_size=96, head_dim=16),
-    "qwen3": llama_config(QWEN3, hidden_size=64, intermediate_size=96, head_dim=128, tie_word_embeddings=False),
-    "gpt2": gpt2_config(n_embd=64, n_positions=1024),  # and of GPT-2, only this context
+    "llama": partial(llama_config, hidden_size=64, intermediate_size=96, head_dim=16),
+    "qwen2": partial(llama_config, QWEN2, hidden_size=64, intermediate_size=96, head_dim=16),
+    "qwen3": partial(llama_config, QWEN3, hidden_size=64, intermediate_size=96, head_dim=128, tie_word_embeddings=False),
+    "gpt2": partial(gpt2_config, n_embd=64, n_positions=1024),  # and of GPT-2, only this context
 }
 
 
@@ -166,7 +177,7 @@ ROUNDABLE = {  # widths are multiples of 32; transformers does not read head_dim
 @pytest.mark.parametrize("name", ROUNDABLE)
 def test_logits_equal_those_of_transformers_reading_the_same_file(tmp_path, input_ids, name, kind):
     (tmp_path / "made").mkdir()
-    path = convert(write_folder(tmp_path / "made", ROUNDABLE[name]), tmp_path / "model.gguf", kind)
+    path = convert(write_folder(tmp_path / "made", ROUNDABLE[name]()), tmp_path / "model.gguf", kind)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="model.gguf", dtype=torch.float32)
     with torch.inference_mode():
         ours, theirs = load_model(path)(input_ids), theirs.eval()(input_ids).logits
@@ -234,7 +245,7 @@ def test_training_does_not_write_to_the_file(llama):
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is measured as Linux tells it")
 def test_loading_takes_little_more_memory_than_the_model(tmp_path):
     sizes = dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=2, num_attention_heads=12, head_dim=64)
-    for name, config in {"small": ROUNDABLE["llama"], "large": llama_config(num_key_value_heads=12, **sizes)}.items():
+    for name, config in {"small": ROUNDABLE["llama"](), "large": llama_config(num_key_value_heads=12, **sizes)}.items():
         (tmp_path / name).mkdir()
         convert(write_folder(tmp_path / name, config), tmp_path / f"{name}.gguf", Kind.Q8_0)
     done = subprocess.run(

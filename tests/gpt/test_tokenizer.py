@@ -10,8 +10,7 @@ import unicodedata
 import pytest
 import sentencepiece
 import tokenizers
-import transformers
-from conftest import END_OF_TEXT, SENTENCES
+from conftest import END_OF_TEXT, SENTENCES, transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers

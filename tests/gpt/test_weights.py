@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-import transformers
-from conftest import LLAMA3_ROPE, reference
+from conftest import LLAMA3_ROPE, reference, transformers
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
