@@ -13,9 +13,6 @@ weights (PEFT's PiSSA or OLoRA start, unless converted when saved) or is more th
 refused by name.
 """
 
-if __name__ == "__main__":
-    import tools.started  # noqa: F401
-
 import json
 import math
 import re

@@ -160,7 +160,7 @@ def bench(name, folder, questions, repetitions):
 
 
 def main():
-    parser = Parser(prog="bench/eval_qa.py", description=__doc__.splitlines()[0])
+    parser = Parser(prog="bench/eval_qa.py", description=__doc__)
     names = list(BATCH_SIZES)
     parser.add_argument("--sets", nargs="+", choices=names, metavar="SET", help=f"{', '.join(names)}; None: all")
     parser.add_argument("--model", help="folder, *.gguf, package:NAME or a Hub name; None: random weights")

@@ -70,7 +70,7 @@ def table(rows):
 
 
 def main():
-    parser = Parser(prog="bench/footprint.py", description=__doc__.splitlines()[0])
+    parser = Parser(prog="bench/footprint.py", description=__doc__)
     add = parser.add_argument
     add("shapes", nargs="*", metavar="SHAPE", help=f"of {', '.join(SHAPES)}; none: a choice of lines")
     add(

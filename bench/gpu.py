@@ -171,7 +171,7 @@ def bench_train(device, tiny):
 
 
 def main():
-    parser = Parser(prog="bench/gpu.py", description=__doc__.splitlines()[0])
+    parser = Parser(prog="bench/gpu.py", description=__doc__)
     parser.add_argument("--tiny", action="store_true", help="small enough for a CPU: shows that it runs, no more")
     parser.add_argument("--steps", type=int, default=10, help="training steps that are timed")
     args = parser.parse_args()

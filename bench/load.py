@@ -68,7 +68,7 @@ def load_and_measure(loader, folder, dtype):
 
 
 def main():
-    parser = Parser(prog="bench/load.py", description=__doc__.splitlines()[0])
+    parser = Parser(prog="bench/load.py", description=__doc__)
     parser.add_argument("--layers", type=int, default=9, help="blocks of the checkpoint; 9 make about 1 GB")
     parser.add_argument("--child", nargs=3, metavar=("LOADER", "FOLDER", "DTYPE"), help="used by the program itself")
     args = parser.parse_args()

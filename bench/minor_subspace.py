@@ -116,7 +116,7 @@ def bench_setup(name, targets, repeats=3):
 
 
 def main():
-    parser = Parser(prog="bench/minor_subspace.py", description=__doc__.splitlines()[0])
+    parser = Parser(prog="bench/minor_subspace.py", description=__doc__)
     parser.add_argument("--shapes", nargs="*", default=SHAPES, metavar="OUTxIN", help="of the matrices")
     args = parser.parse_args()
     with one_sentence_errors("bench/minor_subspace.py"):

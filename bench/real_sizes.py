@@ -126,7 +126,7 @@ def peak_memory():
 
 
 def main():
-    parser = Parser(prog="bench/real_sizes.py", description=__doc__.splitlines()[0])
+    parser = Parser(prog="bench/real_sizes.py", description=__doc__)
     add = parser.add_argument
     add("shapes", nargs="+", choices=SHAPES, metavar="SHAPE", help=f"of {', '.join(SHAPES)}")
     add("--method", default="mica", choices=METHODS, metavar="METHOD", help=f"one of {', '.join(METHODS)}")

@@ -90,7 +90,7 @@ def compare(args, device):
 
 
 def main():
-    parser = Parser(prog="bench/shard.py", description=__doc__.splitlines()[0])
+    parser = Parser(prog="bench/shard.py", description=__doc__)
     add = parser.add_argument
     add("--model", help="a model's folder, *.gguf, package:NAME or a Hub name; None: random weights of --shape")
     add("--shape", default="smollm2-135m", choices=SHAPES, metavar="SHAPE", help=f"of {', '.join(SHAPES)}")

@@ -165,7 +165,7 @@ def apart(folder, args):
 
 
 def main():
-    parser = Parser(prog="bench/step.py", description=__doc__.splitlines()[0])
+    parser = Parser(prog="bench/step.py", description=__doc__)
     add = parser.add_argument
     add("--model", help="a model's folder, *.gguf, package:NAME or a Hub name; None: random weights of --shape")
     add("--shape", default="smollm2-135m", choices=SHAPES, metavar="SHAPE", help=f"of {', '.join(SHAPES)}")

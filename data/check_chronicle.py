@@ -214,5 +214,5 @@ def main(folder=FOLDER):
 
 
 if __name__ == "__main__":
-    Parser(prog="check_chronicle.py", description=__doc__.splitlines()[0]).parse_args()
+    Parser(prog="check_chronicle.py", description=__doc__).parse_args()
     sys.exit(main())

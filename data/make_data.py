@@ -259,7 +259,7 @@ def main():
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     from tools.cli import Parser, one_sentence_errors
 
-    parser = Parser(prog="make_data.py", description=__doc__.splitlines()[0])
+    parser = Parser(prog="make_data.py", description=__doc__)
     parser.add_argument("--seed", type=int, default=SHIPPED_SEED, help="of the new world; the default is the shipped one")
     parser.add_argument("--subjects", type=int, default=SUBJECTS_PER_KIND, help="of a kind, in new/: 1 to 400")
     parser.add_argument("--texts", type=int, default=TEXTS_PER_SUBJECT, help="on each of them: 1 to 8")

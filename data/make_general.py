@@ -74,7 +74,7 @@ def write(sets, folder):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", default=FOLDER, help="folder that gets the two files (default: data/general)")
     args = parser.parse_args()
     try:

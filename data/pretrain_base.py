@@ -21,9 +21,6 @@ from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-if __name__ == "__main__":
-    import tools.started  # noqa: F401
-
 import torch
 from tokenizers import Tokenizer as TokenizerTrainer
 from tokenizers import decoders, models, pre_tokenizers, trainers

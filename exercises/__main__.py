@@ -14,7 +14,7 @@ from tools.cli import Parser, one_sentence_errors
 
 
 def parse_arguments(arguments=None):
-    parser = Parser(prog="python -m exercises", description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m exercises", description=__doc__)
     numbers = range(1, len(EXERCISES) + 1)
     add = parser.add_argument
     add("numbers", nargs="*", type=int, metavar="N", help=f"exercises, 1 to {len(EXERCISES)}; none: all")

@@ -14,7 +14,7 @@ from tools.cli import Parser, one_sentence_errors, pick_device
 
 def parse_args():
     description = "Print a model's configuration and sizes, and continue a text."
-    parser = Parser(may_be_empty=["prompt"], prog="python -m gpt", description=description)
+    parser = Parser(texts=["prompt"], prog="python -m gpt", description=description)
     parser.add_argument("model", help="a model's folder, *.gguf, package:NAME, or org/name[@revision] on the Hub")
     parser.add_argument("prompt", help="the text to continue")
     parser.add_argument("--max-new-tokens", type=int, default=100, help="length of the continuation, in tokens")

@@ -11,9 +11,6 @@
 The same command goes on where it was stopped. README.md here says what was compared and what it says.
 """
 
-if __name__ == "__main__":
-    import tools.started  # noqa: F401
-
 import os
 import sys
 from pathlib import Path
@@ -45,7 +42,7 @@ def write_all(results, base, readme):
 
 
 def main():
-    parser = Parser(prog="python -m study", description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m study", description=__doc__)
     add = parser.add_argument
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="three worlds, nothing tuned; about 10 minutes on two cores")

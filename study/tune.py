@@ -7,9 +7,6 @@ retention is a method's default (study/TUNING.md). Nothing is tuned on what is r
 refused, and retention is asked about never-asked subjects other than those of data/old.
 """
 
-if __name__ == "__main__":
-    import tools.started  # noqa: F401
-
 import statistics
 
 from data.make_data import SHIPPED_SEED, SUBJECTS_PER_KIND, TEXTS_PER_SUBJECT
@@ -22,7 +19,7 @@ from train import METHODS, Settings, adapt, copy_for, measure
 
 def main():
     defaults = Settings()
-    parser = Parser(prog="python -m study.tune", description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m study.tune", description=__doc__)
     add = parser.add_argument
     add("--method", choices=METHODS, required=True)
     add("--lr", type=float, nargs="+", required=True, help="peak learning rates to try")

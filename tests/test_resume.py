@@ -154,21 +154,20 @@ def test_results_are_written_before_they_are_printed(line, whole, tmp_path, monk
 
 
 @needs_fork
-@pytest.mark.parametrize("number", [signal.SIGTERM, getattr(signal, "SIGHUP", None)])
-def test_a_signal_ends_as_ctrl_c_does_with_a_report_of_what_is_finished(line, tmp_path, number):
+def test_a_signal_ends_as_ctrl_c_does_with_a_report_of_what_is_finished(line, tmp_path):
     out, real = tmp_path / "out", train.run
 
     def stopping():
         def run(*args):
             if args[3] == "full":
-                os.kill(os.getpid(), number)
+                os.kill(os.getpid(), signal.SIGTERM)
             return real(*args)
 
         train.run = run
         run_program([*line, "--out", str(out)])
 
     code, printed, said = forked(stopping)
-    assert code == 128 + number and printed.splitlines()[0].split() == ["untouched", "mica"]
+    assert code == 130 and printed.splitlines()[0].split() == ["untouched", "mica"]
     assert said.splitlines()[-1] == "train.py: interrupted" and "the same command goes on" in said
     assert (out / "table.txt").exists()
 
@@ -401,7 +400,8 @@ def test_a_merge_killed_at_any_moment_leaves_the_old_folder_or_the_new_one(tiny_
     for _ in range(kills):
         name = "one" if before == "other" else "other"
         kill_at_random(lambda: merge(name), longest, rng)  # noqa: B023
-        found = content(tmp_path / "merged")
+        merged, old = tmp_path / "merged", tmp_path / ".merged.old"
+        found = content(merged if merged.exists() else old)  # killed between two renames: the next puts it back
         assert found in expected.values()
         news += found == expected[name]
         before = name if found == expected[name] else before

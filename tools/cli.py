@@ -1,4 +1,4 @@
-"""What the programs share: one-sentence errors with exit code 2, progress on stderr, files and folders written whole.
+"""What the programs share: flags, one-sentence errors with exit code 2, progress on stderr, files and folders written whole.
 
 Three rules have their one place here. What is written never lands on what is read (check_apart). A file or a folder is
 written under another name beside its own and renamed (atomic, whole_folder), by one process at a time (alone). And what
@@ -6,7 +6,6 @@ goes wrong is one printable line that names the file and says what to do (one_se
 """
 
 import argparse
-import ctypes
 import errno
 import json
 import math
@@ -16,67 +15,55 @@ import shutil
 import signal
 import sys
 import tempfile
-import threading
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from tqdm import tqdm
 
-try:
-    import fcntl
-except ImportError:  # Windows: there, nothing keeps a second process out
-    fcntl = None
+from tools.schema import printable
 
 MADE_BY = "MADE_BY"  # a file in a folder that a program wrote as a whole: what made it, as JSON
 # How torch, its devices and the operating system say that memory is used up.
 OUT_OF_MEMORY = re.compile(
     r"out of memory|allocate memory|not enough memory|ALLOC_FAILED|bad_alloc|Invalid buffer size"
 )
-# What a terminal would obey instead of showing: control characters, and those that turn the writing round.
-CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse that says every flag's default in --help and a mistake in one line, and takes no empty text for a value.
+    """argparse with every flag's default in --help, mistakes in one line, no abbreviations, and `~` for the home folder.
 
-    may_be_empty: names of arguments that are not meant here.
+    An empty value is refused, since Path("") would be the current folder. texts: names of arguments that are no names of
+    files but texts, and stay as they are. Of a description (a module's docstring, say) the first line is shown.
     """
 
-    def __init__(self, may_be_empty=(), **kwargs):
-        super().__init__(formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kwargs)
-        self.may_be_empty = may_be_empty
+    def __init__(self, texts=(), description=None, **kwargs):
+        first_line = (description or "").partition("\n")[0]  # under python -OO there are no docstrings
+        formatter = argparse.ArgumentDefaultsHelpFormatter
+        super().__init__(description=first_line, formatter_class=formatter, allow_abbrev=False, **kwargs)
+        self.texts = texts
 
     def parse_args(self, args=None, namespace=None):
         parsed = super().parse_args(args, namespace)
         for name, value in vars(parsed).items():
-            for text in value if isinstance(value, list) else [value]:
-                empty = isinstance(text, str) and not text.strip()  # Path("") would be the current folder
-                if empty and name not in self.may_be_empty:
-                    self.error(f"--{name.replace('_', '-')} is given an empty text: is a variable unset?")
+            if name not in self.texts:
+                several = [self.usable(name, item) for item in (value if isinstance(value, list) else [value])]
+                setattr(parsed, name, several if isinstance(value, list) else several[0])
         return parsed
 
+    def usable(self, name, value):
+        if isinstance(value, str) and not value.strip():
+            self.error(f"--{name.replace('_', '-')} is given an empty text: is a variable unset?")
+        return os.path.expanduser(value) if isinstance(value, str) else value
+
     def error(self, message):
-        self.exit(2, sentence(f"{self.prog}: {message}", f"(see {self.prog} --help)") + "\n")
+        self.exit(2, f"{printable(f'{self.prog}: {message}', 350)} (see {self.prog} --help)\n")
 
 
 # --- errors ------------------------------------------------------------------------------------------------------------
-
-
-def printable(text):
-    """A text as one line that any terminal shows as it stands: what does not print is a space."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
-
-
-def sentence(text, ending="", limit=400):
-    """A text and its ending as one printable line of fewer than `limit` characters: of too many, the middle is left out."""
-    text, ending = printable(text), printable(ending)
-    room = limit - 2 - len(ending)
-    if len(text) > room:  # what is wrong stands at the beginning, what to do at the end
-        text = f"{text[: room // 2]} ... {text[-(room - room // 2 - 5) :]}"
-    return f"{text} {ending}".rstrip()
 
 
 def is_out_of_memory(error):
@@ -91,6 +78,8 @@ def explain(error, smaller):
         return f"out of memory: use a smaller {smaller}"
     if isinstance(error, OSError) and error.strerror:  # as the system gives it, without a word on what to do
         names = " and ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+        if isinstance(error, FileNotFoundError) and names:
+            return f"no such file: {names}"
         return f"{names or 'a file or the output'}: {error.strerror}: check that it can be used, and that the disk has room"
     return str(error) if isinstance(error, (ValueError, OSError)) else None
 
@@ -101,87 +90,27 @@ def one_sentence_errors(program, smaller="model"):
 
     The library raises these with a sentence that says what to do; anything else is a bug and keeps its traceback.
     A bug of your own that happens to be a ValueError shows where it is with TRACEBACK=1 in the environment.
-    smaller: what takes less memory in this program. SIGTERM and SIGHUP end a program as Ctrl-C does, with 128 + their
-    number for an exit code.
+    smaller: what takes less memory in this program. SIGTERM ends a program as Ctrl-C does, with exit code 130.
     """
-    with unbreakable_console(), stopped_by_signals():
-        try:
-            yield
-            sys.stdout.flush()
-            return
-        except KeyboardInterrupt as stop:
-            said, code = "interrupted", 128 + (stop.args[0] if stop.args else signal.SIGINT)
-        except Exception as error:
-            said, code = explain(error, smaller), 2
-            if said is None or os.environ.get("TRACEBACK"):
-                raise
-        print(sentence(f"{program}: {said}"), file=sys.stderr)
-        sys.exit(code)
-
-
-@contextmanager
-def stopped_by_signals():
-    """Let SIGTERM and SIGHUP raise KeyboardInterrupt, as Ctrl-C does, unless whoever started us has them ignored."""
-    names = ["SIGINT", "SIGTERM", "SIGHUP"] if threading.current_thread() is threading.main_thread() else []
-    signals = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    before = {number: signal.getsignal(number) for number in signals}
-
-    def stop(number, frame):
-        raise KeyboardInterrupt(number)
-
-    for number, handler in before.items():
-        if handler in (signal.SIG_DFL, signal.default_int_handler):
-            signal.signal(number, stop)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a letter that the console lacks stops nothing
     try:
         yield
-    finally:
-        for number, handler in before.items():
-            if handler is not None:
-                signal.signal(number, handler)
-
-
-class Console:
-    """A standard stream for people: what it cannot encode is escaped, what a terminal would obey is blank.
-
-    lost: the kind of error after which nobody listens: what is written from then on is dropped, and the work goes on.
-    """
-
-    def __init__(self, stream, lost):
-        self.stream, self.lost = stream or open(os.devnull, "w"), lost  # None: it was closed before we began
-        if hasattr(self.stream, "reconfigure"):
-            self.stream.reconfigure(errors="backslashreplace")
-
-    def __getattr__(self, name):
-        return getattr(self.stream, name)
-
-    def write(self, text):
-        self.attempt(self.stream.write, CONTROL.sub(" ", text))
-        return len(text)
-
-    def flush(self):
-        self.attempt(self.stream.flush)
-
-    def attempt(self, action, *arguments):
-        try:
-            action(*arguments)
-        except OSError as error:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self.stream.fileno())
-            os.close(nowhere)
-            if not isinstance(error, self.lost):
-                raise
-
-
-@contextmanager
-def unbreakable_console():
-    """Results are kept whoever reads what is printed: a pipe may end, stderr be closed, an encoding lack letters."""
-    before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = Console(sys.stdout, BrokenPipeError), Console(sys.stderr, OSError)
-    try:
-        yield
-    finally:
         sys.stdout.flush()
-        sys.stdout, sys.stderr = before
+        return
+    except KeyboardInterrupt:
+        said, code = "interrupted", 130
+    except BrokenPipeError:  # as of `... | head`: nobody reads on. Files are written before anything is printed
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it flushes it
+        sys.exit(141)
+    except Exception as error:
+        said, code = explain(error, smaller), 2
+        if said is None or os.environ.get("TRACEBACK"):
+            raise
+    print(printable(f"{program}: {said}", 400), file=sys.stderr)
+    sys.exit(code)
 
 
 def progress(items, description, total=None, note=None):
@@ -190,16 +119,15 @@ def progress(items, description, total=None, note=None):
     note: a function whose text ("loss 2.31") stands beside the count; it is called only when something is shown.
     """
     total = len(items) if total is None else total
-    bar = tqdm(items, desc=description, total=total, leave=False, dynamic_ncols=True) if sys.stderr.isatty() else None
+    bar = tqdm(items, description, total, leave=False, dynamic_ncols=True, disable=not sys.stderr.isatty())
     started = said = time.monotonic()
-    for done, item in enumerate(items if bar is None else bar, start=1):
+    for done, item in enumerate(bar, start=1):
         yield item
         now = time.monotonic()
-        if bar is not None:
-            if note is not None and now - said >= 0.2:
-                said = now
-                bar.set_postfix_str(note(), refresh=False)
-        elif now - said >= 5 or (done == total and now - started >= 1):
+        if not bar.disable and note is not None and now - said >= 0.2:
+            said = now
+            bar.set_postfix_str(note(), refresh=False)
+        elif bar.disable and (now - said >= 5 or (done == total and now - started >= 1)):
             said = now
             beside = "" if note is None else f", {note()}"
             print(f"{description}: {done}/{total}, {now - started:.0f} s{beside}", file=sys.stderr, flush=True)
@@ -246,30 +174,17 @@ def named_when_full(path):
 @contextmanager
 def alone(lock, name):
     """Hold a lock file; ValueError where another process does. However a process ends, what it held is free again."""
-    while True:
-        with named_when_full(name):
-            file = open(lock, "ab")
+    with named_when_full(name):
         try:
-            if fcntl is not None:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if fcntl is None or os.path.samestat(os.fstat(file.fileno()), os.stat(lock)):
-                break
-        except BlockingIOError:
-            file.close()
+            held = FileLock(lock).acquire(timeout=0)
+        except Timeout:
             raise ValueError(f"another process is writing {name}: wait until it ends, or give another name") from None
-        except FileNotFoundError:  # whoever held it has just removed it: once more
-            pass
-        except OSError:  # a file system without locks
-            break
-        file.close()
-    try:
-        yield
-    finally:
-        if fcntl is None:
-            file.close()  # Windows removes no file that is open
-        with suppress(OSError):
-            lock.unlink()
-        file.close()
+    with held:
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # Windows removes no file that is open: there, filelock does it
+                os.unlink(lock)
 
 
 @contextmanager
@@ -300,24 +215,14 @@ def atomic(path):
         os.replace(temporary, path)
 
 
-def exchange(one, other):
-    """Let two folders change names in one step; False where the system or the disk cannot."""
-    try:
-        system = ctypes.CDLL(None)
-        if sys.platform == "darwin":
-            return system.renamex_np(os.fsencode(one), os.fsencode(other), 2) == 0  # RENAME_SWAP
-        return system.renameat2(-100, os.fsencode(one), -100, os.fsencode(other), 2) == 0  # AT_FDCWD, RENAME_EXCHANGE
-    except (AttributeError, OSError, TypeError):
-        return False
-
-
 @contextmanager
 def whole_folder(name, is_ours=lambda folder: (folder / MADE_BY).exists()):
     """Give a new folder beside the one named to write to; rename it when the block ends well, else remove it.
 
     So files that belong together come together. A folder that is there already is replaced if it is empty or, by
-    is_ours(folder), a program's earlier output; else a ValueError says so, before the block begins. Where the two cannot
-    be exchanged in one step, a process killed in between leaves the earlier one at .NAME.old; the next puts it back first.
+    is_ours(folder), a program's earlier output; else a ValueError says so, before the block begins. It is kept as
+    .NAME.old until the new one has its name: a process killed between these two steps leaves it there, and the next puts
+    it back first.
     """
     path = Path(name).resolve()
     old = path.with_name(f".{path.name}.old")
@@ -327,23 +232,17 @@ def whole_folder(name, is_ours=lambda folder: (folder / MADE_BY).exists()):
         with named_when_full(name):
             if old.exists() and not path.exists():
                 old.rename(path)
+            remove(old)
             temporary.mkdir()
         if path.exists() and not path.is_dir():
             raise ValueError(f"cannot write to {name}, which is a file: give another folder")
         if path.exists() and any(path.iterdir()) and not is_ours(path):
             raise ValueError(f"{name} holds what this program did not make: move it away, or give another folder")
-        try:
-            yield temporary
-        except OSError as error:  # said by atomic, of a file in the temporary folder
-            if str(temporary) not in str(error):
-                raise
-            raise OSError(str(error).replace(str(temporary), str(name))) from error
+        yield temporary
         with named_when_full(name):
-            if not (path.exists() and exchange(temporary, path)):
-                remove(old)
-                if path.exists():
-                    path.rename(old)
-                temporary.rename(path)
+            if path.exists():
+                path.rename(old)
+            temporary.rename(path)
             remove(old)
 
 
@@ -360,15 +259,19 @@ def as_json(content, indent=None):
     return json.dumps(plain(content), indent=indent, allow_nan=False) + "\n"
 
 
-def write_json(path, content):
+def write_text(path, text):
+    """Write a file as UTF-8; what is none, from a file's name say, is replaced by "?"."""
     with atomic(path) as temporary:
-        temporary.write_text(as_json(content, indent=1), encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="replace")
+
+
+def write_json(path, content):
+    write_text(path, as_json(content, indent=1))
 
 
 def write_lines(path, items):
     """One JSON object a line."""
-    with atomic(path) as temporary:
-        temporary.write_text("".join(map(as_json, items)), encoding="utf-8")
+    write_text(path, "".join(map(as_json, items)))
 
 
 def check_writable(folder):

@@ -7,6 +7,8 @@ Files are opened by read_bytes, read_text and read_json.
 
 import dataclasses
 import json
+import math
+import re
 import reprlib
 import struct
 import types
@@ -17,14 +19,22 @@ from pathlib import Path
 SHORT = reprlib.Repr()
 SHORT.maxlevel, SHORT.maxstring, SHORT.maxother = 4, 80, 80
 # What code that trusts a file raises where the file is not what it should be.
-WRONG = (LookupError, TypeError, AttributeError, ArithmeticError, struct.error, RecursionError, AssertionError, EOFError)
+WRONG = (
+    LookupError, TypeError, AttributeError, ArithmeticError, AssertionError, RecursionError, EOFError, struct.error, re.error,
+)  # fmt: skip
 NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", list: "a list", dict: "an object"}
+
+
+def printable(text, limit=math.inf):
+    """A text as one line that any terminal shows: what does not print is a space; of a long one the middle is left out."""
+    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    half = limit // 2 - 3
+    return text if len(text) <= limit else f"{text[:half]} ... {text[-half:]}"
 
 
 def shown(value):
     """Any value as a short text of one line, for a message about it."""
-    text = " ".join(SHORT.repr(value).split())
-    return text if len(text) <= 200 else f"{text[:98]}...{text[-98:]}"
+    return printable(SHORT.repr(value), 200)
 
 
 def build(cls, raw):

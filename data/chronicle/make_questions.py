@@ -100,7 +100,7 @@ def make(facts, text, seed=SEED):
 
 
 def main():
-    Parser(prog="make_questions.py", description=__doc__.splitlines()[0]).parse_args()
+    Parser(prog="make_questions.py", description=__doc__).parse_args()
     facts = read_lines(FOLDER / "facts.jsonl")
     questions = make(facts, corpus())
     path = FOLDER / "questions.jsonl"
