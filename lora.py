@@ -9,6 +9,7 @@ Load a model's weights first, then replace_linears(model, LoRALayer, ...), train
 """
 
 import math
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -27,6 +28,7 @@ class LoRALayer(nn.Module):
         super().__init__()
         check_settings(linear, rank, alpha, dropout)
         self.rank, self.alpha = rank, alpha
+        self.strength = 1.0  # of what was learned, this much is added: see scale()
         self.dropout = nn.Dropout(dropout)
         W = linear.weight.detach()  # (out, in)
         self.init_factors(W.to(factor_dtype(W)))
@@ -44,7 +46,13 @@ class LoRALayer(nn.Module):
 
     def forward(self, x):
         y = self.linear(x)  # (..., out)
-        return y + (self.alpha / self.rank * self.update(x)).to(y.dtype)  # in y's dtype, adding zeros changes no bit
+        if self.strength == 0:
+            return y
+        return y + (self.scaling() * self.update(x)).to(y.dtype)  # in y's dtype, adding zeros changes no bit
+
+    def scaling(self):
+        """What B A is multiplied by: alpha / rank, and the strength."""
+        return self.strength * self.alpha / self.rank
 
     def update(self, x):
         """What the factors make of x (..., in), before scaling: (x A^T) B^T, (..., out), in the factors' dtype."""
@@ -53,7 +61,7 @@ class LoRALayer(nn.Module):
     @torch.no_grad()
     def delta(self):
         """The change of the weight, (alpha / rank) B A: (out, in), in the factors' dtype."""
-        return self.alpha / self.rank * (self.B @ self.A)
+        return self.scaling() * (self.B @ self.A)
 
     def plain_factors(self):
         """(A, B) of the plain LoRA with the same change at the same alpha / rank: (k, in) and (out, k), k = rank here."""
@@ -121,6 +129,24 @@ def replace_linears(model, layer_class, rank, alpha, targets, dropout=0.0, progr
     for name, layer in layers.items():
         model.set_submodule(name, layer)
     return list(layers)
+
+
+def scale(model, strength):
+    """Turn what the adapters learned up or down: W + strength * change. 0 is the untouched model, 1 is as trained."""
+    for layer in find_adapters(model).values():
+        layer.strength = strength
+
+
+@contextmanager
+def without_adapters(model):
+    """While it lasts, every adapter adds nothing: the model is the untouched one, to the bit."""
+    strengths = {layer: layer.strength for layer in find_adapters(model).values()}
+    scale(model, 0.0)
+    try:
+        yield
+    finally:
+        for layer, strength in strengths.items():
+            layer.strength = strength
 
 
 def merge_adapters(model):

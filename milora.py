@@ -43,7 +43,7 @@ class MiLoRALayer(LoRALayer):
 
     @torch.no_grad()
     def delta(self):
-        return self.alpha / self.rank * (self.B @ self.A - self.B0 @ self.A0)
+        return self.scaling() * (self.B @ self.A - self.B0 @ self.A0)
 
     @torch.no_grad()
     def plain_factors(self):

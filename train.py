@@ -30,10 +30,11 @@ import mica
 from adapter_io import save_trained
 from eval_qa import IGNORE, Question, greedy_answer, pack, perplexity, read_question_sets, score_questions, summarise
 from fast import ranks
-from fast.loss import compiled, head_is_large_and_frozen, loss_in_chunks
+from fast.loss import compiled, head_is_large_and_frozen, loss_in_chunks, mixed_precision
 from gpt import find_model, load_pretrained
 from lora import LoRALayer, count_trainable, replace_linears
 from milora import MiLoRALayer, PiSSALayer
+from rehearsal import Rehearsal
 from tools.cli import Parser, check_apart, one_sentence_errors, pick_device, progress, write_json, write_lines
 from tools.reading import read_documents, read_named, table_name
 from tools.report import REPORT_FILES, examples_text, remove_report, write_report, write_scores
@@ -78,6 +79,7 @@ class Settings:
     seq_len: int = 128  # tokens a window
     warmup: float = 0.1  # share of the steps
     clip: float = 1.0  # largest norm of the gradient
+    rehearsal_weight: float = 1.0  # of the KL divergence from the untouched model, where text is rehearsed (rehearsal.py)
     accumulate: int = 1  # parts that a step is computed in, one after the other: less memory, the same gradient
     checkpointing: bool = False  # what blocks compute inside is not kept for the gradient but computed again
     compile: bool = False  # by torch.compile
@@ -112,22 +114,27 @@ def learning_rate(step, steps, peak, warmup):
 
 def next_token_loss(model, x, y):
     """Cross-entropy, in nats, of predicting y from x (batch, seq_len), the sum over y; IGNORE in y counts as nothing."""
-    mixed = model.device.type == "cuda" and next(model.parameters()).dtype == torch.float32  # bfloat16, on GPUs only
-    with torch.autocast(model.device.type, torch.bfloat16, enabled=mixed):
+    with mixed_precision(model):
         if head_is_large_and_frozen(model.lm_head):  # the same to rounding, without ever holding all logits
             return loss_in_chunks(model.hidden_states(x), model.lm_head.weight, y, IGNORE)
         logits = model(x)  # (batch, seq_len, vocab)
     return F.cross_entropy(logits.float().flatten(0, 1), y.flatten(), ignore_index=IGNORE, reduction="sum")
 
 
-def adapt(model, tokenizer, documents, method, settings=Settings(), lr=None, seed=0, on_epoch=None):
+def adapt(
+    model, tokenizer, documents, method, settings=Settings(), lr=None, seed=0, rehearse=(), on_epoch=None, on_step=None
+):
     """Train `model` in place on `documents` (strings) with a method of METHODS; return [{"epoch", "loss"}, ...].
 
     lr: peak learning rate, by default the method's own. seed: of the factors' start, dropout and the data's order, which
-    is the same for every method. on_epoch(epoch) is called after each epoch; the dict it returns joins the epoch's.
+    is the same for every method. rehearse: texts on which the model is held to what it predicts now (rehearsal.py).
+    on_epoch(epoch) is called after each epoch; the dict it returns joins the epoch's. on_step(step, loss, norm) is called
+    after each step, counted from 1, with its loss in nats a token and the norm of its gradient before clipping.
     The documents are shuffled every epoch and *then* packed, so that the texts on one subject rarely share a window.
     Raises ValueError for settings that do not fit the model.
     """
+    seq_len = min(settings.seq_len, model.config.context_length)
+    rehearsal = Rehearsal(model, tokenizer, rehearse, seq_len, settings.batch_size, seed) if rehearse else None
     torch.manual_seed(seed)
     prepare(model, METHODS[method].layer, settings)
     ranks.share(model, settings.shard)
@@ -135,12 +142,13 @@ def adapt(model, tokenizer, documents, method, settings=Settings(), lr=None, see
     parameters = [p for p in model.parameters() if p.requires_grad]
     # No weight decay: on factors it would pull the change to zero, on weights the weights; no like for like.
     optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.0, fused=model.device.type == "cuda")
-    loss_function = compiled(next_token_loss, model.device) if settings.compile else next_token_loss
+    terms = [next_token_loss, *([rehearsal.loss] if rehearsal else [])]  # of the loss
+    terms = [compiled(term, model.device) for term in terms] if settings.compile else terms
+    weights = (1.0, settings.rehearsal_weight)
     model.checkpointing = settings.checkpointing
 
     rng = random.Random(seed)
     documents = [tokenizer.encode(text) for text in documents]
-    seq_len = min(settings.seq_len, model.config.context_length)
     step, history = 0, []
     model.train()
     for epoch in range(1, settings.epochs + 1):
@@ -150,20 +158,25 @@ def adapt(model, tokenizer, documents, method, settings=Settings(), lr=None, see
         steps = len(batches) * settings.epochs
         losses = []
         description = f"{method}, seed {seed}, epoch {epoch}/{settings.epochs}"
-        for x, y in progress(batches, description, note=lambda: f"loss {losses[-1].item():.3f}"):
+        for batch in progress(batches, description, note=lambda: f"loss {losses[-1][0].item():.3f}"):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, steps, lr, settings.warmup)
-            losses.append(0.0)  # the mean over the step, however many parts and processes it is computed in
-            for part in ranks.parts(x, y, settings.accumulate, IGNORE):
-                loss = loss_function(model, *part) / (y != IGNORE).sum()
-                loss.backward()
-                losses[-1] += loss.detach()
-            losses[-1] = ranks.add_up(parameters, losses[-1])
-            nn.utils.clip_grad_norm_(parameters, settings.clip)
+            batches_now = [batch, *([rehearsal.next_batch(model.device)] if rehearsal else [])]
+            sums = torch.zeros(len(terms), device=model.device)  # of each term, its mean over the step
+            for i, (term, weight, some) in enumerate(zip(terms, weights, batches_now)):
+                for part in ranks.parts(some, settings.accumulate, IGNORE):
+                    loss = term(model, *part) / (some[1] != IGNORE).sum()
+                    (weight * loss).backward()
+                    sums[i] += loss.detach()
+            losses.append(ranks.add_up(parameters, sums))
+            norm = nn.utils.clip_grad_norm_(parameters, settings.clip)
             optimizer.step()
             optimizer.zero_grad()
             step += 1
-        history.append({"epoch": epoch, "loss": torch.stack(losses).mean().item()})
+            if on_step is not None:
+                on_step(step, losses[-1][0].item(), norm.item())
+        means = [torch.stack(some).mean().item() for some in zip(*losses)]  # of each term
+        history.append({"epoch": epoch} | dict(zip(("loss", "kl"), means)))
         if on_epoch is not None:
             history[-1].update(on_epoch(epoch) or {})
         ranks.meet()

@@ -11,6 +11,7 @@ Your Losses (arXiv 2411.09009) and Liger Kernel (arXiv 2410.10989).
 """
 
 import math
+from contextlib import nullcontext
 
 import torch
 from torch import nn
@@ -65,6 +66,50 @@ class LossInChunks(torch.autograd.Function):
     def backward(ctx, above):
         (gradient,) = ctx.saved_tensors
         return (gradient.to(above.dtype) * above).to(gradient.dtype), None, None, None
+
+
+def kl_in_chunks(hidden, untouched, weight, targets, ignore):
+    """KL(untouched || model), in nats, the sum over tokens: as loss_in_chunks, for the predictions of two hidden states.
+
+    hidden: (..., hidden), the model's, the only thing a gradient is taken for; untouched: the same shape, of the model
+    before it was trained; weight: W (vocab, hidden), the head of both; targets: (...), `ignore` where nothing is asked.
+    """
+    device = hidden.device.type
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        hidden, untouched, weight = hidden.to(dtype), untouched.to(dtype), weight.to(dtype)
+    asked = (targets != ignore).flatten()
+    hidden, untouched = hidden.flatten(0, -2)[asked], untouched.flatten(0, -2)[asked]
+    return KLInChunks.apply(hidden, untouched.detach(), weight.detach())
+
+
+class KLInChunks(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden, untouched, weight):
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        total, gradients = hidden.new_zeros((), dtype=dtype), []
+        chunks = max(1, math.ceil(2 * len(hidden) * len(weight) / CHUNK))
+        for h, u in zip(hidden.chunk(chunks), untouched.chunk(chunks)):
+            q = F.linear(h, weight).to(dtype).log_softmax(-1)  # (chunk, vocab), the model's log-probabilities
+            p = F.linear(u, weight).to(dtype).log_softmax(-1)  # the untouched model's
+            difference = p - q
+            p, q = p.exp_(), q.exp_()
+            total += torch.dot(p.flatten(), difference.flatten())
+            gradients.append((q.sub_(p).to(weight.dtype) @ weight).to(h.dtype))  # (q - p) W
+        ctx.save_for_backward(torch.cat(gradients) if gradients else hidden)  # (tokens, hidden)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, above):
+        (gradient,) = ctx.saved_tensors
+        return (gradient.to(above.dtype) * above).to(gradient.dtype), None, None
+
+
+def mixed_precision(model):
+    """A context in which a float32 model computes in bfloat16 where that is the custom: on NVIDIA's GPUs only."""
+    mixed = model.device.type == "cuda" and next(model.parameters()).dtype == torch.float32
+    return torch.autocast("cuda", torch.bfloat16) if mixed else nullcontext()
 
 
 def compiled(loss_of, device):

@@ -133,30 +133,31 @@ def share(model, split):
         tensor.detach().copy_(whole)
 
 
-def parts(x, y, pieces, ignore):
-    """This process's share of a batch's windows x, y (batch, time), every count()-th: [(x, y), ...] in so many pieces.
+def parts(batch, pieces, ignore):
+    """This process's share of a batch (x, y, ...), all (windows, time, ...), every count()-th window, in so many pieces.
 
-    All shares are equal: where the windows do not suffice, one is taken again with nothing in y but `ignore`.
+    All shares are equal: where the windows do not suffice, the first is taken again with nothing in y but `ignore`.
     """
     if (n := count()) > 1:
-        more = -len(x) % n
-        x, y = torch.cat([x, x[:1].expand(more, -1)]), torch.cat([y, torch.full_like(y[:1], ignore).expand(more, -1)])
-        x, y = x[distributed.get_rank() :: n], y[distributed.get_rank() :: n]
-    return zip(x.chunk(pieces), y.chunk(pieces))
+        more = -len(batch[0]) % n
+        batch = [torch.cat([tensor, tensor[:1].expand(more, *tensor.shape[1:])]) for tensor in batch]
+        batch[1][len(batch[1]) - more :] = ignore
+        batch = [tensor[distributed.get_rank() :: n] for tensor in batch]
+    return zip(*(tensor.chunk(pieces) for tensor in batch))
 
 
 @torch.no_grad()
-def add_up(parameters, loss):
-    """Sum the parameters' gradients over all processes, in place; return the sum of their losses."""
+def add_up(parameters, losses):
+    """Sum the parameters' gradients over all processes, in place; return the sum of their losses (a vector)."""
     if count() > 1:
         grads = [p.grad for p in parameters]
         # One message, not hundreds
-        flat = torch.cat([loss.reshape(1).to(grads[0]), *(grad.flatten() for grad in grads)])
+        flat = torch.cat([losses.to(grads[0]), *(grad.flatten() for grad in grads)])
         spoken(distributed.all_reduce, flat)
-        loss = flat[0].clone()
-        for grad, summed in zip(grads, flat[1:].split([grad.numel() for grad in grads])):
-            grad.copy_(summed.view_as(grad))
-    return loss
+        losses, *summed = flat.split([len(losses), *(grad.numel() for grad in grads)])
+        for grad, total in zip(grads, summed):
+            grad.copy_(total.view_as(grad))
+    return losses
 
 
 # --- of the base a part each ---------------------------------------------------------------------------------------------

@@ -15,6 +15,8 @@ def next_tokens(logits, temperature=0.0, top_k=None, top_p=None, generator=None)
         raise ValueError(NOT_FINITE)
     if temperature == 0:
         return logits.argmax(dim=-1)
+    if top_k is None and top_p is None:
+        return torch.multinomial((logits.float() / max(temperature, 1e-30)).softmax(-1), 1, generator=generator)[:, 0]
     # Sorted, the likeliest tokens are the first ones: both cuts are then a matter of rank.
     logits, order = logits.float().sort(dim=-1, descending=True)  # (batch, vocab) each
     logits = (logits - logits[:, :1]) / max(temperature, 1e-30)  # 0 and below: nothing overflows, nor is it 0 / 0
@@ -39,6 +41,7 @@ def generate(
     eot_id=None,
     generator=None,
     use_cache=True,
+    progress=iter,
 ):
     """Continue input_ids (batch, time) by up to max_new_tokens; returns ids (batch, time + new).
 
@@ -47,6 +50,7 @@ def generate(
     eot_id: a row that produced this token is finished and filled up with it; all rows finished ends the call.
     generator: torch.Generator on the model's device, for reproducible samples.
     use_cache: False computes all tokens anew for each new one: the same text, slower.
+    progress: wraps the range of the new positions, to show how far it is.
     Ends early when the model's context is full. Rows have no padding: all prompts of a batch have the same length.
     Raises ValueError for arguments outside these ranges, a prompt that leaves no room in the context, and a model that
     computes NaN.
@@ -78,7 +82,7 @@ def generate(
         cache = None
         if use_cache:
             cache = KVCache(model.config, batch, length, model.device, model.embed_tokens.weight.dtype)
-        for end in range(time, length):
+        for end in progress(range(time, length)):
             start = cache.length if use_cache else 0
             hidden = model.hidden_states(tokens[:, start:end], cache=cache)  # (batch, end - start, hidden)
             logits = model.lm_head(hidden[:, -1])  # (batch, vocab): only the last position is needed

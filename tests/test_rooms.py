@@ -20,11 +20,12 @@ ALLOWED = {
     "milora": {"fast", "lora"},
     "adapter_io": {"tools", "gpt", "lora"},
     "eval_qa": {"tools", "gpt", "fast", "adapter_io"},
-    "train": {"tools", "gpt", "fast", "lora", "mica", "milora", "adapter_io", "eval_qa"},
+    "rehearsal": {"tools/cli", "gpt", "fast", "eval_qa"},
+    "train": {"tools", "gpt", "fast", "lora", "mica", "milora", "adapter_io", "eval_qa", "rehearsal"},
     "pictures": {"lora", "mica", "gpt"},
 }
 GROUND = {"tools/cli", "tools/inputs", "tools/schema"}  # which import nothing of ours
-CORE = {"lora", "mica", "milora", "adapter_io", "eval_qa", "train"}
+CORE = {"lora", "mica", "milora", "adapter_io", "eval_qa", "rehearsal", "train"}
 # The rooms above the core import all of that, and data's worlds, but not each other.
 ALLOWED |= {"data": {*CORE, "tools", "gpt"}}
 ALLOWED |= {room: {*CORE, "tools", "gpt", "fast", "data"} for room in ("study", "exercises")}

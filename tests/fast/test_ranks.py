@@ -67,7 +67,7 @@ def said(done):
 
 def test_alone_nothing_is_shared_and_nothing_called():
     rows = torch.arange(10).view(5, 2)
-    x, y = zip(*ranks.parts(rows, rows + 1, 2, -100))
+    x, y = zip(*ranks.parts((rows, rows + 1), 2, -100))
     assert len(x) == len(y) == 2 and torch.equal(torch.cat(x), rows) and torch.equal(torch.cat(y), rows + 1)
     loss = torch.tensor(1.0)
     assert ranks.add_up([], loss) is loss and ranks.call(("mica", 0)) == ("mica", 0) and ranks.count() == 1
@@ -86,7 +86,7 @@ def test_shares_are_equal_and_cover_a_batch(monkeypatch):
     shares = []
     for rank in range(3):
         monkeypatch.setattr(ranks.distributed, "get_rank", lambda: rank)  # noqa: B023
-        shares.append(list(ranks.parts(rows, rows + 1, 2, -100)))
+        shares.append(list(ranks.parts((rows, rows + 1), 2, -100)))
     assert all([len(x) for x, _ in share] == [1, 1] for share in shares)
     x, y = (torch.cat([part[i] for share in shares for part in share]) for i in (0, 1))
     asked = y[:, 0] != -100
