@@ -1,35 +1,21 @@
-"""The twelve exercises, what each is worth, and how a student's file is graded."""
+"""The exercises, what each is worth, and how students' files are graded: graders/ by pytest, the students' code apart."""
 
 import ast
-import importlib.util
+import importlib
 import os
-import sys
-import traceback
+from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 
+import pytest
 import torch
 
-import exercises
 from exercises import NotWritten
-from exercises.graders import (
-    e01_forward,
-    e02_directions,
-    e03_frozen,
-    e04_merging,
-    e05_packing,
-    e06_scoring,
-    e07_rotary,
-    e08_milora,
-    e09_inverse,
-    e10_method,
-    e11_counting,
-    e12_landing,
-)
 from exercises.grading import Wrong
+from exercises.process import FOLDER, Student
 
-FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parent
 DONE, BLANK, WRONG = "done", "blank", "not yet"
 
@@ -38,102 +24,34 @@ DONE, BLANK, WRONG = "done", "blank", "not yet"
 class Part:
     name: str  # what the student writes, as it is called in the file
     points: int
-    check: Callable  # takes the student's file, as an Answers; raises Wrong
+    check: Callable  # the grader's test: takes a Student; raises Wrong or NotWritten
 
 
 @dataclass(frozen=True)
 class Exercise:
-    title: str
+    number: int
     file: str  # the student's, without .py
+    title: str
     minutes: int
     parts: list[Part]
-    solutions: list[str]  # "file: name", where the project, or a test, has it
+    solutions: list[str]  # "file: name", where the project has it and runs on it
+    withheld: list[str]  # likewise, but nothing in the course runs on it, so that a student edition is without it
+    grader: str  # its path
 
     @property
     def points(self):
         return sum(part.points for part in self.parts)
 
 
-def part(name, points, check):
-    return Part(name, points, check)
+def exercise(path):
+    """The exercise that a grader's file is about."""
+    module = importlib.import_module(f"exercises.graders.{path.stem}")
+    parts = [Part(*test.part, test) for test in vars(module).values() if hasattr(test, "part")]
+    solutions, withheld = module.SOLUTIONS, getattr(module, "WITHHELD", [])
+    return Exercise(int(path.stem[1:3]), path.stem, module.TITLE, module.MINUTES, parts, solutions, withheld, str(path))
 
 
-EXERCISES = [
-    Exercise(
-        "the layer: no bit changes, in any dtype", "e01_forward", 20,
-        [part("MyLoRA.init_factors", 3, e01_forward.start), part("MyLoRA.forward", 7, e01_forward.forward)],
-        ["lora.py: LoRALayer.init_factors", "lora.py: LoRALayer.forward", "lora.py: LoRALayer.update"],
-    ),
-    Exercise(
-        "minor directions", "e02_directions", 15,
-        [part("minor_directions", 5, e02_directions.directions), part("never_written", 2, e02_directions.null_space)],
-        ["mica.py: minor_directions"],
-    ),
-    Exercise(
-        "frozen means frozen", "e03_frozen", 20,
-        [part("MyMiCA.init_factors", 6, e03_frozen.frozen), part("FIRST_GRADIENTS", 2, e03_frozen.first_gradients)],
-        ["mica.py: MiCALayer.init_factors"],
-    ),
-    Exercise(
-        "merging, rounded once", "e04_merging", 15,
-        [part("merged", 7, e04_merging.merging)],
-        ["lora.py: LoRALayer.merged"],
-    ),
-    Exercise(
-        "packing", "e05_packing", 25,
-        [part("pack", 8, e05_packing.packing)],
-        ["eval_qa.py: pack"],
-    ),
-    Exercise(
-        "multiple choice by log-likelihood", "e06_scoring", 40,
-        [part("score_questions", 10, e06_scoring.scoring)],
-        ["eval_qa.py: score_question", "eval_qa.py: encode_question", "fast/scoring.py: answer_questions"],
-    ),
-    Exercise(
-        "rotary positions", "e07_rotary", 30,
-        [part("rotate", 5, e07_rotary.rotation), part("from_interleaved", 4, e07_rotary.conversion)],
-        ["gpt/model.py: rotate", "gpt/gguf.py: unpair"],
-    ),
-    Exercise(
-        "MiLoRA's start", "e08_milora", 20,
-        [part("MyMiLoRA.init_factors", 6, e08_milora.start), part("left_over", 2, e08_milora.undivided)],
-        ["milora.py: MiLoRALayer.init_factors"],
-    ),
-    Exercise(
-        "inverse iteration", "e09_inverse", 35,
-        [part("inverse_iteration", 6, e09_inverse.iteration), part("shrinking", 3, e09_inverse.rate)],
-        ["fast/subspace.py: inverse_iteration"],
-    ),
-    Exercise(
-        "a method of your own", "e10_method", 40,
-        [
-            part("RandomReader.init_factors", 5, e10_method.method),
-            part("interval", 4, e10_method.intervals),
-            part("PREDICTION", 1, e10_method.prediction),
-        ],
-        ["mica.py: TransposedMiCALayer.init_factors", "mica.py: OrthonormalMiCALayer.directions", "study/stats.py: paired",
-         "mica.py: LoRAFALayer.init_factors"],
-    ),
-    Exercise(
-        "counting parameters", "e11_counting", 20,
-        [
-            part("the four numbers", 4, e11_counting.numbers),
-            part("mica_part", 1, e11_counting.part),
-            part("LARGEST_PART, SMALLEST_PART", 1, e11_counting.extremes),
-        ],
-        ["lora.py: count_trainable", "bench/footprint.py: row"],
-    ),
-    Exercise(
-        "where dW lands", "e12_landing", 30,
-        [
-            part("amplification", 3, e12_landing.amplifying),
-            part("similarity", 2, e12_landing.similar),
-            part("outside", 2, e12_landing.outside_of),
-            part("OUTSIDE_OF_B", 1, e12_landing.derivation),
-        ],
-        ["study/analysis.py: amplification", "study/analysis.py: similarity", "study/analysis.py: landing"],
-    ),
-]  # fmt: skip
+EXERCISES = [exercise(path) for path in sorted(FOLDER.glob("graders/e*.py"))]
 
 
 @dataclass(frozen=True)
@@ -145,84 +63,155 @@ class Result:
     sentence: str = ""  # what to do about it
 
 
-class Answers:
-    """What a student's file defines: a name that is gone is a mistake one can mend, not a crash."""
-
-    def __init__(self, names):
-        self.__dict__.update(names)
-
-    def __getattr__(self, name):
-        raise Wrong(f"the file has no {name} any more: put it back under this name")
-
-
-def load(file, folder=FOLDER):
-    """The student's file as a module. Raises Wrong when it cannot be read."""
-    folder = Path(folder).resolve()
-    path = folder / f"{file}.py"
-    exercises.__path__[:] = [str(folder), str(FOLDER)]  # who imports exercises.e02_directions gets this student's
-    for exercise in EXERCISES:
-        sys.modules.pop(f"exercises.{exercise.file}", None)
-    spec = importlib.util.spec_from_file_location(f"exercises.{file}", path)
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except FileNotFoundError:
-        raise Wrong(f"there is no file {path.name} in {path.parent}") from None
-    except NotWritten:
-        raise Wrong(f"{path.name} calls a body that is not written yet, outside of all functions") from None
-    except (Exception, SystemExit) as error:
-        raise Wrong(f"{path.name} cannot be loaded: {what_happened(error, path)}") from error
-    return module
-
-
-def what_happened(error, path):
-    """An error in a student's code in one line, with the line of the file where there is one."""
-    if isinstance(error, SyntaxError):
-        return f"{error.msg} (line {error.lineno})"
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
-    said = (str(error).strip().splitlines() or [""])[0]
-    where = f" (line {lines[-1]} of {path.name})" if lines else ""
-    return f"{type(error).__name__}: {said}"[:200] + where
-
-
-def grade_part(part, answers, path):
-    """The Result of one part. The check starts from the same random numbers each time, and leaves torch as it was."""
-    dtype, threads, gradients = torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        try:
-            part.check(answers)
-        except NotWritten:
-            return Result(part, BLANK, "not written yet")
-        except Wrong as error:
-            return Result(part, WRONG, str(error))
-        except (Exception, SystemExit) as error:
-            if os.environ.get("TRACEBACK"):
-                raise
-            return Result(part, WRONG, f"it stops with {what_happened(error, path)}")
-        finally:
-            torch.set_default_dtype(dtype)
-            torch.set_num_threads(threads)
-            torch.set_grad_enabled(gradients)
-    return Result(part, DONE)
-
-
-def grade(exercise, folder=FOLDER, answers=None):
-    """[Result of each part]. answers: what to grade instead of the file in `folder`."""
-    path = Path(folder).resolve() / f"{exercise.file}.py"
-    try:
-        answers = Answers(vars(load(exercise.file, folder)) if answers is None else answers)
-    except Wrong as error:
-        return [Result(part, WRONG, str(error)) for part in exercise.parts[:1]] + [
-            Result(part, BLANK) for part in exercise.parts[1:]
-        ]
-    return [grade_part(part, answers, path) for part in exercise.parts]
+def result_of(part, error):
+    """The Result that follows from what a part's check raised; None: nothing."""
+    if error is None:
+        return Result(part, DONE)
+    if isinstance(error, NotWritten):
+        return Result(part, BLANK, "not written yet")
+    if isinstance(error, Wrong):
+        return Result(part, WRONG, str(error))
+    return Result(part, WRONG, f"the grader can make nothing of your answer ({type(error).__name__}: {error})"[:200])
 
 
 def state_of(results):
     """DONE when all parts are, BLANK when all are, else WRONG."""
     states = {result.state for result in results}
     return states.pop() if len(states) == 1 else WRONG
+
+
+@dataclass
+class Grading:
+    """A plugin of pytest that gives the graders their students and takes down how each part went."""
+
+    folders: dict[str, Path]  # by the student's name
+    numbers: list[int]
+    timeout: float
+    results: dict = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))  # {name: {number: [Result]}}
+
+    def pytest_generate_tests(self, metafunc):
+        metafunc.parametrize("name", list(self.folders), scope="session")  # one student after the other
+
+    @pytest.fixture(scope="module")
+    def student(self, request, name):
+        file = Path(request.path).stem
+        with Student(self.folders[name], file, self.timeout, silent=len(self.folders) > 1) as student:
+            yield student
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item, call):
+        report = yield
+        if call.when == "call" or call.excinfo is not None:
+            exercise = next(e for e in EXERCISES if e.grader == str(item.path))
+            part = next(part for part in exercise.parts if part.check is item.function)
+            result = result_of(part, call.excinfo and call.excinfo.value)
+            report.longrepr = result.sentence or None  # in the XML, instead of a traceback through the grader
+            item.user_properties.append(("points", part.points))  # likewise in the XML
+            name = item.callspec.params["name"]
+            self.results[name][exercise.number].append(result)
+            self.say(name, exercise)
+        return report
+
+    def say(self, name, exercise):
+        """Print what is complete: an exercise's line, or in a class a student's."""
+        results = self.results[name]
+        if len(results[exercise.number]) < len(exercise.parts):
+            return
+        if len(self.folders) == 1:
+            print(exercise_lines(exercise, results[exercise.number]), flush=True)
+        elif len(results) == len(self.numbers):
+            cells = [f"{earned(parts):4}" if state_of(parts) != BLANK else "   ." for parts in results.values()]
+            print(f"{name:24.24}" + "".join(cells) + f"{sum(map(earned, results.values())):8}", flush=True)
+
+
+def earned(results):
+    return sum(result.part.points for result in results if result.state == DONE)
+
+
+def exercise_lines(exercise, results):
+    """A line for an exercise, and below it one for each part that is wrong; what several parts have in common, once."""
+    state, points = state_of(results), f"{earned(results):2} of {exercise.points:2} points"
+    line = f"{exercise.number:2}  {state:8} {points}  {exercise.minutes:3} minutes  {exercise.title}"
+    lines, said = [f"{line:80} {exercise.file}.py"], set()
+    for result in results if state == WRONG else []:
+        if result.state != DONE and result.sentence not in said:
+            lines.append(f"      {result.part.name}: {result.sentence}")
+            said.add(result.sentence)
+    return "\n".join(lines)
+
+
+def grade(folders, numbers, timeout=60.0, junit=None):
+    """{name: {number: [Result of each part]}} of the exercises of these numbers; prints as it goes.
+
+    folders: {name: folder with a student's files}. junit: where pytest's XML is written.
+    """
+    grading = Grading(folders, numbers, timeout)
+    arguments = [e.grader for e in EXERCISES if e.number in numbers]
+    arguments += ["-c", os.devnull, f"--rootdir={ROOT}", "--noconftest", "-p", "no:terminal", "-p", "no:cacheprovider"]
+    arguments += ["--capture=no"] + ([f"--junitxml={junit}"] if junit else [])
+    before = {name: os.environ.get(name) for name in ("PYTEST_ADDOPTS", "PYTEST_DISABLE_PLUGIN_AUTOLOAD")}
+    os.environ.update(PYTEST_ADDOPTS="", PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")  # nobody else's settings
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        if len(folders) > 1:
+            print(f"{'':24}" + "".join(f"{number:4}" for number in numbers) + "  points", flush=True)
+        code = pytest.main(arguments, plugins=[grading])
+    finally:
+        torch.set_num_threads(threads)
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+    if code == pytest.ExitCode.INTERRUPTED:
+        raise KeyboardInterrupt
+    return grading.results
+
+
+def shape_of(path):
+    """A file's code without comments, docstrings and the names its author chose; None where it cannot be read."""
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (OSError, SyntaxError, ValueError):
+        return None
+    names = {}
+    for node in ast.walk(tree):
+        if getattr(node, "body", None) and isinstance(node.body, list):
+            node.body = [n for n in node.body if not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))]
+        for attribute in ("id", "arg", "name"):
+            if isinstance(getattr(node, attribute, None), str):
+                setattr(node, attribute, names.setdefault(getattr(node, attribute), len(names)))
+    return ast.dump(tree)
+
+
+def same_answers(folders, numbers):
+    """[(name, name, numbers of the exercises in which their code is the same)], blank files aside."""
+    shapes = {}  # {(name, number): shape}
+    for e in EXERCISES:
+        blank = shape_of(FOLDER / f"{e.file}.py")
+        for name, folder in folders.items():
+            shape = shape_of(folder / f"{e.file}.py") if e.number in numbers else None
+            shapes[name, e.number] = shape if shape != blank else None
+    pairs = []
+    for one, other in combinations(folders, 2):
+        alike = [n for n in numbers if shapes[one, n] is not None and shapes[one, n] == shapes[other, n]]
+        pairs += [(one, other, alike)] if alike else []
+    return pairs
+
+
+def as_json(results, pairs):
+    """The results of a class as --json writes them."""
+    students = {}
+    for name, by_number in results.items():
+        rows = []
+        for e in EXERCISES:
+            if e.number in by_number:
+                parts = [
+                    {"name": r.part.name, "of": r.part.points, "state": r.state, "sentence": r.sentence}
+                    for r in by_number[e.number]
+                ]
+                row = {"number": e.number, "title": e.title, "state": state_of(by_number[e.number])}
+                rows.append(row | {"points": earned(by_number[e.number]), "of": e.points, "parts": parts})
+        students[name] = {"points": sum(row["points"] for row in rows), "exercises": rows}
+    return {"students": students, "same answers": [list(pair) for pair in pairs]}
 
 
 def where(solution):
@@ -233,23 +222,3 @@ def where(solution):
         node = next(node for node in body if getattr(node, "name", None) == step)
         body = node.body
     return f"{file}, line {node.lineno}: {name}"
-
-
-def report(numbers, folder=FOLDER):
-    """Grade the exercises of these numbers and print a line for each; return how many are done."""
-    done = points = 0
-    for number in numbers:
-        exercise = EXERCISES[number - 1]
-        results = grade(exercise, folder)
-        state = state_of(results)
-        earned = sum(result.part.points for result in results if result.state == DONE)
-        done, points = done + (state == DONE), points + earned
-        line = f"{number:2}  {state:8} {earned:2} of {exercise.points:2} points  {exercise.minutes:3} minutes  {exercise.title}"
-        print(f"{line:80} {exercise.file}.py".rstrip(), flush=True)
-        if state == WRONG:
-            for result in results:
-                if result.state != DONE and result.sentence:
-                    print(f"      {result.part.name}: {result.sentence}", flush=True)
-    worth = sum(EXERCISES[number - 1].points for number in numbers)
-    print(f"{done} of {len(numbers)} done, {points} of {worth} points")
-    return done

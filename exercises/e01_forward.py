@@ -7,9 +7,10 @@ Goal: write LoRALayer's start and its forward pass, for a linear of any dtype.
 Shapes: x (..., in), self.linear.weight W (out, in), self.A (rank, in), self.B (out, rank), y (..., out). self.rank,
 self.alpha, self.linear and self.dropout (an nn.Dropout for the input of A, and for nothing else) are there.
 
-What makes it an exercise: W may be bfloat16 while A and B are float32, and autocast may make the linear's output
-another dtype than x. Whatever W is, the factors are used as they are, y has the dtype of the linear's output, and
-with B = 0 it is the linear's output to the bit.
+What makes it an exercise: the linear's weight may be bfloat16. The W that the start is given is then widened to
+float32 already, A and B are float32 as it is, and x is bfloat16. Under autocast the linear's output has another dtype
+than x. Always the factors are used as they are, y has the dtype of the linear's output, and with B = 0 it is the
+linear's output to the bit. Gradients flow to A, to B and, through both paths, to x.
 
 Measure before you look on: why are the factors not bfloat16 too, if W is? A is about 0.1 large. Take 1000 steps of
 size 0.0001 in float32 and in bfloat16: how far has it moved?  python -m exercises 1 --measure
@@ -22,9 +23,12 @@ from exercises import NotWritten
 from lora import LoRALayer
 
 
-class MyLoRA(LoRALayer):  # everything else is LoRALayer's; its update() is half of the answer: do not call it
+class MyLoRA(LoRALayer):  # the rest is LoRALayer's, whose init_factors, forward and update may not be called here
     def init_factors(self, W):
-        """Set self.A and self.B, nn.Parameters of W's dtype, W being (out, in): A random, about 1 / sqrt(in) large, B zero."""
+        """Set self.A and self.B, nn.Parameters of W's dtype, W being (out, in).
+
+        A is random, drawn around zero and about 1 / sqrt(in) large; B is zero.
+        """
         raise NotWritten
 
     def forward(self, x):

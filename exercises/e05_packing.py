@@ -6,7 +6,7 @@ Goal: lay the documents end to end, an end-of-text token before, between and aft
                                                             (as in GPT-2's and GPT-3's training: arXiv 2005.14165, B)
     Picture: pictures/packing.png
 
-Shapes: documents, a list of lists of token ids; inputs and targets, both integers (windows, seq_len). The last window
+Shapes: documents, a list of lists of token ids; inputs and targets, both int64 (windows, seq_len). The last window
 is filled up: inputs with eot_id, targets with IGNORE, and there is no window of filling alone. bos_id, where it is
 given and not eot_id: what this model's texts begin with. Then every document begins with it (eot d1 becomes eot bos
 d1), the stream itself begins with bos instead of eot, and it is never a target (IGNORE).
@@ -24,7 +24,7 @@ from train import METHODS
 
 
 def pack(documents, eot_id, seq_len, bos_id=None):
-    """Token lists -> (inputs, targets), two integer tensors (windows, seq_len)."""
+    """Token lists -> (inputs, targets), two int64 tensors (windows, seq_len)."""
     raise NotWritten
 
 

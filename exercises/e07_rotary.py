@@ -8,8 +8,8 @@ convert a weight that was trained in Meta's, which pairs neighbours.
     Picture: pictures/rotary.png
 
 Shapes: x (batch, heads, time, head_dim); cos and sin (time, head_dim) or (batch, 1, time, head_dim), in which the
-angles of the pairs 0, 1, 2 stand twice: [ 0 1 2 | 0 1 2 ]. The result has x's dtype. A weight is (heads * head_dim,
-in), the rows of one head after those of another.
+angles of the pairs 0, 1, 2 stand twice: [ 0 1 2 | 0 1 2 ]. x may be bfloat16 with float32 cos and sin; the result has
+x's dtype. A weight is (heads * head_dim, in), the rows of one head after those of another.
 
 Measure before you look on: no tensor's shape objects if the conventions are mixed up. Does the shipped model then
 talk nonsense, or how many of the questions it was trained on does it still answer?  python -m exercises 7 --measure

@@ -25,7 +25,7 @@ from exercises.measuring import base_model
 from milora import MiLoRALayer
 
 
-class MyMiLoRA(MiLoRALayer):  # its update already subtracts B0 A0
+class MyMiLoRA(MiLoRALayer):  # its update already subtracts B0 A0; its init_factors may not be called
     def init_factors(self, W):
         """Set self.A, self.B, self.A0 and self.B0, of W's dtype."""
         raise NotWritten

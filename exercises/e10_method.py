@@ -12,7 +12,7 @@ interval.
 Shapes: W (out, in); self.A (rank, in), with orthonormal rows, as mica-transposed's; self.B (out, rank).
 
 Measure before you look on, and predict before you measure: how many points of `new/questions` will your method be
-above (or below) mica-transposed, on the mean of five seeds? Write it into PREDICTION first, then:
+above (or below) mica-transposed, on the mean of five seeds? Write whole points into PREDICTION first, then:
 python -m exercises 10 --measure      (5 minutes of one core; writes nothing)
 """
 
@@ -26,7 +26,7 @@ from lora import LoRALayer
 
 class RandomReader(LoRALayer):
     def init_factors(self, W):
-        """Set self.A and self.B, of W's dtype: another A for another torch.manual_seed, with orthonormal rows."""
+        """Set self.A and self.B, of W's dtype: for each layer and torch.manual_seed another A, with orthonormal rows."""
         raise NotWritten
 
 

@@ -1,103 +1,100 @@
-"""Grades exercise 4: the merged weight against float64, in 32, 64 and 16 bits, for layers of several methods."""
+"""Grades exercise 4: the merged linear and its output against float64, in 32, 64 and 16 bits, for several methods' layers."""
 
 import numpy as np
 import torch
 from torch import nn
 
-from exercises.grading import numpy, require, same_bits
+from exercises.graders.layers import linear_of
+from exercises.grading import check_tensor, judge, kind_of, numpy, part, precision, require, same_bits
 from lora import LoRALayer
 from mica import MiCALayer
 from milora import MiLoRALayer
 
-
-def trained(layer_class, dtype=torch.float32, bias=True, dropout=0.0, shape=(24, 40)):
-    """A layer with factors as training might leave them."""
-    torch.manual_seed(0)
-    layer = layer_class(nn.Linear(shape[1], shape[0], bias=bias, dtype=dtype), 4, 12, dropout)
-    layer.A.data = 0.1 * torch.randn_like(layer.A)
-    if isinstance(layer.B, nn.Parameter):
-        layer.B.data = 0.1 * torch.randn_like(layer.B)
-    return layer
+TITLE, MINUTES = "merging, rounded once", 15
+SOLUTIONS = ["lora.py: LoRALayer.merged"]
+LAYERS = {layer.__name__: layer for layer in (LoRALayer, MiCALayer, MiLoRALayer)}
 
 
-def wanted(layer):
-    """W' in float64, by NumPy."""
-    change = numpy(layer.B) @ numpy(layer.A)
-    if hasattr(layer, "B0"):
-        change -= numpy(layer.B0) @ numpy(layer.A0)
-    return numpy(layer.linear.weight) + layer.alpha / layer.rank * change
-
-
-def merging(student):
-    """merged."""
-    layer = trained(LoRALayer)
-    W, A = layer.linear.weight.detach().clone(), layer.A.detach().clone()
+def merge(student, layer_class, W, b, factors, x, dropout=0.0, training=False):
+    """What the student makes of a layer with these factors, and the layer as it is left."""
+    layer = LAYERS[layer_class](linear_of(W, b), 4, 12, dropout).train(training)
+    for name, factor in factors.items():
+        getattr(layer, name).data = factor.clone()
     linear = student.merged(layer)
-    require(linear is not None, "your merged returns nothing: return the new nn.Linear")
-    require(type(linear) is nn.Linear, f"your merged returns a {type(linear).__name__}: it must be a plain nn.Linear")
-    require(
-        torch.equal(layer.linear.weight, W),
-        "your merged changes the layer's own W: others may share it, so add out of place",
-    )
-    require(
-        torch.equal(layer.A, A) and linear is not layer.linear,
-        "your merged changes the layer itself: make a new nn.Linear",
-    )
-    require(
-        tuple(linear.weight.shape) == (24, 40),
-        f"the new weight has the shape {tuple(linear.weight.shape)}, not (out, in)",
-    )
-    for layer_class in (LoRALayer, MiCALayer, MiLoRALayer):
+    said = {"kind": linear if linear is None else {"a": type(linear).__name__}}
+    if type(linear) is nn.Linear:
+        said |= {"new": linear is not layer.linear, "weight": linear.weight, "bias": linear.bias}
+        said |= {"frozen": not any(p.requires_grad for p in linear.parameters()), "training": linear.training}
+        said |= {"features": (linear.in_features, linear.out_features)}
+        said |= {"y": linear(x) if {p.dtype for p in linear.parameters()} == {x.dtype} else None}
+    left = {"W": layer.linear.weight, "training": layer.training} | {n: getattr(layer, n) for n in factors}
+    return said, left
+
+
+def case(layer_class="LoRALayer", dtype=torch.float32, bias=True, out=24, in_=40):
+    """(layer_class, W, b, factors as training might leave them, x) and W' in float64 by NumPy."""
+    wide = torch.promote_types(dtype, torch.float32)
+    W, b = torch.randn(out, in_, dtype=dtype) / in_**0.5, torch.randn(out, dtype=dtype) if bias else None
+    names = ("A", "B", "A0", "B0")[: 4 if layer_class == "MiLoRALayer" else 2]
+    factors = {n: 0.1 * torch.randn(*((4, in_) if n[0] == "A" else (out, 4)), dtype=wide) for n in names}
+    f = {name: numpy(factor) for name, factor in factors.items()}
+    change = f["B"] @ f["A"] - (f["B0"] @ f["A0"] if "B0" in f else 0)
+    return (layer_class, W, b, factors, torch.randn(5, in_, dtype=dtype)), numpy(W) + 3 * change
+
+
+def merged(student, given, **settings):
+    """What the student makes of a case; refused where it is no new linear, or where the layer has changed."""
+    _, W, b, factors, _ = given
+    said, left = student(merge, *given, **settings)
+    require(said["kind"] is not None, "your merged returns nothing: return the new nn.Linear")
+    kind = kind_of(said["kind"])
+    require("weight" in said, f"your merged returns a {kind}: it must be a plain nn.Linear")
+    check_tensor(said["weight"], W.shape, "the merged weight")
+    whole = "your merged changes the layer's own W: others may share it, so add out of place"
+    require(torch.equal(left["W"], W), whole)
+    same = all(torch.equal(left[name], factor) for name, factor in factors.items()) and said["new"]
+    require(same, "your merged changes the layer itself: make a new nn.Linear")
+    mode = settings.get("training", False)
+    require(left["training"] == mode, "your merged leaves the layer in another mode than it was in")
+    require(said["training"] == mode, "the merged linear is not in the layer's mode (.train(layer.training))")
+    require(said["frozen"], "the merged linear is trainable: it must be frozen, like W")
+    if b is None:
+        require(said["bias"] is None, "a linear without a bias gets one in merging")
+    else:
+        require(said["bias"] is not None and torch.equal(said["bias"].to(b.dtype), b), "the bias gets lost in merging")
+        require(said["bias"].dtype == b.dtype, f"the bias was {b.dtype} and is {said['bias'].dtype} in the merged linear")
+    features = tuple(said["features"])
+    swapped = f"in_features and out_features are {features} for a weight of shape {tuple(W.shape)}, which is (out, in)"
+    require(features == (W.shape[1], W.shape[0]), swapped)
+    return said
+
+
+@part("merged", 7)
+def test_merging(student):
+    for name in LAYERS:
         for dtype in (torch.float32, torch.float64):
-            layer = trained(layer_class, dtype)
-            linear, expected = student.merged(layer), wanted(layer)
-            require(
-                linear.weight.dtype == dtype,
-                f"a W of {dtype} is merged into {linear.weight.dtype}: cast back to W's dtype",
-            )
-            error = np.abs(numpy(linear.weight) - expected).max()
-            if error > 100 * torch.finfo(dtype).eps:
-                change = expected - numpy(layer.linear.weight)
-                unscaled = np.allclose(numpy(linear.weight), expected - 2 / 3 * change, atol=1e-5)
-                none = np.allclose(numpy(linear.weight), expected - change, atol=1e-5)
-                why = "alpha / rank is missing" if unscaled else "nothing was added to W" if none else "it is off"
-                why = why if layer_class is not MiLoRALayer else "MiLoRA also takes its start off: ask layer.delta()"
-                require(False, f"merging a {layer_class.__name__} is not W + layer.delta(): {why}")
-    rounded_once(student)
-    for bias in (True, False):
-        layer = trained(LoRALayer, bias=bias)
-        linear = student.merged(layer)
-        kept = (
-            linear.bias is None if not bias else linear.bias is not None and torch.equal(linear.bias, layer.linear.bias)
-        )
-        require(kept, "the bias gets lost in merging" if bias else "a linear without a bias gets one in merging")
-        require(
-            not any(p.requires_grad for p in linear.parameters()),
-            "the merged linear is trainable: it must be frozen, like W",
-        )
-    for training in (True, False):
-        layer = trained(LoRALayer, dropout=0.5).train(training)
-        linear = student.merged(layer)
-        require(layer.training == training, "your merged leaves the layer in another mode than it was in")
-        require(linear.training == training, "the merged linear is not in the layer's mode (.train(layer.training))")
-        layer.eval()
-        x = torch.randn(5, 40)
-        require(
-            torch.allclose(linear(x), layer(x), atol=1e-4), "the merged linear computes something else than the layer"
-        )
-
-
-def rounded_once(student):
+            given, right = case(name, dtype)
+            said = merged(student, given)
+            W = numpy(given[1])
+            mistakes = {"alpha / rank is missing": W + (right - W) / 3, "nothing was added to W": W}
+            if name == "MiLoRALayer":
+                whole = W + 3 * numpy(given[3]["B"]) @ numpy(given[3]["A"])
+                mistakes |= {"MiLoRA also takes its start off: ask layer.delta()": whole}
+            what = f"merging a {name} is not W + layer.delta()"
+            judge(numpy(said["weight"]), right, what, mistakes, 100 * precision(dtype))
+            y = numpy(given[4]) @ right.T + numpy(given[2])
+            judge(numpy(said["y"]), y, "the merged linear computes something else than the layer", (), 1e-4)
     for dtype in (torch.bfloat16, torch.float16):
-        layer = trained(LoRALayer, dtype, shape=(64, 64))
-        weight, expected = student.merged(layer).weight, wanted(layer)
-        require(weight.dtype == dtype, f"a W of {dtype} is merged into {weight.dtype}: cast back to W's dtype")
-        best = np.abs(numpy(torch.from_numpy(expected).to(dtype)) - expected)
-        excess = (np.abs(numpy(weight) - expected) - best).max()
-        require(
-            excess <= 1e-5,
-            f"a W of {dtype} is rounded more than once: add in the wider dtype, W.to(delta.dtype) + delta, and cast the sum",
-        )
-    layer = trained(LoRALayer, torch.bfloat16)
-    layer.A.data.zero_()
-    require(same_bits(student.merged(layer).weight, layer.linear.weight), "a change of zero does change bits of W")
+        given, right = case(dtype=dtype, out=64, in_=64)
+        found = merged(student, given)["weight"]
+        require(found.dtype == dtype, f"a W of {dtype} is merged into {found.dtype}: cast back to W's dtype")
+        best = np.abs(numpy(torch.from_numpy(right).to(dtype)) - right)
+        once = "add in the wider dtype, W.to(delta.dtype) + delta, and cast the sum"
+        excess = (np.abs(numpy(found) - right) - best).max()
+        require(excess <= 1e-5, f"a W of {dtype} is rounded more than once: {once}")
+    given, _ = case(dtype=torch.bfloat16)
+    given[3]["A"].zero_()
+    require(same_bits(merged(student, given)["weight"], given[1]), "a change of zero does change bits of W")
+    merged(student, case(bias=False)[0])
+    for training in (True, False):
+        merged(student, case()[0], dropout=0.5, training=training)

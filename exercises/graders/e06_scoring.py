@@ -1,16 +1,21 @@
-"""Grades exercise 6 by brute force, one prediction at a time in float64, and against the project's fast scorer."""
+"""Grades exercise 6 by brute force, one prediction at a time in float64."""
 
-import math
+import functools
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 import eval_qa
 from eval_qa import Question, make_question, stop_tokens
-from exercises.grading import numpy, require
+from exercises.grading import judge, numpy, part, require
 from exercises.measuring import ROOT, base_model
 from gpt.model import GPT, GPTConfig
 from lora import LoRALayer, find_adapters, replace_linears
+
+TITLE, MINUTES = "multiple choice by log-likelihood", 40
+SOLUTIONS = ["eval_qa.py: encode_question", "fast/scoring.py: answer_questions"]
+WITHHELD = ["eval_qa.py: score_question"]
 
 
 class ToyTokenizer:
@@ -31,32 +36,15 @@ class ToyTokenizer:
     def token_bytes(self, token):
         return self.pieces[token].encode() if token < len(self.pieces) else b""
 
-
-def brute_force(model, tokenizer, question):
-    """(log-likelihood of each choice, exact), by a forward pass a token."""
-    prompt = tokenizer.encode(question.prompt, bos=True)
-    totals, exact = [], True
-    with torch.no_grad():
-        for index, words in enumerate(question.choices):
-            whole = tokenizer.encode(f"{question.prompt} {words}", bos=True)
-            context, total, greedy = list(prompt), 0.0, True
-            for token in whole[len(prompt) :]:
-                logits = numpy(model(torch.tensor([context]))[0, -1])
-                total += logits[token] - logits.max() - math.log(np.exp(logits - logits.max()).sum())
-                greedy &= logits.argmax() == token
-                context.append(token)
-            totals.append(total)
-            if index == question.answer:
-                exact = bool(greedy) and model(torch.tensor([context]))[0, -1].argmax().item() in stop_tokens(tokenizer)
-    return totals, exact
+    def decode(self, ids):
+        return b"".join(map(self.token_bytes, ids)).decode()
 
 
 def toy():
     """(model, tokenizer, questions): random weights, adapters with dropout."""
     torch.manual_seed(0)
     tokenizer = ToyTokenizer()
-    config = GPTConfig("llama", tokenizer.vocab_size, 48, 24, 40, 2, 4, 2, 6)
-    model = GPT(config)
+    model = GPT(GPTConfig("llama", tokenizer.vocab_size, 96, 24, 40, 2, 4, 2, 6))
     replace_linears(model, LoRALayer, 4, 8, ["q_proj", "v_proj"], dropout=0.5)
     for layer in find_adapters(model).values():
         layer.B.data.normal_()
@@ -66,86 +54,104 @@ def toy():
     return model, tokenizer, [Question(prompt, choices, i) for i, (prompt, choices) in enumerate(asked)]
 
 
-def known():
-    """Questions that the shipped model answers word for word, and one whose right choice it would go on writing."""
-    questions = eval_qa.read_questions(ROOT / "data/old/asked.jsonl")[:4]
-    question = next(q for q in eval_qa.read_questions(ROOT / "data/old/asked.jsonl") if " " in q.choices[q.answer])
-    beginning = question.choices[question.answer].split()[0]
-    others = [c for i, c in enumerate(question.choices) if i != question.answer][:2]
-    asked = question.prompt.removeprefix("Question: ").removesuffix("\nAnswer:")
-    questions += eval_qa.read_questions(ROOT / "data/old/cloze.jsonl")[:1]  # ends in a full stop
-    return questions + [make_question({"question": asked, "choices": [beginning, *others], "answer": 0})]
+def shipped():
+    """The shipped model, and what it answers word for word, or nearly."""
+    asked = eval_qa.read_questions(ROOT / "data/old/asked.jsonl")
+    long = next(question for question in asked if " " in question.choices[question.answer])  # of two words
+    text = long.prompt.removeprefix("Question: ").removesuffix("\nAnswer:")
+    first = long.choices[long.answer].split()[0]
+    others = [choice for i, choice in enumerate(long.choices) if i != long.answer][:2]
+    nearly = [make_question({"question": text, "choices": [c, *others], "answer": 0}) for c in (first, f"{first} bread")]
+    another = replace(asked[0], answer=(asked[0].answer + 1) % len(asked[0].choices))  # it writes a wrong choice
+    cloze = eval_qa.read_questions(ROOT / "data/old/cloze.jsonl")[:1]  # ends in a full stop
+    return *base_model(), [*asked[:4], *cloze, *nearly, another]
 
 
-def scoring(student):
-    """score_questions."""
-    model, tokenizer, questions = toy()
-    model.train()
-    scores = check(student, model, tokenizer, questions)
-    require(model.training, "a model that was in training mode comes back in eval mode: leave it as you found it")
-    again = student.score_questions(model, tokenizer, questions)
-    require(scores == again, "asked twice, the same model gives other numbers: dropout is on, so compute in eval mode")
+WORLDS = {"toy": toy, "shipped": shipped}
+
+
+def scored(student, world, training):
+    """The student's Scores in a world, twice, as dicts, and the mode that the model is left in."""
+    model, tokenizer, questions = WORLDS[world]()
+    model.train(training)
+    answers = [student.score_questions(model, tokenizer, questions) for _ in range(2 if world == "toy" else 1)]
+    as_dicts = [[vars(s) if isinstance(s, eval_qa.Score) else s for s in some] for some in answers]
+    return as_dicts, model.training
+
+
+@functools.cache
+def expected(world):
+    """[(question, log-likelihood of each choice, whether the right one is written, whether a stop follows)], float64."""
+    model, tokenizer, questions = WORLDS[world]()
+    stops, rows = stop_tokens(tokenizer), []
     model.eval()
-    compare(scores, [brute_force(model, tokenizer, q) for q in questions], questions, model, tokenizer)
-    check(student, model, tokenizer, questions)
-    require(not model.training, "a model that was in eval mode comes back in training mode")
 
-    model, tokenizer = base_model()
-    questions = known()
-    scores = check(student, model, tokenizer, questions)
-    compare(scores, [brute_force(model, tokenizer, q) for q in questions], questions, model, tokenizer)
-    for ours, fast in zip(scores, eval_qa.score_questions(model, tokenizer, questions)):
-        close = np.allclose(likelihoods(ours), fast.loglikelihoods, atol=1e-3)
-        require(close and ours.exact == fast.exact, "your scores are not those of the project's fast scorer")
+    @torch.no_grad()
+    def next_logs(context):
+        logits = numpy(model(torch.tensor([context]))[0, -1])
+        return logits - logits.max() - np.log(np.exp(logits - logits.max()).sum())
 
-
-def check(student, model, tokenizer, questions):
-    scores = student.score_questions(model, tokenizer, questions)
-    whole = isinstance(scores, list) and len(scores) == len(questions)
-    require(whole, "your score_questions must return a list with a Score for each question")
-    require(all(isinstance(s, eval_qa.Score) for s in scores), "make each Score with make_score")
-    return scores
-
-
-def likelihoods(score):
-    """As an array, be they numbers or tensors."""
-    return np.array([log.item() if isinstance(log, torch.Tensor) else log for log in score.loglikelihoods])
+    for question in questions:
+        totals = []
+        for index, words in enumerate(question.choices):
+            context, total, greedy = tokenizer.encode(question.prompt, bos=True), 0.0, True
+            for token in tokenizer.encode(f"{question.prompt} {words}", bos=True)[len(context) :]:
+                logs = next_logs(context)
+                total, greedy = total + logs[token], greedy and logs.argmax() == token
+                context.append(token)
+            totals.append(total)
+            if index == question.answer:
+                written, follows = bool(greedy), int(next_logs(context).argmax()) in stops
+        rows.append((question, np.array(totals), written, follows))
+    return rows
 
 
-def compare(scores, expected, questions, model, tokenizer):
-    for score, (totals, exact), question in zip(scores, expected, questions):
-        require(len(score.loglikelihoods) == len(totals), "there must be one log-likelihood for each choice")
-        difference = np.abs(likelihoods(score) - totals).max()
-        require(
-            difference < 1e-3, f"your log-likelihoods are wrong: {guess(score, totals, question, model, tokenizer)}"
-        )
-        if score.exact != exact:
-            why = (
-                "it is written and then goes on: ask what follows the choice"
-                if score.exact
-                else "it is, and stops there"
-            )
-            require(False, f"exact is {score.exact} for a choice that greedy decoding does not write and stop: {why}"
-                    if score.exact else f"exact is {score.exact} for a choice that greedy decoding writes: {why}")  # fmt: skip
-
-
-def guess(score, totals, question, model, tokenizer):
-    """What was computed instead, as far as one can tell."""
-    found = likelihoods(score)
+@torch.no_grad()
+def mistakes(world, question, totals):
+    """{sentence: the log-likelihoods it gives}."""
+    model, tokenizer, _ = WORLDS[world]()
+    model.eval()
     prompt = tokenizer.encode(question.prompt, bos=True)
-    lengths = [len(tokenizer.encode(f"{question.prompt} {c}", bos=True)) - len(prompt) for c in question.choices]
-    if np.allclose(found * lengths, totals, atol=1e-2):
-        return "they are means a token; the sum is wanted"
-    if np.allclose(np.log(np.maximum(found, 1e-300)), totals, atol=1e-2) or (found >= 0).all():
-        return "a logarithm of a probability is never above 0; take log_softmax and add up"
-    if np.allclose(found - totals, (found - totals)[0], atol=1e-2):
-        return "the prompt's own tokens are counted too; only the choice's are"
-    apart = []
-    with torch.no_grad():
-        for words in question.choices:
-            choice = tokenizer.encode(" " + words)
-            logs = model(torch.tensor([prompt + choice]))[0].log_softmax(-1)
-            apart.append(sum(logs[len(prompt) + i - 1, token].item() for i, token in enumerate(choice)))
-    if np.allclose(found, apart, atol=1e-2):
-        return "prompt and choice are encoded apart; together they may have other tokens at the border"
-    return "which position predicts the first token of the choice, and is the space before it encoded with it?"
+    wholes = [tokenizer.encode(f"{question.prompt} {words}", bos=True) for words in question.choices]
+
+    def likelihoods(sequences, first=len(prompt), shift=1):
+        logs = [numpy(model(torch.tensor([ids]))[0].double().log_softmax(-1)) for ids in sequences]
+        return [sum(log[i - shift, ids[i]] for i in range(first, len(ids))) for log, ids in zip(logs, sequences)]
+
+    return {
+        "they are means a token; the sum is wanted": totals / [len(ids) - len(prompt) for ids in wholes],
+        "they are divided by the number of characters; the sum is wanted": totals / [len(c) for c in question.choices],
+        "they are probabilities; take log_softmax and add up": np.exp(totals),
+        "the prompt's own tokens are counted too; only the choice's are": likelihoods(wholes, first=1),
+        "prompt and choice are encoded apart; together they may have other tokens at the border": likelihoods(
+            [prompt + tokenizer.encode(" " + words) for words in question.choices]
+        ),
+        "logits[0, i] predict the token at i + 1, not the one at i": likelihoods(wholes, shift=0),
+        "the space between prompt and choice is missing": likelihoods(
+            [tokenizer.encode(question.prompt + words, bos=True) for words in question.choices]
+        ),
+    }
+
+
+@part("score_questions", 10)
+def test_scoring(student):
+    for world, training in (("toy", True), ("toy", False), ("shipped", False)):
+        (scores, *again), left = student(scored, world, training)
+        what = "your score_questions must return a list with a Score for each question"
+        require(isinstance(scores, (list, tuple)) and len(scores) == len(expected(world)), what)
+        made = all(isinstance(score, dict) and "loglikelihoods" in score for score in scores)
+        require(made, "make each Score with make_score")
+        mode = "a model that was in {} mode comes back in {} mode: leave it as you found it"
+        require(left == training, mode.format(*(("training", "eval") if training else ("eval", "training"))))
+        same = not again or [s["loglikelihoods"] for s in scores] == [s["loglikelihoods"] for s in again[0]]
+        require(same, "asked twice, the same model gives other numbers: dropout is on, so compute in eval mode")
+        for score, (question, totals, written, stops) in zip(scores, expected(world)):
+            found = np.array([float(log) for log in score["loglikelihoods"]])
+            require(len(found) == len(totals), "there must be one log-likelihood for each choice")
+            if not np.abs(found - totals).max() < 1e-3:
+                judge(found, totals, "your log-likelihoods are wrong", mistakes(world, question, totals), 1e-2)
+            right, exact = question.choices[question.answer], score["exact"]
+            said = f"exact is {exact} for {right!r}, the right choice"
+            require(exact or not (written and stops), f"{said}, but greedy decoding writes it and stops there")
+            require(not exact or written, f"{said}, but greedy decoding writes something else: each of its tokens counts")
+            require(not exact or stops, f"{said}, but greedy decoding writes it and goes on: ask what follows it")

@@ -1,13 +1,18 @@
 """Grades exercise 11: real layers are made on the meta device, which has shapes but no numbers, and counted."""
 
+import functools
+
 import torch
 from torch import nn
 
-from exercises import NotWritten
-from exercises.grading import check_number, require
+from exercises.grading import check_number, judge, part, require
+from exercises.process import constant
 from lora import LoRALayer, count_trainable
 from mica import MiCALayer
 
+TITLE, MINUTES = "counting parameters", 20
+SOLUTIONS = ["lora.py: count_trainable"]
+WITHHELD = ["bench/footprint.py: row"]
 LLAMA = {"q": (4096, 4096), "v": (4096, 4096)}
 QWEN = {
     "q": (3584, 3584), "k": (512, 3584), "v": (512, 3584), "o": (3584, 3584),
@@ -21,51 +26,46 @@ QUESTIONS = {
 }
 
 
-def count(layer_class, shape, rank):
+@functools.cache
+def count(layer_class, shape, rank=4):
     linear = nn.Linear(shape[1], shape[0], bias=False, device="meta")
     with torch.device("meta"):
         return count_trainable(layer_class(linear, rank, rank))[0]
 
 
-def numbers(student):
-    """The four numbers."""
-    if any(getattr(student, name) is ... for name in QUESTIONS):
-        raise NotWritten
+@part("the four numbers", 4)
+def test_numbers(student):
+    answers = {name: student(constant, name) for name in QUESTIONS}
     for name, (shapes, layer_class, rank, layers) in QUESTIONS.items():
-        one = sum(count(layer_class, shapes[linear], rank) for linear in ("q", "v"))
-        found, right = check_number(getattr(student, name), name), one * layers
-        why = (
-            "that is one layer's" if found == one
-            else "q and v are two linears; LoRA trains two factors, MiCA one" if found in (right / 2, right * 2)
-            else "write the whole number, not millions" if found * 1e6 == round(right / 1e4) * 1e4 or found < 1000
-            else "q_proj and v_proj only" if found > 3 * right
-            else "which side of W does each factor have, and which factors are trained?"
-        )  # fmt: skip
-        require(found == right, f"{name} is not {found:,.0f}: {why}")
+        found = check_number(answers[name], name)
+        A, lora = (sum(count(c, shapes[n], rank) for n in "qv") for c in (MiCALayer, LoRALayer))
+        mica = layer_class is MiCALayer
+        one, both = (A, "MiCA trains A only, not both") if mica else (lora, "LoRA trains both factors, not A only")
+        right = one * layers
+        mistakes = {"that is one layer's": one}
+        mistakes |= {f"that is {n} layers', and this model has {layers}": one * n for n in (28, 32)}
+        mistakes |= {both: (lora if mica else A) * layers, "that is B's part, but MiCA trains A": (lora - A) * layers}
+        mistakes |= {f"that is {n}_proj alone": count(layer_class, shapes[n], rank) * layers for n in "vq"}
+        require(found >= 1000 or found == 0, f"{name} is not {found:,.6g}: write the whole number, not millions")
+        judge(found, right, f"{name} is not {found:,.0f}", mistakes, 0.1) if found != right else None
 
 
-def part(student):
-    """mica_part."""
+@part("mica_part", 1)
+def test_part(student):
     for shape in ((64, 64), (512, 3584), (18944, 3584), (3584, 18944)):
-        found = check_number(student.mica_part(*shape), "your part")
-        right = count(MiCALayer, shape, 4) / count(LoRALayer, shape, 4)
-        if abs(found - right) > 1e-6:
-            other = abs(found - (1 - right)) < 1e-6
-            why = "that is B's part, but MiCA trains A" if other else "A is (rank, in), B is (out, rank)"
-            require(
-                False, f"of a {shape[0]} x {shape[1]} weight MiCA does not train {found:.3f} of what LoRA does: {why}"
-            )
+        found = check_number(student.call("mica_part", *shape), "your part")
+        right = count(MiCALayer, shape) / count(LoRALayer, shape)
+        said = f"of a {shape[0]} x {shape[1]} weight MiCA does not train {found:.3f} of what LoRA does"
+        judge(found, right, said, {"that is B's part, but MiCA trains A": 1 - right})
 
 
-def extremes(student):
-    """LARGEST_PART and SMALLEST_PART."""
-    parts = {name: count(MiCALayer, shape, 4) / count(LoRALayer, shape, 4) for name, shape in QWEN.items()}
-    if student.LARGEST_PART is ... or student.SMALLEST_PART is ...:
-        raise NotWritten
-    for name, best in (("LARGEST_PART", max(parts.values())), ("SMALLEST_PART", min(parts.values()))):
-        found = str(getattr(student, name)).removesuffix("_proj")
-        require(found in parts, f"{name} is {found!r}: give the name of a linear, one of {', '.join(parts)}")
-        require(
-            parts[found] == best,
-            f"{name} is not {found}: A is as long as W's input, B as its output; compare the shapes",
-        )
+@part("LARGEST_PART, SMALLEST_PART", 1)
+def test_extremes(student):
+    parts = {name: count(MiCALayer, shape) / count(LoRALayer, shape) for name, shape in QWEN.items()}
+    answers = {name: student(constant, name) for name in ("LARGEST_PART", "SMALLEST_PART")}
+    for (name, answer), best in zip(answers.items(), (max(parts.values()), min(parts.values()))):
+        answer = answer if isinstance(answer, (list, tuple)) and answer else [answer]
+        for found in (str(item).strip().lower().removesuffix("_proj") for item in answer):
+            require(found in parts, f"{name} is {found!r}: give the name of a linear, one of {', '.join(parts)}"[:250])
+            wide = f"{name} is not {found}: A is as long as W's input, B as its output; compare the shapes"
+            require(parts[found] == best, wide)

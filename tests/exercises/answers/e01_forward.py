@@ -7,10 +7,12 @@ from lora import LoRALayer
 
 class Reference(LoRALayer):
     def init_factors(self, W):
-        LoRALayer.init_factors(self, W)
+        self.A = nn.Parameter(nn.init.kaiming_uniform_(torch.empty(self.rank, W.shape[1]), a=5**0.5).to(W))
+        self.B = nn.Parameter(W.new_zeros(W.shape[0], self.rank))
 
     def forward(self, x):
-        return LoRALayer.forward(self, x)
+        y = self.linear(x)
+        return y + scaled(self, update(self, x), y)
 
 
 REFERENCE = {"MyLoRA": Reference}
@@ -30,7 +32,22 @@ class Different(LoRALayer):
         return (y.to(self.A.dtype) + change).to(y.dtype)
 
 
-DIFFERENT = {"MyLoRA": Different}
+class Orthogonal(Reference):
+    """Orthonormal rows, and a method of one's own beside forward."""
+
+    def init_factors(self, W):
+        self.A = nn.Parameter(nn.init.orthogonal_(torch.empty(self.rank, W.shape[1], dtype=W.dtype)))
+        self.B = nn.Parameter(torch.zeros_like(W[:, : self.rank]))
+
+    def forward(self, x):
+        y = self.linear(x)
+        return torch.add(y, self.change(x).type_as(y))
+
+    def change(self, x):
+        return F.linear(F.linear(self.dropout(x).type_as(self.A), self.A), self.B).mul(self.alpha).div(self.rank)
+
+
+DIFFERENT = {"summed in float32": {"MyLoRA": Different}, "orthonormal rows": {"MyLoRA": Orthogonal}}
 
 
 def start(A, B):
@@ -46,11 +63,15 @@ def zeros(*shape):
 
 
 def random(*shape):
-    return lambda self, W: nn.Parameter(torch.randn([self.rank if s == "r" else W.shape[s] for s in shape]).to(W) / 6)
+    return lambda self, W: nn.Parameter(torch.randn([self.rank if s == "r" else W.shape[s] for s in shape]).to(W) / 20)
 
 
 def forward(function):
     return {"MyLoRA": type("Layer", (Reference,), {"forward": function})}
+
+
+def update(self, x):
+    return self.dropout(x).to(self.A.dtype) @ self.A.T
 
 
 def scaled(self, hidden, y):
@@ -102,31 +123,47 @@ def whole_sum(self, x):
 
 def unscaled(self, x):
     y = self.linear(x)
-    return y + (self.dropout(x).to(self.A.dtype) @ self.A.T @ self.B.T).to(y.dtype)
+    return y + (update(self, x) @ self.B.T).to(y.dtype)
 
 
 def no_bias(self, x):
     y = F.linear(x, self.linear.weight)
-    return y + scaled(self, self.dropout(x).to(self.A.dtype) @ self.A.T, y)
+    return y + scaled(self, update(self, x), y)
 
 
 def as_x(self, x):
     y = self.linear(x)
-    return y + (self.alpha / self.rank * self.update(x)).to(x.dtype)
+    return y + (self.alpha / self.rank * (update(self, x) @ self.B.T)).to(x.dtype)
 
 
 def as_the_factors(self, x):
-    return self.linear(x) + self.alpha / self.rank * self.update(x)
+    return self.linear(x) + self.alpha / self.rank * (update(self, x) @ self.B.T)
 
 
 def cut_off(self, x):
     y = self.linear(x)
-    return y + scaled(self, (self.dropout(x).to(self.A.dtype) @ self.A.T).detach(), y)
+    return y + scaled(self, (update(self, x)).detach(), y)
 
 
 def cut_off_whole(self, x):
     with torch.no_grad():
-        return LoRALayer.forward(self, x)
+        return Reference.forward(self, x)
+
+
+def base_without_gradient(self, x):
+    with torch.no_grad():
+        y = self.linear(x)
+    return y + scaled(self, update(self, x), y)
+
+
+def detached_input(self, x):
+    y = self.linear(x)
+    return y + scaled(self, update(self, x.detach()), y)
+
+
+def alpha_divided_down(self, x):
+    y = self.linear(x)
+    return y + (self.alpha // self.rank * (update(self, x) @ self.B.T)).to(y.dtype)
 
 
 def no_cast(self, x):
@@ -144,7 +181,7 @@ WRONG = {
     ),
     "no start": ({"MyLoRA": type("Layer", (LoRALayer,), {"forward": Reference.forward})}, "init_factors is still"),
     "alpha divided down": (
-        forward(lambda self, x: self.linear(x) + (self.alpha // self.rank * self.update(x)).to(self.linear(x).dtype)),
+        forward(alpha_divided_down),
         "is not W x + b",
     ),
     "factors cast down to bfloat16": (forward(cast_down), "rounded down"),
@@ -164,6 +201,26 @@ WRONG = {
     "no cast": (forward(no_cast), "stops"),
     "nothing added": (forward(frozen_only), "do nothing"),
     "nothing returned": (forward(lambda self, x: None), "return"),
+    "the linear without a gradient": (forward(base_without_gradient), "through the linear"),
+    "x detached": (forward(detached_input), "x is detached"),
+    "the project's forward": (forward(lambda self, x: super(Reference, self).forward(x)), "do not call"),
+    "the project's update": (
+        forward(lambda self, x: self.linear(x) + (self.alpha / self.rank * self.update(x)).to(x.dtype)),
+        "do not call",
+    ),
+    "the project's start": (
+        {"MyLoRA": type("Layer", (Reference,), {"init_factors": lambda s, W: LoRALayer.init_factors(s, W)})},
+        "do not call",
+    ),
+    "A unscaled": (start(lambda s, W: nn.Parameter(torch.randn(s.rank, W.shape[1]).to(W)), zeros(0, "r")), "sqrt(in)"),
+    "A over in": (
+        start(lambda s, W: nn.Parameter(torch.randn(s.rank, W.shape[1]).to(W) / W.shape[1]), zeros(0, "r")),
+        "sqrt(in)",
+    ),
+    "A never negative": (
+        start(lambda s, W: nn.Parameter(torch.rand(s.rank, W.shape[1]).to(W) * 2 / W.shape[1] ** 0.5), zeros(0, "r")),
+        "around zero",
+    ),
     "both zero": (start(zeros("r", 1), zeros(0, "r")), "both zero"),
     "both random": (start(random("r", 1), random(0, "r")), "B is not zero"),
     "shapes exchanged": (start(random(1, "r"), zeros("r", 0)), "shape"),

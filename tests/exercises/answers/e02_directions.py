@@ -16,13 +16,13 @@ def gram(W, rank):
     return vectors[:, null : null + rank]
 
 
-DIFFERENT = [
-    {"minor_directions": in_float32_or_better, "never_written": lambda out, in_: 0 if out <= in_ else out - in_}
-    for in_float32_or_better in (
-        gram,
-        lambda W, rank: in_float32(W, rank) if W.dtype != torch.float64 else gram(W, rank),
-    )
-]
+DIFFERENT = {
+    "eigenvectors": {"minor_directions": gram, "never_written": lambda out, in_: out - min(out, in_)},
+    "in float32 or better": {
+        "minor_directions": lambda W, rank: in_float32(W, rank) if W.dtype != torch.float64 else gram(W, rank),
+        "never_written": lambda out, in_: torch.tensor(0 if out <= in_ else out - in_),
+    },
+}
 
 
 def svd(W, full=False):
@@ -48,7 +48,7 @@ WRONG = {
     "no bfloat16": (directions(lambda W, r: torch.linalg.svd(W, full_matrices=False).U[:, -r:]), "bfloat16"),
     "float32 for float64": (directions(lambda W, r: in_float32(W, r).to(W.dtype)), "coarser"),
     "16 bits": (directions(lambda W, r: svd(W).U[:, -r:].bfloat16()), "for a float32 W"),
-    "changes W": (directions(in_place), "in place"),
+    "changes W": (directions(in_place), "changes what"),
     "random": (directions(lambda W, r: torch.linalg.qr(torch.randn(W.shape[0], r)).Q), "another space"),
     "the larger side": ({"never_written": lambda out, in_: abs(out - in_)}, "leaves 0"),
     "what it does write to": ({"never_written": lambda out, in_: min(out, in_)}, "leaves 3"),

@@ -24,7 +24,11 @@ class Different(LoRALayer):
         self.A = nn.Parameter(torch.zeros((self.rank, W.shape[1]), dtype=W.dtype))
 
 
-DIFFERENT = [{"MyMiCA": Different} | gradients("b", "a", "")]
+DIFFERENT = {
+    "a registered buffer": {"MyMiCA": Different} | gradients("b", "a", ""),
+    "in words": gradients(["B"], ("A",), "neither"),
+    "None": gradients(" B ", "A", None),
+}
 
 
 def start(A, B):
@@ -56,10 +60,12 @@ class Unfrozen(LoRALayer):
 
 
 WRONG = {
+    "B scaled": (start(zero, lambda s, W: nn.Buffer(2 * minor(s, W))), "not orthonormal"),
+    "no letters": (gradients("the first", "A", ""), "write"),
     "B as a parameter": (start(zero, lambda s, W: nn.Parameter(minor(s, W))), "it has 1 as a parameter"),
     "B as a parameter without gradient": (
         start(zero, lambda s, W: nn.Parameter(minor(s, W), requires_grad=False)),
-        "requires_grad_(True)",
+        "unfreeze",
     ),
     "B as a plain tensor": (start(zero, minor), "not saved"),
     "B not saved": (start(zero, lambda s, W: nn.Buffer(minor(s, W), persistent=False)), "not saved"),

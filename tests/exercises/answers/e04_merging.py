@@ -16,7 +16,19 @@ def different(layer):
     return linear.train(layer.training)
 
 
-DIFFERENT = [{"merged": different}]
+def filled(layer):
+    """A new linear, its numbers copied."""
+    W = layer.linear.weight
+    linear = nn.Linear(W.shape[1], W.shape[0], bias=layer.linear.bias is not None, dtype=W.dtype)
+    with torch.no_grad():
+        linear.weight.copy_(W + layer.delta())
+        if linear.bias is not None:
+            linear.bias.copy_(layer.linear.bias)
+    linear.training = layer.training
+    return linear.requires_grad_(False)
+
+
+DIFFERENT = {"a copy, in float64": {"merged": different}, "copied in": {"merged": filled}}
 
 
 def merged(weight=None, change_linear=None, start=None):
@@ -62,7 +74,22 @@ def trainable_bias(linear, layer):
     return linear
 
 
+def wide_bias(linear, layer):
+    if linear.bias is not None and linear.weight.dtype == torch.bfloat16:
+        linear.bias = nn.Parameter(linear.bias.float(), requires_grad=False)
+    return linear
+
+
+def exchanged(layer):
+    linear = nn.Linear(*layer.linear.weight.shape, device="meta")
+    reference = LoRALayer.merged(layer)
+    linear.weight, linear.bias = reference.weight, reference.bias
+    return linear.train(layer.training)
+
+
 WRONG = {
+    "a float32 bias": (merged(change_linear=wide_bias), "bfloat16"),
+    "in and out exchanged": ({"merged": exchanged}, "in_features"),
     "added in place": ({"merged": in_place}, "own W"),
     "the change rounded first": (merged(lambda W, d: W + d.to(W.dtype)), "more than once"),
     "kept in float32": (merged(lambda W, d: W.to(d.dtype) + d), "cast back"),

@@ -21,7 +21,10 @@ def different(documents, eot_id, seq_len, bos_id=None):
     return torch.stack(inputs), torch.stack(targets)
 
 
-DIFFERENT = [{"pack": different}]
+DIFFERENT = {
+    "a window at a time": {"pack": different},
+    "int32 inputs, in a list": {"pack": lambda *a: [pack(*a)[0].int(), pack(*a)[1]]},
+}
 
 
 def wrong(function):
@@ -102,8 +105,9 @@ WRONG = {
     "no end between documents": (wrong(no_end_between), "no window"),
     "no end before the first": (wrong(no_end_before), "beginning"),
     "a window of filling alone": (wrong(one_window_more), "window too many"),
-    "changes the documents": (wrong(empties_documents), "changes the documents"),
+    "changes the documents": (wrong(empties_documents), "changes what"),
     "lists": (wrong(lambda *a: [t.tolist() for t in pack(*a)]), "tensor"),
+    "int32": (wrong(lambda *a: [t.int() for t in pack(*a)]), "int64"),
     "floats": (wrong(lambda *a: [t.float() for t in pack(*a)]), "integers"),
     "filled up with zeros": (wrong(zeros), "(0, -100) where (1, -100) is wanted"),
     "end-of-text is 0": (wrong(lambda d, e, n, b=None: pack(d, 0, n, b)), "beginning"),

@@ -3,7 +3,7 @@ from dataclasses import replace
 import torch
 from torch.nn import functional as F
 
-from eval_qa import make_score, score_questions, stop_tokens
+from eval_qa import greedy_answer, make_score, score_questions, stop_tokens
 
 REFERENCE = {"score_questions": score_questions}
 
@@ -11,7 +11,7 @@ REFERENCE = {"score_questions": score_questions}
 def scorer(
     encode=lambda tokenizer, q, words: tokenizer.encode(f"{q.prompt} {words}", bos=True),
     shift=1, reduce=sum, log=True, from_start=False, exact=lambda written, stops: written and stops,
-    keep_mode=True, eval_mode=True, cut=None, apart=False, stops=stop_tokens,
+    first_only=False, of_any=False, keep_mode=True, eval_mode=True, cut=None, apart=False, stops=stop_tokens,
 ):  # fmt: skip
     """A plain scorer, with one thing that can be done otherwise."""
 
@@ -29,10 +29,10 @@ def scorer(
                 logs = F.log_softmax(logits, -1) if log else logits.softmax(-1)
                 at = range(1 if from_start else len(prompt), len(whole))
                 totals.append(float(reduce([logs[i - shift, whole[i]].item() for i in at])))
-                if index == q.answer:
-                    choice = range(len(prompt), len(whole))
+                if index == q.answer or of_any:
+                    choice = range(len(prompt), len(prompt) + 1 if first_only else len(whole))
                     written = all(logits[i - 1].argmax().item() == whole[i] for i in choice)
-                    right = exact(written, logits[-1].argmax().item() in ends)
+                    right |= exact(written, logits[-1].argmax().item() in ends)
             scores.append(make_score(q, totals, right))
         if keep_mode:
             model.train(was)
@@ -70,7 +70,22 @@ def as_tensors(model, tokenizer, questions):
     return [replace(s, loglikelihoods=[weight * log for log in s.loglikelihoods]) for s in scores]
 
 
-DIFFERENT = [scorer(), {"score_questions": in_float64}, {"score_questions": as_tensors}]
+def by_text(model, tokenizer, questions):
+    """A tuple; exact by what is written, as text."""
+    scores = score_questions(model, tokenizer, questions)
+    model_mode = model.training
+    model.eval()
+    said = [greedy_answer(model, tokenizer, q.prompt, 20) for q in questions]
+    model.train(model_mode)
+    return tuple(replace(s, exact=text == q.choices[q.answer]) for s, text, q in zip(scores, said, questions))
+
+
+DIFFERENT = {
+    "plainly": scorer(),
+    "in float64": {"score_questions": in_float64},
+    "tensors": {"score_questions": as_tensors},
+    "a tuple, by text": {"score_questions": by_text},
+}
 
 WRONG = {
     "exact match always False": (scorer(exact=lambda written, stops: False), "exact is False"),
@@ -79,10 +94,25 @@ WRONG = {
     "a choice encoded apart": (scorer(apart=True), "encoded apart"),
     "a model left in eval mode": (scorer(keep_mode=False), "comes back in eval mode"),
     "dropout on": (scorer(eval_mode=False), "dropout"),
-    "the position itself": (scorer(shift=0), "which position"),
+    "exact for any choice": (scorer(of_any=True), "something else"),
+    "exact from the first token": (scorer(first_only=True), "something else"),
+    "the position itself": (scorer(shift=0), "the token at i + 1"),
+    "divided by characters": (
+        {"score_questions": lambda m, t, questions: [
+            replace(s, loglikelihoods=[log / len(c) for log, c in zip(s.loglikelihoods, q.choices)])
+            for s, q in zip(score_questions(m, t, questions), questions)
+        ]},
+        "number of characters",
+    ),
+    "twice as much": (
+        {"score_questions": lambda m, t, questions: [
+            replace(s, loglikelihoods=[2 * log for log in s.loglikelihoods]) for s in score_questions(m, t, questions)
+        ]},
+        "no mistake that is known",
+    ),
     "means": (scorer(reduce=lambda logs: sum(logs) / len(logs)), "means"),
     "the prompt counted too": (scorer(from_start=True), "prompt's own tokens"),
-    "probabilities": (scorer(log=False, reduce=lambda p: torch.tensor(p).prod().item()), "logarithm"),
+    "probabilities": (scorer(log=False, reduce=lambda p: torch.tensor(p).prod().item()), "log_softmax"),
     "no space": (scorer(encode=lambda t, q, words: t.encode(q.prompt + words, bos=True)), "space"),
     "one score": (
         {"score_questions": lambda m, t, questions: score_questions(m, t, questions)[:1]},

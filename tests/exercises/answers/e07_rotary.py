@@ -1,7 +1,7 @@
 import torch
 
 from gpt.gguf import unpair
-from gpt.model import rotate
+from gpt.model import rotary_tables, rotate  # noqa: F401, the tables for test_graders.py
 
 REFERENCE = {"rotate": rotate, "from_interleaved": lambda weight, heads: unpair(lambda: weight, heads)}
 
@@ -19,7 +19,21 @@ def by_index(weight, heads):
     return weight[order]
 
 
-DIFFERENT = [{"rotate": as_complex, "from_interleaved": by_index}]
+def by_matrix(x, cos, sin):
+    """x cos + (x J) sin, J the quarter turn of every pair."""
+    half = x.shape[-1] // 2
+    zero, one = torch.zeros(half, half), torch.eye(half)
+    J = torch.cat([torch.cat([zero, one], 1), torch.cat([-one, zero], 1)]).to(x)
+    return (x * cos + (x @ J) * sin).to(x.dtype)
+
+
+DIFFERENT = {
+    "complex numbers, an index": {"rotate": as_complex, "from_interleaved": by_index},
+    "a matrix, slices": {
+        "rotate": by_matrix,
+        "from_interleaved": lambda w, heads: torch.cat([torch.cat([h[::2], h[1::2]]) for h in w.chunk(heads)]),
+    },
+}
 
 
 def halves(x):
@@ -73,7 +87,7 @@ WRONG = {
     "halves exchanged": (rotary(exchanged), "wrong order"),
     "not turned": (rotary(lambda x, cos, sin: x), "as it was"),
     "wider than x": (rotary(lambda x, cos, sin: rotate(x.float(), cos, sin)), "dtype"),
-    "in place": (rotary(in_place), "in place"),
+    "in place": (rotary(in_place), "changes what"),
     "half of it": (rotary(half_only), "shape"),
     "the other conversion": (
         convert(lambda w, h: w.view(h, 2, -1, w.shape[1]).transpose(1, 2).reshape(w.shape)),

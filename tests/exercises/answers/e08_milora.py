@@ -6,7 +6,10 @@ from milora import MiLoRALayer, PiSSALayer
 
 class Reference(MiLoRALayer):
     def init_factors(self, W):
-        super().init_factors(W)
+        U, S, V = self.components(W)
+        root = (S * self.rank / self.alpha).sqrt()
+        self.A, self.B = nn.Parameter(root[:, None] * V.T), nn.Parameter(U * root)
+        self.A0, self.B0 = nn.Buffer(self.A.detach().clone()), nn.Buffer(self.B.detach().clone())
 
 
 REFERENCE = {"MyMiLoRA": Reference, "left_over": lambda s, alpha, rank: s - alpha / rank * s}
@@ -22,7 +25,21 @@ class Different(MiLoRALayer):
         self.register_buffer("B0", self.B.detach().clone())
 
 
-DIFFERENT = [{"MyMiLoRA": Different, "left_over": lambda s, alpha, rank: s * (rank - alpha) / rank}]
+class Turned(Reference):
+    """Other factors of the same product, as even: an orthogonal matrix between them."""
+
+    def init_factors(self, W):
+        super().init_factors(W)
+        signs = torch.ones(self.rank).to(W)
+        signs[::2] = -1
+        self.A.data, self.B.data = signs[:, None] * self.A.data, self.B.data * signs
+        self.A0, self.B0 = self.A.detach().clone(), self.B.detach().clone()
+
+
+DIFFERENT = {
+    "from the decomposition": {"MyMiLoRA": Different, "left_over": lambda s, alpha, rank: s * (rank - alpha) / rank},
+    "other signs": {"MyMiLoRA": Turned, "left_over": lambda s, alpha, rank: torch.tensor(s) * (1 - alpha / rank)},
+}
 
 
 def start(
@@ -43,6 +60,10 @@ def start(
 
 
 WRONG = {
+    "the project's": (
+        {"MyMiLoRA": type("Layer", (MiLoRALayer,), {"init_factors": lambda s, W: MiLoRALayer.init_factors(s, W)})},
+        "do not call",
+    ),
     "no start": ({"MyMiLoRA": type("Layer", (MiLoRALayer,), {})}, "init_factors is still"),
     "alpha divided down": (start(lambda S, a, r: ((S / (a // r)).sqrt(),) * 2), "divide S_m"),
     "not divided": (start(lambda S, a, r: (S.sqrt(), S.sqrt())), "divide S_m"),
@@ -51,7 +72,7 @@ WRONG = {
     "no root": (start(lambda S, a, r: (S * r / a,) * 2), "square root"),
     "all in B": (start(lambda S, a, r: (S * r / a, torch.ones_like(S))), "evenly"),
     "major components": (start(base=PiSSALayer), "PiSSA"),
-    "the same memory": (start(keep=lambda s, n: nn.Buffer(getattr(s, n).detach())), "same memory"),
+    "the same memory": (start(keep=lambda s, n: nn.Buffer(getattr(s, n).detach())), "memory"),
     "parameters": (start(keep=lambda s, n: nn.Parameter(getattr(s, n).detach().clone())), "drifts"),
     "not saved": (start(keep=lambda s, n: getattr(s, n).detach().clone()), "not saved"),
     "zeros kept": (start(keep=lambda s, n: nn.Buffer(torch.zeros_like(getattr(s, n)))), "as they start"),

@@ -36,12 +36,21 @@ def iterated(inverse, Q, rounds):
     return Q, Y
 
 
-DIFFERENT = [
-    {
+def with_gram(M, columns, rounds):
+    """Q by M M^T alone, and Y from it by one more half round before the last."""
+    Q, before = random_columns(M, columns), None
+    for _ in range(rounds):
+        before, Q = Q, torch.linalg.qr(torch.linalg.solve(M.T, torch.linalg.qr(torch.linalg.solve(M, Q))[0]))[0]
+    return [Q, torch.linalg.qr(torch.linalg.solve(M, before))[0]]
+
+
+DIFFERENT = {
+    "by the inverse": {
         "inverse_iteration": by_inverse,
         "shrinking": lambda S, r, c: float(S.sort().values[r - 1] / S.sort().values[c]) ** 2,
-    }
-]
+    },
+    "a list": {"inverse_iteration": with_gram, "shrinking": lambda S, r, c: S[len(S) - r] ** 2 / S[len(S) - c - 1] ** 2},
+}
 
 
 def iteration(solve, back=None, finish=orthonormal, each=orthonormal):
@@ -78,6 +87,10 @@ WRONG = {
     "Q only": ({"inverse_iteration": lambda *a: reference(*a)[0]}, "return"),
     "float32": ({"inverse_iteration": lambda M, c, r: reference(M.float(), c, r)}, "float32"),
     "not squared": ({"shrinking": lambda S, r, c: S[-r] / S[-c - 1]}, "squared"),
+    "from the major end": ({"shrinking": lambda S, r, c: (S[c] / S[r - 1]) ** 2}, "largest value first"),
+    "the last value": ({"shrinking": lambda S, r, c: (S[-1] / S[-c - 1]) ** 2}, "slowest"),
+    "only the columns": ({"shrinking": lambda S, r, c: (S[-c] / S[-c - 1]) ** 2}, "another factor"),
+    "a constant": ({"shrinking": lambda S, r, c: 0.85 ** (2 * (c - r + 1))}, "another factor"),
     "upside down": ({"shrinking": lambda S, r, c: (S[-c - 1] / S[-r]) ** 2}, "below 1"),
     "one too few": ({"shrinking": lambda S, r, c: (S[-r] / S[-c]) ** 2}, "no room"),
 }

@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import torch
 from scipy import stats
 from torch import nn
@@ -39,7 +40,16 @@ def by_scipy(differences):
     return mean, low, high
 
 
-DIFFERENT = [{"RandomReader": Different, "interval": by_scipy, "PREDICTION": 3}]
+def as_array(differences):
+    d = np.array(differences)
+    return d.mean() + np.array([0, *stats.t.ppf([0.025, 0.975], len(d) - 1)]) * d.std(ddof=1) / len(d) ** 0.5
+
+
+DIFFERENT = {
+    "orthogonal_, scipy's interval": {"RandomReader": Different, "interval": by_scipy, "PREDICTION": 3},
+    "an array": {"interval": as_array, "PREDICTION": np.float32(12)},
+    "a tensor": {"interval": lambda d: torch.tensor(interval(d), dtype=torch.float64), "PREDICTION": "-4"},
+}
 
 
 def method(A, B=lambda s, W: nn.Parameter(W.new_zeros(W.shape[0], s.rank))):
@@ -48,6 +58,17 @@ def method(A, B=lambda s, W: nn.Parameter(W.new_zeros(W.shape[0], s.rank))):
             self.A, self.B = A(self, W), B(self, W)
 
     return {"RandomReader": Layer}
+
+
+class Shared(RandomReader):
+    """A is drawn once for each shape and seed."""
+
+    drawn = {}
+
+    def init_factors(self, W):
+        super().init_factors(W)
+        key = torch.initial_seed(), W.shape, W.dtype
+        self.A = self.drawn.setdefault(key, self.A).clone()
 
 
 def rows(s, W):
@@ -81,9 +102,15 @@ WRONG = {
         method(lambda s, W: nn.Buffer(singular(s, W, slice(-s.rank, None)))),
         "minor directions",
     ),
+    "W's rows": (
+        method(lambda s, W: nn.Buffer(torch.linalg.qr(W[torch.randperm(len(W))[: s.rank]].T).Q.T)),
+        "nothing of W",
+    ),
+    "one A for all layers": ({"RandomReader": Shared}, "every layer"),
+    "a share": ({"PREDICTION": 0.05}, "whole points"),
     "singular vectors drawn at random": (
         method(lambda s, W: nn.Buffer(singular(s, W, torch.randperm(min(W.shape))[: s.rank]))),
-        "of W",
+        "nothing of W",
     ),
     "B random": (
         method(lambda s, W: nn.Buffer(rows(s, W)), lambda s, W: nn.Parameter(torch.randn(W.shape[0], s.rank).to(W))),

@@ -28,14 +28,19 @@ def by_least_squares(dW, B):
     return np.float64((dW - fitted).square().sum() / dW.square().sum())
 
 
-DIFFERENT = [
-    {
+DIFFERENT = {
+    "by values": {
         "amplification": by_values,
         "similarity": lambda A, B: torch.linalg.svdvals(A.T @ B).square().mean(),
         "outside": by_least_squares,
         "OUTSIDE_OF_B": 0.0,
-    }
-]
+    },
+    "by projectors": {
+        "similarity": lambda A, B: (A @ A.T * (B @ B.T)).sum().numpy() / A.shape[1],
+        "outside": lambda dW, B: (dW - B @ torch.linalg.pinv(B) @ dW).square().sum() / dW.square().sum(),
+        "OUTSIDE_OF_B": "0",
+    },
+}
 
 
 def measured(change=lambda top, bottom: top / bottom, of="dW", kept=None, columns=False, project=True):
@@ -54,15 +59,20 @@ def share(project):
 
 
 WRONG = {
+    "the largest value alone": (
+        {"amplification": lambda W, dW, r: torch.linalg.matrix_norm(dW, 2) / torch.linalg.matrix_norm(W, 2)},
+        "no mistake that is known",
+    ),
+    "a half of it": ({"similarity": lambda A, B: (A.T @ B).norm() ** 2 / 2 / A.shape[1]}, "no mistake that is known"),
     "W's singular vectors": (measured(of="W"), "not of W"),
     "upside down": (measured(lambda top, bottom: bottom / top), "upside down"),
     "squared": (measured(lambda top, bottom: (top / bottom) ** 2), "squared"),
-    "all vectors": (measured(kept=9), "not"),
+    "all vectors": (measured(kept=9), "first `rank`"),
     "W not projected": ({"amplification": lambda W, dW, r: dW.norm() / W.norm()}, "project W"),
-    "columns of V^T": (measured(columns=True), "amplification"),
+    "columns of V^T": (measured(columns=True), "V^T"),
     "not squared": ({"similarity": lambda A, B: (A.T @ B).norm() / A.shape[1]}, "squared"),
     "not divided": ({"similarity": lambda A, B: (A.T @ B).norm() ** 2}, "divide by r"),
-    "one by one": ({"similarity": lambda A, B: (A * B).sum(0).square().mean()}, "choice of the bases"),
+    "one by one": ({"similarity": lambda A, B: (A * B).sum(0).square().mean()}, "vector by vector"),
     "B not orthonormal": (share(lambda dW, B: B @ B.T @ dW), "orthonormal"),
     "the share inside": ({"outside": lambda dW, B: 1 - outside(dW, B)}, "inside"),
     "the root": ({"outside": lambda dW, B: outside(dW, B) ** 0.5}, "not squared"),

@@ -1,0 +1,128 @@
+"""Scenes with the student's layers: run in the student's process (process.py), they say what a layer is and does there."""
+
+import copy
+from contextlib import contextmanager, nullcontext
+from unittest import mock
+
+import torch
+from torch import nn
+
+from exercises.grading import Wrong, check_tensor, require, same_bits, weight
+from lora import LoRALayer
+from milora import MiLoRALayer
+
+FACTORS = ("A", "B", "A0", "B0")
+BASES = {"LoRALayer": LoRALayer, "MiLoRALayer": MiLoRALayer}
+DTYPES = (torch.float32, torch.bfloat16, torch.float64)
+
+
+def linear_of(W, bias=None):
+    linear = nn.Linear(W.shape[1], W.shape[0], bias=bias is not None, dtype=W.dtype)
+    linear.weight.data = W.clone()
+    if bias is not None:
+        linear.bias.data = bias.clone()
+    return linear
+
+
+@contextmanager
+def out_of_reach(cls, *names):
+    """Within: who calls these methods of the project's own class is told to write them."""
+
+    def refuse(*args, **kwargs):
+        raise Wrong(f"{cls.__name__}'s {' and '.join(names)} are what you are to write: do not call them")
+
+    with mock.patch.multiple(cls, **{name: refuse for name in names}):
+        yield
+
+
+def held(layer):
+    """The factors of a layer, as tensors, and how it holds them."""
+    factors = {name: getattr(layer, name, None) for name in FACTORS}
+    parameters = [name for name, factor in factors.items() if isinstance(factor, nn.Parameter)]
+    trained = [name for name in parameters if factors[name].requires_grad]
+    return factors | {"parameters": parameters, "trained": trained, "saved": list(layer.state_dict())}
+
+
+def start(student, name, W, rank, alpha, seed=0, x=None, base=None, layers=1):
+    """What `layers` fresh layers on W hold, made one after the other; with x, also what they make of it.
+
+    base: name of the class whose start is the one to be written, so that it cannot be called.
+    """
+    torch.manual_seed(seed)
+    cls = getattr(student, name)
+    if base is not None:
+        kept = cls.init_factors is BASES[base].init_factors
+        require(not kept, f"init_factors is still {base}'s own: put yours back into the class")
+    with out_of_reach(BASES[base], "init_factors") if base else nullcontext():
+        made = [cls(linear_of(W), rank, alpha) for _ in range(layers)]
+    return [held(layer) | {"y": None if x is None else layer(x)} for layer in made]
+
+
+def train(student, name, W, rank, alpha, everything):
+    """Factors before and after a few steps over all parameters, as by somebody who knows nothing of the layer.
+
+    everything: requires_grad_(True) comes first. Then the layer is saved and loaded, and moved to another device.
+    """
+    layer, other = (getattr(student, name)(linear_of(W), rank, alpha) for _ in range(2))
+    before = held(layer) | {"shared": shared(layer)}
+    before = {key: value.clone() if isinstance(value, torch.Tensor) else value for key, value in before.items()}
+    if everything:
+        layer.requires_grad_(True)
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=1e-2, weight_decay=0.1)
+    for _ in range(3):
+        (layer(torch.randn(16, W.shape[1], dtype=W.dtype)) - 1).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    with torch.no_grad():
+        for factor in (other.A, other.B):
+            factor.zero_()
+    other.load_state_dict(layer.state_dict())
+    moved = copy.deepcopy(layer).to("meta")
+    stay = [n for n in FACTORS if getattr(moved, n, None) is not None and not getattr(moved, n).is_meta]
+    return before, held(layer), held(other), stay
+
+
+def shared(layer):
+    """Whether A0 or B0 is the same memory as A or B."""
+    places = [getattr(layer, name).untyped_storage().data_ptr() for name in FACTORS if hasattr(layer, name)]
+    return len(set(places)) < len(places)
+
+
+# --- checks, in the grader's process -----------------------------------------------------------------------------------
+
+
+def check_shapes(made, W, rank, names="A B"):
+    for name in names.split():
+        shape = (rank, W.shape[1]) if name[0] == "A" else (W.shape[0], rank)
+        check_tensor(made[name], shape, f"your {name}")
+        require(made[name].dtype == W.dtype, f"your {name} is {made[name].dtype} for a W of {W.dtype}: it must be of W's")
+        require(made[name].isfinite().all(), f"your {name} holds NaN or infinity: it was never filled")
+
+
+def check_no_op(student, name, alpha=8):
+    """Whatever W's dtype, the fresh layer's output is the linear's to the bit."""
+    for dtype in DTYPES:
+        W, x = weight(30, 20, dtype), torch.randn(5, 20, dtype=dtype)
+        y = student(start, name, W, 4, alpha, x=x)[0]["y"]
+        same = isinstance(y, torch.Tensor) and same_bits(y, nn.functional.linear(x, W))
+        require(same, f"with W in {dtype} your layer does not start as the linear it was")
+
+
+def check_frozen(student, name, frozen, trained):
+    """What is `frozen` moves under nothing that is done to the layer, and comes back; what is `trained` moves."""
+    for everything in (False, True):
+        before, after, loaded, stay = student(train, name, weight(30, 20), 4, 8, everything)
+        when = "as soon as somebody calls model.requires_grad_(True)" if everything else "as the rest is trained"
+        for factor in frozen.split():
+            require(not before["shared"], f"your {factor} is the memory of a trained factor and moves with it: clone it")
+            drifts = f"your {factor} drifts {when}"
+            mend = f"{drifts}: it has 1 as a parameter; frozen means an nn.Buffer"
+            mend = mend if factor in before["parameters"] else f"{drifts}, though it is no parameter"
+            require(torch.equal(before[factor], after[factor]), mend)
+            require(factor not in before["parameters"], f"your {factor} is a parameter, which anybody can unfreeze: nn.Buffer")
+            require(factor in after["saved"], f"your {factor} is not saved with the layer: make it an nn.Buffer")
+            back = torch.equal(loaded[factor], before[factor])
+            require(back, f"your {factor} does not come back when a saved layer is loaded")
+            require(factor not in stay, f"your {factor} stays behind when the layer moves to another device: nn.Buffer")
+        for factor in trained.split():
+            require(not torch.equal(before[factor], after[factor]), f"your {factor} never moves: no gradient reaches it")
