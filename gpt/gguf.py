@@ -11,7 +11,6 @@ for something that gpt/model.py does not compute, or names something not known h
 
 import functools
 import re
-import struct
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -236,7 +235,7 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 
 
 def gguf_tokenizer(path, pre_tokenizers):
-    """{file name: content} of a GGUF file's tokenizer, as in a Hugging Face folder: dicts, for tokenizer.model bytes.
+    """{file name: content, a dict} of a GGUF file's tokenizer, as in a Hugging Face folder.
 
     pre_tokenizers: {llama.cpp's name: (pre_tokenizer, normalizer)}, as tokenizer.json spells them.
     """
@@ -298,15 +297,10 @@ def gguf_tokenizer(path, pre_tokenizers):
         content |= byte_pairs(vocab, get_list(file, "tokenizer.ggml.merges", str), ignore_merges=pre == "llama-bpe")
     else:
         scores = get_list(file, "tokenizer.ggml.scores", float, len(tokens))
-        files["tokenizer.model"] = sentencepiece_model(tokens, scores, kinds, given.get("add_space_prefix", True))
         unknown = next((tokens[i] for i in used if kinds[i] == UNKNOWN), None)
         vocab = dict(zip(tokens, range(len(tokens)))) | vocab  # unused ones too: ids there must have no gaps
-        content |= sentencepiece_as_json(vocab, unknown, {tokens[i]: scores[i] for i in used if kinds[i] == NORMAL})
-        settings["legacy"] = True  # a space after special tokens too, as in llama.cpp
-        settings["add_bos_token"] = content["post_processor"] is not None
-        settings["added_tokens_decoder"] = {
-            str(token["id"]): {key: token[key] for key in token if key != "id"} for token in content["added_tokens"]
-        }
+        made = {tokens[i]: scores[i] for i in used if kinds[i] == NORMAL}
+        content |= sentencepiece_as_json(vocab, unknown, made, given.get("add_space_prefix", True))
     return files
 
 
@@ -320,22 +314,24 @@ def byte_pairs(vocab, merges, ignore_merges):
     }
 
 
-def sentencepiece_as_json(vocab, unknown, scores):
-    """What tokenizer.json says of SentencePiece's BPE, as transformers converts it, for other programs than ours.
+def sentencepiece_as_json(vocab, unknown, scores, prefix):
+    """What tokenizer.json says of SentencePiece's BPE, as transformers converts it.
 
-    scores: {piece: score} of the pieces that are made by merging.
+    scores: {piece: score} of the pieces that are made by merging. prefix: whether a text, and what follows a special
+    token, gets a space in front.
     """
 
     def replace(old, new):
         return {"type": "Replace", "pattern": {"String": old}, "content": new}
 
-    begin, strip = {"type": "Prepend", "prepend": "▁"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}
+    begin = [{"type": "Prepend", "prepend": "▁"}] if prefix else []
+    strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if prefix else []
     return {
-        "normalizer": {"type": "Sequence", "normalizers": [begin, replace(" ", "▁")]},
+        "normalizer": {"type": "Sequence", "normalizers": [*begin, replace(" ", "▁")]},
         "pre_tokenizer": None,
         "decoder": {
             "type": "Sequence",
-            "decoders": [replace("▁", " "), {"type": "ByteFallback"}, {"type": "Fuse"}, strip],
+            "decoders": [replace("▁", " "), {"type": "ByteFallback"}, {"type": "Fuse"}, *strip],
         },
         "model": {
             "type": "BPE",
@@ -363,29 +359,6 @@ def merges_of(scores):
             raise ValueError(f"tokenizer.ggml.scores do not say which of {both} is merged first")
         pairs += found
     return [[left, right] for _, _, left, right in sorted(pairs)]
-
-
-def sentencepiece_model(pieces, scores, kinds, prefix):
-    """The bytes of a tokenizer.model (Protocol Buffers) for these pieces: BPE, unknown characters as bytes.
-
-    prefix: whether a text gets a space in front. The numbers are those of sentencepiece_model.proto.
-    """
-
-    def varint(n):
-        return bytes([n]) if n < 128 else bytes([n & 127 | 128]) + varint(n >> 7)
-
-    def field(number, value):  # bytes, or a whole number
-        if isinstance(value, bytes):
-            return varint(number << 3 | 2) + varint(len(value)) + value
-        return varint(number << 3) + varint(value)
-
-    def piece(text, score, kind):
-        return field(1, text.encode()) + varint(2 << 3 | 5) + struct.pack("<f", score) + field(3, kind)
-
-    model = b"".join(field(1, piece(*each)) for each in zip(pieces, scores, kinds, strict=True))
-    trainer = field(3, 2) + field(4, len(pieces)) + field(35, 1)  # model_type BPE, vocab_size, byte_fallback
-    # normalizer: its name, add_dummy_prefix, remove_extra_whitespaces
-    return model + field(2, trainer) + field(3, field(1, b"identity") + field(3, int(bool(prefix))) + field(4, 0))
 
 
 # --- reading -----------------------------------------------------------------------------------------------------------

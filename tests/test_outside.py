@@ -203,7 +203,7 @@ def test_json_ids_of_added_tokens_are_whole_numbers(model):
 
 def test_json_a_vocabulary_has_whole_numbers(model):
     content = read_json(model / "tokenizer.json")
-    for value in (True, 1.5, "1", None, -1, 10**30, 2**31):
+    for value in (True, 1.5, "1", None, -1, 10**30, 2**32):
         changed = json.loads(json.dumps(content))
         changed["model"]["vocab"]["!"] = value
         (model / "tokenizer.json").write_text(json.dumps(changed))
@@ -375,7 +375,7 @@ def test_companion_files_are_copied_only_if_they_are_what_they_say(model, tmp_pa
         (model / name).unlink(missing_ok=True)
         (model / name).symlink_to(tmp_path / "secret")
         assert merge(model, tmp_path, monkeypatch) == 2
-        assert f"{name}: not JSON" in capsys.readouterr().err
+        assert f"{name} is a link" in (said := capsys.readouterr().err) or f"{name}: not JSON" in said
         assert not (tmp_path / "merged").exists()
         (model / name).unlink()
     os.mkfifo(model / "chat_template.jinja")

