@@ -431,7 +431,7 @@ def read_settings(folder, files):
         added = [replace(token, id=int(i)) for i, token in settings.added_tokens_decoder.items()]
     with reading(folder / OLDER_FILES[1], part):
         added += [AddedToken(text, i) for text, i in fit(more, dict[str, int], "added tokens").items()]
-    return settings, added
+    return settings, [token for token in added if token.content]
 
 
 def from_older_files(folder, vocab, settings, added):

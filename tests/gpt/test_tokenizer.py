@@ -415,9 +415,7 @@ OTHERS = {  # each gives other ids with tiktoken, or might: for some text that i
     "no pre-tokenizer": edited(pre_tokenizer=None),
     "prefix space": edited(pre_tokenizer=LAST | {"add_prefix_space": True}),
     "no regex": edited(pre_tokenizer=UNCUT),
-    "other order": pre(LAST, DIGITS),
     "other pattern": pre(cut(pattern={"Regex": "|x"}), UNCUT),
-    "inverted": pre(cut(invert=True), UNCUT),
     "cut twice": pre(cut(), LAST),
     "normalizer": edited(normalizer={"type": "NFKC"}),
     "normalizers": edited(normalizer={"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Lowercase"}]}),
@@ -425,14 +423,11 @@ OTHERS = {  # each gives other ids with tiktoken, or might: for some text that i
     "lstrip": token(0, lstrip=True),
     "single word": token(2, single_word=True),
     "normalized": lambda c: (c.update(normalizer={"type": "NFC"}), token(2, normalized=True)(c)),
-    "normalized longer": token(3, normalized=True),
     "merge order": swap_two_merges,
     "unreachable": bpe(["bc", "ab", "abc"], ["b c", "a b", "ab c"]),
     "unlisted pair": bpe(["ab"], [], ignore_merges=True),
-    "whole piece": bpe(["abc"], []),
     "stray token": bpe(["日"], []),
     "added with a gap": lambda c: c["added_tokens"].append(NEW | {"id": 550}),
-    "added out of order": lambda c: c["added_tokens"].reverse(),
     "id in another form": token(0, id=7),
     "truncated": edited(truncation={"max_length": 2, "strategy": "LongestFirst", "stride": 0, "direction": "Right"}),
 }
@@ -702,16 +697,16 @@ def test_sentencepiece_in_tokenizer_json(converted, trained_sentencepiece, name,
 
 def test_tokens_added_to_sentencepiece(llama2):
     """In tokenizer_config.json, beyond the model's vocabulary or as new names of its control tokens."""
-    config = LLAMA2 | {
-        "added_tokens_decoder": {str(i): added(text, i) for i, text in [(420, "<|im_start|>"), (421, "<p>")]}
-    }
-    write(llama2, "tokenizer_config.json", config)
+    more = {str(i): added(text, i) for i, text in [(420, "<|im_start|>"), (421, "<p>")]}
+    write(llama2, "tokenizer_config.json", LLAMA2 | {"added_tokens_decoder": more})
     ours, theirs = load_tokenizer(llama2), transformers.AutoTokenizer.from_pretrained(llama2)
     assert ours.vocab_size == 422
     for text in ["a<|im_start|>b<p> c", "<p>", "<p><p>  a<s>b"]:
         assert ours.encode(text) == theirs(text, add_special_tokens=False).input_ids
         assert ours.decode(ours.encode(text)) == theirs.decode(ours.encode(text))
     assert ours.decode([500, *ours.encode("a"), -1]) == "a"
+    write(llama2, "tokenizer_config.json", LLAMA2 | {"added_tokens_decoder": more | {"422": added("", 422)}})
+    assert load_tokenizer(llama2).special == ours.special
 
 
 def test_half_a_character_is_replaced(llama2, gpt2_folder):
@@ -886,19 +881,15 @@ def post(*single, ids=(541,), **fields):
 A, S = {"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": BEGIN, "type_id": 0}}
 REFUSED = {  # what tokenizer.json has, and what is said of it
     "end in template": (post(A, S), BEGIN, "before a text"),
-    "two ids before": (post(S, A, ids=(541, 542)), "[541, 542]"),
     "other id before": (post(S, A, ids=(7,)), "[7]"),
-    "unknown before": (post(S, A, special_tokens={}), BEGIN),
     "another post-processor": (edited(post_processor={"type": "BertProcessing", "sep": ["x", 1], "cls": ["y", 2]}), "Bert"),
     "unigram": (model(type="Unigram"), "expected a sequence"),
     "a panic": (model(continuing_subword_prefix="##"), "index"),
     "a field left out": (edited(pre_tokenizer={"type": "Metaspace"}), "replacement"),
     "byte missing": (lambda c: c["model"]["vocab"].update(ĀĀ=c["model"]["vocab"].pop("q")), "`q`"),
     "merge of nothing": (lambda c: c["model"]["merges"].append("q qqq"), "tokenizer"),
-    "odd merge": (lambda c: c["model"]["merges"].append(["a"]), "unpack"),
     "same id": (lambda c: c["model"]["vocab"].update(the=300), "the same id"),
     "huge id": (model(vocab={"a": 2**40}, merges=[]), "u32"),
-    "id as text": (lambda c: c["model"]["vocab"].update({"!": "5"}), "u32"),
     "no vocabulary": (lambda c: c["model"].pop("vocab"), "vocab"),
     "a model of no kind": (edited(model=[]), "list"),
     "no end of text": (token(0, content="<end>"), "eos_token", END_OF_TEXT, "tokenizer_config.json"),
@@ -919,18 +910,13 @@ SIDE_FILES = [  # a file beside the vocabulary, and what is said of it
     (CONFIG, {"bos_token": 7}, "7"),
     (CONFIG, {"added_tokens_decoder": []}, "added_tokens_decoder"),
     (CONFIG, {"added_tokens_decoder": {"0": "<x>"}}, "<x>"),
-    (CONFIG, {"added_tokens_decoder": {"0": {"special": True}}}, '"content"'),
     (CONFIG, {"added_tokens_decoder": {"x": {"content": "<x>"}}}, "'x'"),
     (CONFIG, {"add_bos_token": "yes"}, "add_bos_token"),
-    (CONFIG, {"tokenizer_class": ["GPT2Tokenizer"]}, "tokenizer_class"),
     (CONFIG, [], "object"),
-    (CONFIG, "</s>", "object"),
     (MAP, {"eos_token": ["</s>"]}, "['</s>']"),
     (MAP, {"unk_token": {"special": True}}, '"content"'),
     (MAP, ["</s>"], "object"),
     (ADDED, {"<x>": "7"}, "<x>"),
-    (ADDED, {"<x>": 1.5}, "<x>"),
-    (ADDED, {"<x>": None}, "<x>"),
     (ADDED, ["<x>"], "object"),
 ]
 
@@ -988,17 +974,12 @@ def test_an_end_of_text_that_does_not_exist(folder, eos):
     assert_refused(folder, "tokenizer.json", "eos_token_id")
 
 
-@pytest.mark.parametrize("damage", [lambda data: b"", lambda data: b"version https://git-lfs", lambda data: data[:-20]])
-def test_a_damaged_tokenizer_model(llama2, damage):
-    (llama2 / "tokenizer.model").write_bytes(damage((llama2 / "tokenizer.model").read_bytes()))
-    assert_refused(llama2, "tokenizer.model", "download it again")
-
-
-@pytest.mark.parametrize("content", [b"{", b"\xff{}", b"[]"])
-@pytest.mark.parametrize("name", ["tokenizer.json", CONFIG])
-def test_malformed_files(folder, name, content):
-    (folder / name).write_bytes(content)
-    assert_refused(folder, name)
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff{}", b"version https://git-lfs", "cut"])
+@pytest.mark.parametrize("name", ["tokenizer.json", CONFIG, "tokenizer.model"])
+def test_files_that_are_not_what_they_say(folder, llama2, name, content):
+    path = (llama2 if name == "tokenizer.model" else folder) / name
+    path.write_bytes(path.read_bytes()[:-20] if content == "cut" else content)
+    assert_refused(path.parent, name, "download it again" if name == "tokenizer.model" else "object" if content == b"[]" else "")
 
 
 def test_missing_files(tmp_path):
