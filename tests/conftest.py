@@ -13,7 +13,8 @@ import pytest
 import tokenizers
 import torch
 
-from gpt.model import GPTConfig
+from gpt.model import GPT, GPTConfig
+from gpt.weights import parse_config, save_pretrained
 
 torch.set_num_threads(1)  # the models are tiny: threads cost more than they bring
 
@@ -88,34 +89,44 @@ def train_tokenizer():
 def write_folder(folder, config, **save_options):
     """Write a random model of a transformers configuration, and the tokenizer; returns the folder."""
     torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(config)
-    with torch.no_grad():  # norms and biases start at 1 and 0, where mixing them up would not show
+    ours = isinstance(config, dict) and not save_options  # see make_config
+    model = GPT(parse_config(config)) if ours else transformers.AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.dim() == 1:
+            if parameter.dim() == 1:  # norms and biases start at 1 and 0, where mixing them up would not show
                 parameter.add_(0.2 * torch.randn_like(parameter))
-    model.save_pretrained(folder, **save_options)
+            elif ours:
+                parameter.normal_(std=config["initializer_range"])
+    save_pretrained(model, folder) if ours else model.save_pretrained(folder, **save_options)
     train_tokenizer().save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": END_OF_TEXT}))
     return folder
 
 
-def llama_config(kind="LlamaConfig", **changes):
-    """Grouped-query, tied, with a head_dim that is not hidden_size / heads; kind: transformers' class, also of Llama's kin."""
+def make_config(model_type, options):
+    """transformers' configuration. Where it is not installed: the dict of config.json, and models are written by us."""
+    if isinstance(transformers, Absent):
+        return {"model_type": model_type, **options}
+    return transformers.AutoConfig.for_model(model_type, **options)
+
+
+def llama_config(model_type="llama", **changes):
+    """Grouped-query, tied, with a head_dim that is not hidden_size / heads; model_type: or one of Llama's kin."""
     options = dict(
         vocab_size=512, hidden_size=32, intermediate_size=56, num_hidden_layers=3, num_attention_heads=4,
         num_key_value_heads=2, head_dim=12, max_position_embeddings=96, rms_norm_eps=1e-5, initializer_range=0.3,
         rope_parameters={"rope_type": "default", "rope_theta": 500.0}, tie_word_embeddings=True,
         bos_token_id=None, eos_token_id=None,
     )  # fmt: skip
-    return getattr(transformers, kind)(**(options | changes))
+    return make_config(model_type, options | changes)
 
 
 def gpt2_config(**changes):
     options = dict(
-        vocab_size=512, n_embd=32, n_layer=3, n_head=4, n_positions=96, initializer_range=0.3,
+        vocab_size=512, n_embd=32, n_layer=3, n_head=4, n_positions=96, layer_norm_epsilon=1e-5, initializer_range=0.3,
         bos_token_id=None, eos_token_id=None,
     )  # fmt: skip
-    return transformers.GPT2Config(**(options | changes))
+    return make_config("gpt2", options | changes)
 
 
 # Of the six frequencies of llama_config the first is fast (over 3 turns in 48 tokens), two are blends, three are slow.
@@ -123,7 +134,7 @@ LLAMA3_ROPE = {
     "rope_type": "llama3", "rope_theta": 500.0, "factor": 4.0, "low_freq_factor": 0.5, "high_freq_factor": 3.0,
     "original_max_position_embeddings": 48,
 }  # fmt: skip
-MISTRAL, QWEN2, QWEN3 = "MistralConfig", "Qwen2Config", "Qwen3Config"
+MISTRAL, QWEN2, QWEN3 = "mistral", "qwen2", "qwen3"
 # Every kind of model that GPTConfig can express: CONFIGS[name]() is its configuration. Some have an epsilon so large that
 # a wrong one would show.
 CONFIGS = {

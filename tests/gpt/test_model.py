@@ -42,8 +42,8 @@ def test_rotary_angles_of_real_models_equal_transformers(head_dim, rope):
     rope = rope if isinstance(rope, dict) else {"rope_type": "default", "rope_theta": rope}
     config = llama_config(head_dim=head_dim, max_position_embeddings=131072, rope_parameters=rope)
     positions = torch.tensor([0, 1, 5, 8191, 8192, 131071])
-    ours = rotary_tables(positions, parse_config(config.to_dict()))
     theirs = transformers.models.llama.modeling_llama.LlamaRotaryEmbedding(config)(torch.zeros(1), positions[None])
+    ours = rotary_tables(positions, parse_config(config.to_dict()))
     for our, their in zip(ours, theirs, strict=True):
         torch.testing.assert_close(our, their[0], atol=1e-4, rtol=0)
 
