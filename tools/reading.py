@@ -8,11 +8,15 @@ from pathlib import Path
 
 from tools.schema import parse_json, read_text
 
+BLANK_LINE = re.compile(r"\n[ \t\r]*\n")
+HEADING = re.compile(r"^(?=#{1,6} )", re.MULTILINE)
+
 
 def read_documents(path):
-    """The documents of a .txt file, or of a folder's .txt and .md files (hidden ones aside): what blank lines separate.
+    """The documents of a text file, or of a folder's .txt and .md files (hidden ones aside): what blank lines separate.
 
-    Of a file of JSON lines {"text": ...}, as data sets come, each is a document. Never an empty list: without any text a ValueError is raised.
+    In an .md file with headings, each begins a document: a chapter stays whole. Of a file of JSON lines {"text": ...}, as
+    data sets come, each is a document. Never an empty list: without any text a ValueError is raised.
     """
     path = Path(path)
     files = [path]
@@ -28,7 +32,8 @@ def read_documents(path):
 def split_documents(path, text):
     """The documents of one file's text; path: for messages."""
     if Path(path).suffix not in (".jsonl", ".json") and not text.startswith('{"'):
-        return [part.strip() for part in re.split(r"\n[ \t\r]*\n", text) if part.strip()]
+        sections = Path(path).suffix.lower() == ".md" and HEADING.search(text)
+        return [part.strip() for part in re.split(HEADING if sections else BLANK_LINE, text) if part.strip()]
     items = json_items(path, text)
     for place, item in items:
         if not isinstance(item, dict) or not isinstance(item.get("text"), str):

@@ -22,7 +22,6 @@ from data.check_chronicle import (
     shortcuts,
 )
 from data.chronicle.make_questions import make, share
-from tools.reading import read_documents
 
 FACT = {
     "id": "f1",
@@ -74,7 +73,7 @@ def test_questions_fit_their_facts(facts, questions):
 def test_no_shortcut_and_yet_answerable(questions, text):
     shares = shortcuts(questions, text)
     assert max(shares.values()) <= LIMIT, shares
-    assert open_book(questions, read_documents(FOLDER / "text")) > 0.75
+    assert open_book(questions, text) > 0.75
 
 
 def test_made_again_the_questions_are_the_same(facts, questions, text):

@@ -393,7 +393,8 @@ def test_records_that_are_shipped_are_runs_of_their_design(design):
         run = Run(arms[path.stem.split("_")[0]], key["lr"], key["world"])
         assert run.name == path.stem
         assert key["settings"] == json.loads(json.dumps(asdict(run.arm.settings))) and key["method"] == run.arm.method
-        assert key["task"] == task_digest(design.task, *task_of(run)), path.name
+        # The chronicle's were made when its chapters were cut into pieces: data/chronicle/README.md.
+        assert not run.arm.subjects or key["task"] == task_digest(design.task, *task_of(run)), path.name
 
 
 def test_no_rate_is_chosen_for_q_and_v_of_the_toy_and_its_worlds_are_fewer_facts_told_more_often():

@@ -160,6 +160,18 @@ def test_blank_lines_separate_the_documents_of_a_file(tmp_path):
     assert read_documents(path) == ["one\nstill one", "two", "three"]
 
 
+def test_headings_separate_the_documents_of_an_md_file_that_has_any(tmp_path):
+    text = "Before.\n\n# One\n\na #1\n\nb\n## Two\n#tag\n"
+    for name, expected in {
+        "book.md": ["Before.", "# One\n\na #1\n\nb", "## Two\n#tag"],
+        "book.txt": ["Before.", "# One", "a #1", "b\n## Two\n#tag"],
+    }.items():
+        (tmp_path / name).write_text(text)
+        assert read_documents(tmp_path / name) == expected
+    (tmp_path / "notes.md").write_text("one\n\ntwo")
+    assert read_documents(tmp_path / "notes.md") == ["one", "two"]
+
+
 def test_a_folder_gives_the_documents_of_its_txt_and_md_files_in_order(tmp_path):
     (tmp_path / "deeper").mkdir()
     for name, text in {"b.txt": "b1\n\nb2", "a.md": "a", "deeper/c.txt": "c", "d.py": "d", "empty.txt": ""}.items():
