@@ -24,7 +24,7 @@ import random
 import statistics
 import sys
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,23 +33,20 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all files are here
 
 import torch
 
+from bench.real_sizes import SHAPES, random_model
+from bench.timing import in_turns, spread, timed
 from eval_qa import Question, encode_question, read_questions, score_questions
 from fast.scoring import batches_of, rows_of
-from gpt import GPT, GPTConfig, find_model, load_pretrained, save_pretrained
+from gpt import find_model, load_pretrained, save_pretrained
 from gpt.tokenizer import copy_tokenizer
 from gpt.weights import load_model
 from tools.cli import Parser, one_sentence_errors
 
 BASE = ROOT / "data" / "base"
-SMOLLM2 = GPTConfig("llama", 49152, 8192, 576, 1536, 30, 9, 3, 64, rope_theta=1e5)  # 135M
 # Set -> (tokens of the primer, of a question, fewest and most choices, tokens of a choice), questions without --questions.
-SHAPES = {"truthfulqa": ((170, 20, 4, 5, 12), 16), "hellaswag": ((0, 60, 4, 4, 25), 16)}
-BATCH_SIZES = {
-    "base": (16, 64, 256),
-    "general": (4, 16, 64),
-    "truthfulqa": (1, 8, 32),
-    "hellaswag": (4, 16, 64),
-}  # the harness's, in choices
+MADE_UP = {"truthfulqa": ((170, 20, 4, 5, 12), 16), "hellaswag": ((0, 60, 4, 4, 25), 16)}
+# The harness's, in choices.
+BATCH_SIZES = {"base": (16, 64, 256), "general": (4, 16, 64), "truthfulqa": (1, 8, 32), "hellaswag": (4, 16, 64)}
 TRIAL = {"base": 180, "general": 16, "truthfulqa": 8, "hellaswag": 8}  # questions on which they are tried
 TOLERANCE = 1e-3
 
@@ -64,12 +61,7 @@ def write_model(name, folder):
         save_pretrained(load_model(source), folder)
         copy_tokenizer(source, folder)
         return
-    torch.manual_seed(0)
-    model = GPT(SMOLLM2)
-    for parameter in model.parameters():
-        if parameter.dim() == 2:
-            torch.nn.init.normal_(parameter, std=0.02)
-    save_pretrained(model, folder)
+    save_pretrained(random_model(SHAPES["smollm2-135m"]), folder)
     copy_tokenizer(BASE, folder)
 
 
@@ -125,15 +117,8 @@ class Harness:
         seconds = {}
         for size in sizes:
             self.lm.batch_size_per_gpu = size
-            seconds[size], _ = timed(self, questions)
+            seconds[size], _ = timed(lambda: self.loglikelihoods(questions))
         self.lm.batch_size_per_gpu = min(seconds, key=seconds.get)
-
-
-def timed(program, questions):
-    """(seconds, log-likelihoods)"""
-    began = time.perf_counter()
-    values = program.loglikelihoods(questions)
-    return time.perf_counter() - began, values
 
 
 def bench(name, folder, questions, repetitions):
@@ -142,18 +127,14 @@ def bench(name, folder, questions, repetitions):
     ours.loglikelihoods(questions[:2])  # first calls set things up
     harness.loglikelihoods(questions[:2])
     harness.pick_batch_size(BATCH_SIZES[name], questions[: TRIAL[name]])
-    rates, worst = {"ours": [], "harness": []}, 0.0
-    for _ in range(repetitions):
-        values = {}
-        for key, program in (("ours", ours), ("harness", harness)):
-            seconds, values[key] = timed(program, questions)
-            rates[key].append(len(questions) / seconds)
-        worst = max(worst, *(abs(a - b) for pair in zip(*values.values()) for a, b in zip(*pair)))
-    medians = {key: statistics.median(some) for key, some in rates.items()}
-    cells = [f"{medians[key]:.3g} ({min(some):.3g} to {max(some):.3g})" for key, some in rates.items()]
+    sides = {"ours": partial(ours.loglikelihoods, questions), "harness": partial(harness.loglikelihoods, questions)}
+    mine, theirs = in_turns(sides, range(repetitions)).values()
+    worst = max(abs(a - b) for (_, m), (_, t) in zip(mine, theirs) for pair in zip(m, t) for a, b in zip(*pair))
+    rates = [[len(questions) / seconds for seconds, _ in calls] for calls in (mine, theirs)]
+    ratio, cells = statistics.median(rates[0]) / statistics.median(rates[1]), [spread(some, ".3g") for some in rates]
     print(
         f"{name:<12} {len(questions):>9} {cells[0]:>26} {cells[1]:>26} {harness.lm.batch_size:>6}"
-        f" {medians['ours'] / medians['harness']:>6.2f} {ours.tokens_saved(questions):>7.2f} {worst:>11.1e}",
+        f" {ratio:>6.2f} {ours.tokens_saved(questions):>7.2f} {worst:>11.1e}",
         flush=True,
     )
     return worst
@@ -185,8 +166,8 @@ def main():
             write_model(args.model, written)
         for name in sets:
             folder = BASE if name == "base" else written
-            if name in SHAPES:
-                shape, n = SHAPES[name]
+            if name in MADE_UP:
+                shape, n = MADE_UP[name]
                 questions = made_up_questions(load_pretrained(folder)[1], *shape, args.questions or n)
             else:
                 file = "old/never_asked.jsonl" if name == "base" else "general/known.jsonl"

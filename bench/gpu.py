@@ -31,11 +31,11 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bench.real_sizes import SHAPES, matmul_rate, multiplied_weights, random_model, synchronize
-from bench.step import ours, theirs, timed
+from bench.real_sizes import SHAPES, matmul_rate, multiplied_weights, peer, random_model
+from bench.step import ours, theirs
+from bench.timing import forget_peak, peak, timed
 from fast.scoring import answer_questions
 from gpt import GPTConfig
-from gpt.weights import format_config
 from tools.cli import Parser, one_sentence_errors
 
 LIMIT = 7 * 60  # seconds after which nothing new begins
@@ -63,15 +63,6 @@ class DoublePrecision(TorchDispatchMode):
         return ", ".join(sorted(self.names)) or "nothing"
 
 
-def peer(config, device, dtype):
-    """The same shape in transformers."""
-    import transformers
-
-    raw = {key: value for key, value in format_config(config).items() if key != "architectures"}
-    with device:
-        return transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(**raw), dtype=dtype)
-
-
 def bench_step(name, config, shape, steps, device, dtype, rate):
     """Print set-up, step and what is seen in one of our steps, then the same of transformers and PEFT."""
     x = torch.randint(config.vocab_size, shape, device=device)
@@ -81,23 +72,20 @@ def bench_step(name, config, shape, steps, device, dtype, rate):
         gc.collect()
         if device.type == "cuda":
             torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats(device)
+        forget_peak(device)
         model = random_model(config, device, dtype) if who == "ours" else peer(config, device, dtype)
         weights = multiplied_weights(model)
-        synchronize(device)
-        began = time.perf_counter()
         start = "mica" if config.hidden_size <= WIDE else True
-        side = ours(model, TARGETS, RANK) if who == "ours" else theirs(model, TARGETS, RANK, start)
-        synchronize(device)
-        set_up = time.perf_counter() - began
-        timed(side, x, y, 2)  # not counted: kernels are chosen, memory is got
-        seconds, loss = timed(side, x, y, steps)
+        adapt = partial(ours, model, TARGETS, RANK) if who == "ours" else partial(theirs, model, TARGETS, RANK, start)
+        set_up, side = timed(adapt, device)
+        side.steps(x, y, 2)  # not counted: kernels are chosen, memory is got
+        seconds, loss = timed(partial(side.steps, x, y, steps), device)
+        seconds /= steps
         tokens = x.numel() / seconds
-        peak = f"{torch.cuda.max_memory_allocated(device) / 1e9:.2f} GB" if device.type == "cuda" else "not measured"
-        print(f"{name}, {shape[0]} x {shape[1]} tokens, {who}: loss {loss:.3f}")
+        print(f"{name}, {shape[0]} x {shape[1]} tokens, {who}: loss {loss.item():.3f}")
         kind = "" if who == "ours" or start == "mica" else " (as LoRA)"
         print(f"  set-up {set_up:.2f} s{kind}; step {seconds:.4f} s; {tokens:,.0f} tokens/s;", end=" ")
-        print(f"matmul share {4 * weights * tokens / rate:.0%}; peak memory {peak}", flush=True)
+        print(f"matmul share {4 * weights * tokens / rate:.0%}; peak memory {peak(device) / 1e9:.2f} GB", flush=True)
         if who == "ours":
             look(side, x, y, config, device, dtype)
         del model, side
@@ -138,10 +126,8 @@ def bench_scoring(name, config, n, device, dtype):
     lengths = (60, 25) if config.context_length > 85 else (20, 5)
     questions = [(ids(lengths[0]), [ids(lengths[1]) for _ in range(4)], 0) for _ in range(n)]
     answer_questions(model, questions[: n // 4], {0}, 0)  # not counted
-    synchronize(device)
-    began = time.perf_counter()
-    answer_questions(model, questions, {0}, 0)
-    print(f"{name}: {n / (time.perf_counter() - began):,.0f} questions/s", flush=True)
+    seconds, _ = timed(lambda: answer_questions(model, questions, {0}, 0), device)
+    print(f"{name}: {n / seconds:,.0f} questions/s", flush=True)
 
 
 def bench_train(device, tiny):
@@ -152,22 +138,13 @@ def bench_train(device, tiny):
             corpus, asked = (ROOT / "data/new" / file for file in ("corpus.txt", "questions.jsonl"))
             Path(folder, "few.txt").write_text("\n\n".join(corpus.read_text().split("\n\n")[:4]))
             Path(folder, "few.jsonl").write_text("\n".join(asked.read_text().splitlines()[:4]))
-            line += [
-                "--corpus",
-                f"{folder}/few.txt",
-                "--qa",
-                f"{folder}/few.jsonl",
-                "--retention",
-                "--text",
-                "--epochs",
-                "1",
-            ]
-        began = time.perf_counter()
-        command = [sys.executable, "train.py", *line]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+            line += ["--corpus", f"{folder}/few.txt", "--qa", f"{folder}/few.jsonl", "--retention", "--text"]
+            line += ["--epochs", "1"]
+        command = partial(subprocess.run, cwd=ROOT, capture_output=True, text=True, timeout=100)
+        seconds, done = timed(lambda: command([sys.executable, "train.py", *line]))
         if done.returncode:
             raise RuntimeError(done.stderr.strip().splitlines()[-1])
-        print(f"train.py --method all: {time.perf_counter() - began:.0f} s\n{done.stdout}", flush=True)
+        print(f"train.py --method all: {seconds:.0f} s\n{done.stdout}", flush=True)
 
 
 def main():

@@ -9,10 +9,8 @@ seconds for loading and for that first reading. Linux only (/proc). Pages of a m
 """
 
 import json
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -20,9 +18,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from safetensors.torch import load_file
 
+from bench.timing import forget_peak, in_a_process, peak, resident, timed
 from gpt.model import GPT, GPTConfig
 from gpt.weights import load_model, save_pretrained
 from tools.cli import Parser
+
+ROW = "{:<30} {:<10} {:<13} {:>12} {:>15} {:>8} {:>8}"
+CHECKPOINTS = [("bfloat16", "model.safetensors"), ("float32", "model.safetensors"), ("bfloat16", "pytorch_model.bin")]
 
 
 def make_checkpoint(folder, dtype, name, layers):
@@ -37,12 +39,6 @@ def make_checkpoint(folder, dtype, name, layers):
     return weights.with_name(name)
 
 
-def status(field):
-    """A size in bytes from /proc/self/status: VmRSS is resident memory now, VmHWM its highest value so far."""
-    line = next(line for line in open("/proc/self/status") if line.startswith(field + ":"))
-    return 1024 * int(line.split()[1])
-
-
 def load_and_measure(loader, folder, dtype):
     """In a fresh process: load, read every weight once, and print the figures as JSON."""
     if loader == "ours":
@@ -53,18 +49,16 @@ def load_and_measure(loader, folder, dtype):
         def load(folder, dtype):
             return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
 
-    before = status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
-    began = time.perf_counter()
-    model = load(folder, dtype=getattr(torch, dtype))
-    loaded = time.perf_counter()
-    with torch.no_grad():
-        total = sum(p.view(-1)[:: 4096 // p.element_size()].double().sum().item() for p in model.parameters())
-    read = time.perf_counter()
+    def read():  # a number of every page
+        return sum(p.detach().view(-1)[:: 4096 // p.element_size()].double().sum().item() for p in model.parameters())
+
+    before = resident()
+    forget_peak()
+    load_seconds, model = timed(lambda: load(folder, dtype=getattr(torch, dtype)))
+    read_seconds, total = timed(read)
     assert total == total  # not NaN
-    size = sum(p.numel() * p.element_size() for p in model.parameters())
-    figures = {"peak": status("VmHWM") - before, "size": size, "load": loaded - began, "read": read - loaded}
-    print(json.dumps(figures))
+    size = sum(p.nbytes for p in model.parameters())
+    print(json.dumps({"peak": peak() - before, "size": size, "load": load_seconds, "read": read_seconds}))
 
 
 def main():
@@ -75,28 +69,16 @@ def main():
     if args.child:
         load_and_measure(*args.child)
         return
-    print(
-        f"{'checkpoint':<30} {'loaded as':<10} {'by':<13} {'peak / file':>12} {'peak / weights':>15} {'load, s':>8} {'read, s':>8}"
-    )
-    for stored, name in (
-        ("bfloat16", "model.safetensors"),
-        ("float32", "model.safetensors"),
-        ("bfloat16", "pytorch_model.bin"),
-    ):
+    print(ROW.format("checkpoint", "loaded as", "by", "peak / file", "peak / weights", "load, s", "read, s"))
+    for stored, name in CHECKPOINTS:
         with tempfile.TemporaryDirectory() as folder:
             file_size = make_checkpoint(folder, getattr(torch, stored), name, args.layers).stat().st_size
             for dtype in dict.fromkeys((stored, "float32")):
                 for loader in ("ours", "transformers"):
-                    command = [sys.executable, __file__, "--child", loader, folder, dtype]
-                    done = subprocess.run(command, capture_output=True, text=True)
-                    if done.returncode:
-                        sys.exit(done.stderr)
-                    f = json.loads(done.stdout.splitlines()[-1])
-                    print(
-                        f"{f'{file_size / 1e9:.2f} GB {stored}, {Path(name).suffix}':<30} {dtype:<10} {loader:<13} {f['peak'] / file_size:>12.2f}"
-                        f" {f['peak'] / f['size']:>15.2f} {f['load']:>8.2f} {f['read']:>8.2f}",
-                        flush=True,
-                    )
+                    f = in_a_process(__file__, "--child", loader, folder, dtype)
+                    figures = f["peak"] / file_size, f["peak"] / f["size"], f["load"], f["read"]
+                    checkpoint = f"{file_size / 1e9:.2f} GB {stored}, {Path(name).suffix}"
+                    print(ROW.format(checkpoint, dtype, loader, *(f"{x:.2f}" for x in figures)), flush=True)
 
 
 if __name__ == "__main__":

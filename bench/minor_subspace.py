@@ -13,7 +13,6 @@ of PEFT's get_peft_model with init_lora_weights="mica" and of replace_linears wi
 import os
 import statistics
 import sys
-import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,12 +22,15 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import numpy as np
 import torch
 
+from bench.real_sizes import SHAPES, peer
+from bench.timing import median_seconds, timed
 from fast.subspace import minor_components
+from gpt.model import GPT
 from lora import replace_linears
 from mica import MiCALayer
 from tools.cli import Parser, one_sentence_errors, progress
 
-SHAPES = "576x576 192x576 2048x2048 512x2048 4096x4096 8192x2048 2048x8192".split()
+MATRICES = "576x576 192x576 2048x2048 512x2048 4096x4096 8192x2048 2048x8192".split()
 RANKS = (16, 64)
 TARGETS = {
     "q_proj, v_proj": ["q_proj", "v_proj"],
@@ -60,23 +62,13 @@ def largest_sine(B, U):
     return torch.linalg.matrix_norm(B - U @ (U.T @ B), 2).item()
 
 
-def seconds(function, repeats):
-    """(median seconds of a call, its last result)"""
-    times = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        result = function()
-        times.append(time.perf_counter() - began)
-    return statistics.median(times), result
-
-
 def bench_shape(rows, columns):
     W = trained_like(rows, columns)
     repeats = 15 if max(rows, columns) < 1000 else 3
     exact = torch.from_numpy(np.linalg.svd(W.double().numpy(), full_matrices=False)[0])  # (rows, min(rows, columns))
-    svd_seconds, svd = seconds(lambda: torch.linalg.svd(W, full_matrices=False), repeats)
+    svd_seconds, svd = median_seconds(lambda: torch.linalg.svd(W, full_matrices=False), repeats)
     for rank in RANKS:
-        ours_seconds, B = seconds(lambda: minor_components(W, rank)[0], repeats)
+        ours_seconds, B = median_seconds(lambda: minor_components(W, rank)[0], repeats)
         sines = largest_sine(B, exact[:, -rank:]), largest_sine(svd.U[:, -rank:], exact[:, -rank:])
         print(
             f"{f'{rows} x {columns}':12} {rank:4} {ours_seconds:9.4f} {svd_seconds:9.4f}"
@@ -88,36 +80,21 @@ def bench_shape(rows, columns):
 def bench_setup(name, targets, repeats=3):
     """All of a model's adapters made: by PEFT, by us. The models and their weights are made before, and not timed."""
     import peft
-    import transformers
 
-    from bench.real_sizes import SHAPES as MODELS
-    from gpt.model import GPT
-
-    config = MODELS["smollm2-135m"]
     theirs, ours = [], []
     for _ in range(repeats):
-        model = transformers.LlamaForCausalLM(
-            transformers.LlamaConfig(
-                vocab_size=config.vocab_size,
-                hidden_size=config.hidden_size,
-                intermediate_size=config.intermediate_size,
-                num_hidden_layers=config.n_layers,
-                num_attention_heads=config.n_heads,
-                num_key_value_heads=config.n_kv_heads,
-                tie_word_embeddings=True,
-            )
-        )
+        model = peer(SHAPES["smollm2-135m"])
         settings = peft.LoraConfig(r=16, lora_alpha=16, target_modules=targets, init_lora_weights="mica")
-        theirs.append(seconds(lambda: peft.get_peft_model(model, settings), 1)[0])
-        model = GPT(config)
-        ours.append(seconds(lambda: replace_linears(model, MiCALayer, 16, 16, targets), 1)[0])
+        theirs.append(timed(lambda: peft.get_peft_model(model, settings))[0])
+        model = GPT(SHAPES["smollm2-135m"])
+        ours.append(timed(lambda: replace_linears(model, MiCALayer, 16, 16, targets))[0])
     ours, theirs = statistics.median(ours), statistics.median(theirs)
     print(f"{name:16} ours {ours:6.2f} s   PEFT {theirs:6.2f} s   ratio {theirs / ours:5.1f}", flush=True)
 
 
 def main():
     parser = Parser(prog="bench/minor_subspace.py", description=__doc__)
-    parser.add_argument("--shapes", nargs="*", default=SHAPES, metavar="OUTxIN", help="of the matrices")
+    parser.add_argument("--shapes", nargs="*", default=MATRICES, metavar="OUTxIN", help="of the matrices")
     args = parser.parse_args()
     with one_sentence_errors("bench/minor_subspace.py"):
         shapes = [tuple(map(int, shape.split("x"))) for shape in args.shapes]

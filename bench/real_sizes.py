@@ -9,7 +9,7 @@ every weight and token: 2 forward, 2 backward to the activations; the gradients 
 as a share of the rate that one large matrix product reaches on the same device in the same run.
 """
 
-import math
+import statistics
 import sys
 import time
 from dataclasses import fields
@@ -19,7 +19,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
+from bench.timing import CPU, forget_peak, peak, synchronize, timed
 from gpt.model import GPT, GPTConfig
+from gpt.weights import format_config
 from lora import count_trainable
 from tools.cli import Parser, one_sentence_errors, pick_device
 from train import METHODS, Settings, adapt
@@ -47,22 +49,10 @@ class NoTokenizer:
 def matmul_rate(device, dtype, n=4096):
     """Floating-point operations a second of an (n, n) x (n, n) product: the best of a few."""
     a, b = torch.randn(2, n, n, device=device).to(dtype)
-    best = 0.0
-    for _ in range(5):
-        synchronize(device)
-        began = time.perf_counter()
-        a @ b
-        synchronize(device)
-        best = max(best, 2 * n**3 / (time.perf_counter() - began))
-    return best
+    return 2 * n**3 / min(timed(lambda: a @ b, device)[0] for _ in range(5))
 
 
-def synchronize(device):
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def random_model(config, device, dtype):
+def random_model(config, device=CPU, dtype=torch.float32):
     """A GPT with weights as before training, made on `device`."""
     torch.manual_seed(0)
     torch.set_default_dtype(dtype)  # the weights are made where and as they stay
@@ -75,6 +65,15 @@ def random_model(config, device, dtype):
     return model
 
 
+def peer(config, device=CPU, dtype=torch.float32):
+    """The same shape in transformers."""
+    import transformers
+
+    raw = {key: value for key, value in format_config(config).items() if key != "architectures"}
+    with device:
+        return transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(**raw), dtype=dtype)
+
+
 def multiplied_weights(model):
     """How many numbers the weights of a model's linears hold, the head's among them."""
     return sum(module.weight.numel() for module in model.modules() if isinstance(module, torch.nn.Linear))
@@ -83,13 +82,10 @@ def multiplied_weights(model):
 def bench(name, args, device, dtype):
     model = random_model(SHAPES[name], device, dtype)
     windows = args.batch_size * args.seq_len
-    documents = [
-        torch.randint(1, SHAPES[name].vocab_size, (windows - 1,)).tolist()
-    ]  # with end-of-text, a batch exactly
+    document = torch.randint(1, SHAPES[name].vocab_size, (windows - 1,)).tolist()  # with end-of-text, a batch exactly
     asked_for = {f.name: getattr(args, f.name) for f in fields(Settings) if hasattr(args, f.name)}
     settings = Settings(epochs=args.steps, **asked_for)  # an epoch is one step here
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    forget_peak(device)
     times = [time.perf_counter()]
 
     def on_epoch(epoch):
@@ -97,14 +93,10 @@ def bench(name, args, device, dtype):
         times.append(time.perf_counter())
 
     prepared = time.perf_counter()
-    history = adapt(model, NoTokenizer(), documents, args.method, settings, seed=0, on_epoch=on_epoch)
+    history = adapt(model, NoTokenizer(), [document], args.method, settings, seed=0, on_epoch=on_epoch)
     steps = [later - earlier for earlier, later in zip(times[1:], times[2:])]
-    seconds = sorted(steps)[len(steps) // 2]
+    seconds = statistics.median(steps)
     trained, total = count_trainable(model)
-    if device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated(device)
-    else:
-        peak = peak_memory()
     share = 4 * multiplied_weights(model) * windows / seconds / matmul_rate(device, dtype)
     print(f"{name}, {dtype}, {device}, {args.method}, rank {args.rank}, {' '.join(args.targets or ['all linears'])}")
     if args.accumulate > 1 or args.checkpointing or args.compile:
@@ -113,16 +105,10 @@ def bench(name, args, device, dtype):
     print(
         f"  preparing and first step {times[1] - prepared:.1f} s; then {seconds:.2f} s a step of {windows} tokens (median)"
     )
-    print(f"  {windows / seconds:,.0f} tokens/s; matmul share {share:.0%}; peak memory {peak / 1e9:.2f} GB", flush=True)
-
-
-def peak_memory():
-    """The largest that this process's resident memory was, in bytes; NaN where the system does not say, as on Windows."""
-    try:
-        import resource
-    except ImportError:
-        return math.nan
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    print(
+        f"  {windows / seconds:,.0f} tokens/s; matmul share {share:.0%}; peak memory {peak(device) / 1e9:.2f} GB",
+        flush=True,
+    )
 
 
 def main():
@@ -139,12 +125,7 @@ def main():
     add("--checkpointing", action="store_true", help="keep blocks' inputs only, compute the rest twice: saves memory")
     add("--compile", action="store_true", help="torch.compile the loss")
     add("--device", default="auto", help="cpu, cuda, mps or auto: the fastest there is")
-    add(
-        "--dtype",
-        default="float32",
-        choices=["float32", "bfloat16"],
-        help="of the model's weights; adapters are float32",
-    )
+    add("--dtype", default="float32", choices=["float32", "bfloat16"], help="of the weights; adapters are float32")
     args = parser.parse_args()
     if args.steps < 2:
         parser.error("--steps must be at least 2")

@@ -11,7 +11,6 @@ import ctypes
 import gc
 import os
 import sys
-import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -19,9 +18,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from torch import distributed
 
-from bench.load import status
-from bench.real_sizes import SHAPES, random_model, synchronize
+from bench.real_sizes import SHAPES, random_model
 from bench.step import windows
+from bench.timing import forget_peak, peak, timed
 from eval_qa import IGNORE
 from fast import ranks
 from gpt import find_model
@@ -46,13 +45,10 @@ def measure(model, args, shard, device):
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.0)
     x, y = (ids.to(device) for ids in windows(model.config.vocab_size, args.windows, args.seq_len))
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    else:
-        Path("/proc/self/clear_refs").write_text("5")
-    for _ in range(2):
-        synchronize(device)
-        began, total = time.perf_counter(), torch.zeros((), device=device)
+    forget_peak(device)
+
+    def step():
+        total = torch.zeros((), device=device)
         for part in ranks.parts(x, y, args.accumulate, IGNORE):
             loss = next_token_loss(model, *part) / y.numel()
             loss.backward()
@@ -60,33 +56,29 @@ def measure(model, args, shard, device):
         total = ranks.add_up(parameters, total)
         optimizer.step()
         optimizer.zero_grad()
-        synchronize(device)
-        seconds = time.perf_counter() - began
-    highest = torch.cuda.max_memory_allocated() if device.type == "cuda" else status("VmHWM")
-    return held(model), highest, seconds, total.item()
+        return total.item()
+
+    _, (seconds, loss) = (timed(step, device) for _ in range(2))
+    return held(model), peak(device), seconds, loss
 
 
 def compare(args, device):
     folder, dtype = args.model and find_model(args.model), getattr(torch, args.dtype)
     if ranks.first():
-        print(
-            f"{args.model or args.shape}, {args.dtype}, {ranks.count()} processes, {args.windows} x {args.seq_len} tokens"
-        )
+        what = f"{args.model or args.shape}, {args.dtype}, {ranks.count()} processes"
+        print(f"{what}, {args.windows} x {args.seq_len} tokens")
         print("base         process  weights, MB  highest, MB  seconds      loss")
     for shard in (False, True):
         torch.manual_seed(0)
-        cpu = torch.device("cpu")
-        model = load_model(folder, dtype=dtype) if folder else random_model(SHAPES[args.shape], cpu, dtype)
+        model = load_model(folder, dtype=dtype) if folder else random_model(SHAPES[args.shape], dtype=dtype)
         rows = [None] * ranks.count()
         distributed.all_gather_object(rows, measure(model, args, shard, device))
         del model
         ranks.sharded = None
         for rank, (weights, highest, seconds, loss) in enumerate(rows if ranks.first() else ()):
             name = "a part each" if shard else "whole"
-            print(
-                f"{name:12} {rank:7} {weights / 1e6:12,.0f} {highest / 1e6:12,.0f} {seconds:8.2f} {loss:9.4f}",
-                flush=True,
-            )
+            memory = f"{weights / 1e6:12,.0f} {highest / 1e6:12,.0f}"
+            print(f"{name:12} {rank:7} {memory} {seconds:8.2f} {loss:9.4f}", flush=True)
 
 
 def main():

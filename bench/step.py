@@ -12,10 +12,8 @@ resident memory (Linux only) and the share of its time that torch.profiler finds
 
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from functools import partial
 from pathlib import Path
 
@@ -24,8 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from torch.nn import functional as F
 
-from bench.load import status
-from bench.real_sizes import SHAPES, random_model, synchronize
+from bench.real_sizes import SHAPES, random_model
+from bench.timing import forget_peak, in_a_process, in_turns, peak, spread
 from fast.loss import compiled
 from gpt import find_model, save_pretrained
 from gpt.weights import load_model, read_config
@@ -55,15 +53,9 @@ class Side:
         self.optimizer.zero_grad()
         return total
 
-
-def timed(side, x, y, steps=1):
-    """(seconds a step, the last loss)."""
-    synchronize(side.device)
-    began = time.perf_counter()
-    for _ in range(steps):
-        loss = side.step(x, y)
-    synchronize(side.device)
-    return (time.perf_counter() - began) / steps, loss.item()
+    def steps(self, x, y, n):
+        """The loss before the last of n steps."""
+        return [self.step(x, y) for _ in range(n)][-1]
 
 
 def ours(model, targets, rank, accumulate=1, checkpointing=False, compile=False):
@@ -109,13 +101,13 @@ def measure_alone(side, folder, args):
 
     trained, (n,) = load(side, folder, args), args.windows
     x, y = windows(read_config(folder).vocab_size, n, args.seq_len)
-    Path("/proc/self/clear_refs").write_text("5")  # what loading took does not count
+    forget_peak()  # what loading took does not count
     trained.step(x, y), trained.step(x, y)
-    peak = status("VmHWM") / 1e6
+    highest = peak() / 1e6
     with profile(activities=[ProfilerActivity.CPU]) as found:
         trained.step(x, y)
     times = {event.key: event.self_cpu_time_total for event in found.key_averages()}
-    print(json.dumps([peak, sum(times.get(name, 0) for name in PRODUCTS) / sum(times.values())]))
+    print(json.dumps([highest, sum(times.get(name, 0) for name in PRODUCTS) / sum(times.values())]))
 
 
 def take_turns(folder, args):
@@ -125,43 +117,24 @@ def take_turns(folder, args):
         x, y = windows(read_config(folder).vocab_size, n, args.seq_len)
         for side in sides.values():  # the first step touches new memory, and compiles
             side.step(x, y)
-        pairs = []
-        for i in progress(range(args.pairs), f"{n} windows"):
-            order = list(sides) if i % 2 else list(sides)[::-1]
-            pairs.append({name: timed(sides[name], x, y) for name in order})
-        mine, other = ([pair[name][0] for pair in pairs] for name in ("ours", "theirs"))
-        ratios = [b / a for a, b in zip(mine, other)]
-        difference = max(abs(pair["ours"][1] - pair["theirs"][1]) for pair in pairs)
-        said = f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
-        print(
-            f"{f'{n} x {args.seq_len}':10} {statistics.median(mine):8.3f} {statistics.median(other):10.3f}"
-            f"  {said:22} {difference:.1e}",
-            flush=True,
-        )
+        steps = {name: partial(side.step, x, y) for name, side in sides.items()}
+        mine, other = in_turns(steps, progress(range(args.pairs), f"{n} windows")).values()
+        seconds = [statistics.median(s for s, _ in calls) for calls in (mine, other)]
+        ratios = [b / a for (a, _), (b, _) in zip(mine, other)]
+        difference = max(abs(a.item() - b.item()) for (_, a), (_, b) in zip(mine, other))
+        row = f"{f'{n} x {args.seq_len}':10} {seconds[0]:8.3f} {seconds[1]:10.3f}  {spread(ratios):22} {difference:.1e}"
+        print(row, flush=True)
 
 
 def apart(folder, args):
     print("\ntokens      side    peak, MB  matrix products")
     for n in args.windows:
         for side in ("ours", "theirs"):
-            line = [
-                sys.executable,
-                __file__,
-                "--alone",
-                side,
-                "--model",
-                folder,
-                "--windows",
-                n,
-                "--seq-len",
-                args.seq_len,
-            ]
-            line += ["--rank", args.rank, "--dtype", args.dtype, "--accumulate", args.accumulate]
+            line = ["--alone", side, "--model", folder, "--windows", n, "--seq-len", args.seq_len, "--rank", args.rank]
+            line += ["--dtype", args.dtype, "--accumulate", args.accumulate, "--targets", *args.targets]
             line += [f"--{name}" for name in ("checkpointing", "compile") if getattr(args, name)]
-            line += ["--targets", *args.targets]
-            done = subprocess.run(list(map(str, line)), stdout=subprocess.PIPE, text=True, check=True)
-            peak, share = json.loads(done.stdout.splitlines()[-1])
-            print(f"{f'{n} x {args.seq_len}':10}  {side:6} {peak:9,.0f} {share:16.0%}", flush=True)
+            highest, share = in_a_process(__file__, *line)
+            print(f"{f'{n} x {args.seq_len}':10}  {side:6} {highest:9,.0f} {share:16.0%}", flush=True)
 
 
 def main():
@@ -178,19 +151,12 @@ def main():
     add("--accumulate", type=int, default=1, help="parts that ours computes a step in")
     add("--checkpointing", action="store_true", help="ours keeps blocks' inputs only and computes the rest twice")
     add("--compile", action="store_true", help="torch.compile our loss")
-    add(
-        "--alone",
-        choices=["ours", "theirs"],
-        help="measure memory and matrix products of one (the program calls itself)",
-    )
+    add("--alone", choices=["ours", "theirs"], help="memory and matrix products of one (the program calls itself)")
     args = parser.parse_args()
     with one_sentence_errors("bench/step.py"), tempfile.TemporaryDirectory() as folder:
         if args.alone:
             return measure_alone(args.alone, args.model, args)
-        if args.model:
-            model = load_model(find_model(args.model))
-        else:
-            model = random_model(SHAPES[args.shape], torch.device("cpu"), torch.float32)
+        model = load_model(find_model(args.model)) if args.model else random_model(SHAPES[args.shape])
         save_pretrained(model, folder)
         del model
         print(f"{args.model or args.shape}, MiCA, rank {args.rank}, {' '.join(args.targets)}, {args.dtype}", end="")
