@@ -1,4 +1,4 @@
-"""The course: twelve exercises on the project's own code. `python -m exercises` says how far you are."""
+"""The course: fourteen exercises on the project's own code. `python -m exercises` says how far you are."""
 
 
 class NotWritten(Exception):

@@ -76,6 +76,13 @@ def check_number(value, name):
         raise Wrong(f"{name} is no number but {value if isinstance(value, str) else kind_of(value)!r}"[:150]) from None
 
 
+def check_points(value, name):
+    """A prediction: written down, in whole points of 100."""
+    found = check_number(value, name)
+    fits = abs(found) <= 100 and found == round(found)
+    require(fits, f"{name} is {found:g}: give whole points, of which there are 100: 5 and not 0.05")
+
+
 def check_tuple(value, length, name, wanted):
     """The items of a tuple, list or array of this length."""
     if isinstance(value, torch.Tensor) and value.dim() == 1:

@@ -1,17 +1,20 @@
 """What the exercises' measuring parts share: the shipped model and world, and teaching them with layers of one's own."""
 
 from pathlib import Path
+from unittest import mock
 
 import torch
 
-from eval_qa import read_questions
+import train
+from eval_qa import IGNORE, pack, perplexity, read_questions
 from exercises import NotWritten
 from gpt import load_pretrained
-from lora import find_adapters
+from lora import LoRALayer, find_adapters
 from mica import minor_directions
+from rehearsal import Rehearsal, own_text
 from tools.reading import read_documents
 from tools.report import results_table
-from train import METHODS, Method, Settings, Task, measure, run
+from train import METHODS, Method, Settings, Task, adapt, copy_for, measure, run
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -40,17 +43,12 @@ def records_of(methods, seeds=1, documents=None):
     """(base, tokenizer, task, {name: [(model, record) of each seed]}): `methods` {name: train.Method} taught one by one."""
     base, tokenizer = base_model()
     task = shipped_task(documents)
-    before = dict(METHODS)
-    METHODS.update(methods)  # for this run only: train.py finds a method by its name
-    try:
-        runs = {name: [] for name in methods}
+    runs = {name: [] for name in methods}
+    with mock.patch.dict(METHODS, methods):  # for these runs only: train.py finds a method by its name
         for seed in range(seeds):
             for name in methods:
                 model, _, record = run(base, tokenizer, task, name, Settings(), None, seed, eval_every=0)
                 runs[name].append((model, record))
-    finally:
-        METHODS.clear()
-        METHODS.update(before)
     return base, tokenizer, task, runs
 
 
@@ -109,3 +107,80 @@ def landings(amplification, similarity, outside):
     print(
         "left, right: dW's 8 first singular vectors beside W's 8 largest and smallest; outside: of the minor directions"
     )
+
+
+def taught(base, tokenizer, task, method, settings=Settings(), rehearse=()):
+    """(a copy of the base, taught; its summary)."""
+    model = copy_for(base, method)
+    adapt(model, tokenizer, task.documents, method, settings, rehearse=rehearse)
+    return model, measure(model, tokenizer, task, method)[0]
+
+
+def row(name, summary, more=""):
+    shares = [f"{key} {100 * summary[key]['acc']:5.1f}%" for key in ("new/questions", "old/never_asked")]
+    print(f"{name:22}{'   '.join(shares)}{more}", flush=True)
+
+
+def rehearsals(kl, kept):
+    """Exercise 13: LoRA with rehearsal at each weight, by the student's divergence."""
+    if ... in kept.values():
+        raise NotWritten
+
+    class Mine(Rehearsal):
+        def loss(self, model, x, y, untouched):
+            return kl(self.head(untouched), model(x), y) * (y != IGNORE).sum()
+
+    kl(torch.zeros(1, 1, 2), torch.zeros(1, 1, 2), torch.zeros(1, 1, dtype=torch.long))  # written yet?
+    base, tokenizer = base_model()
+    task, own = shipped_task(), own_text(base, tokenizer, 20_000)
+    row("untouched", measure(base, tokenizer, task, "untouched")[0])
+    with mock.patch.object(train, "Rehearsal", Mine):
+        for weight, predicted in kept.items():
+            settings = Settings(rehearsal_weight=weight)
+            _, summary = taught(base, tokenizer, task, "lora", settings, own if weight else ())
+            row(f"lora, weight {weight:g}", summary, f"   predicted {predicted:g}%")
+
+
+def inputs_of(model, tokenizer, documents):
+    """{name of a block's linear: its inputs (tokens, in) on these documents}."""
+    inputs, hooks = {}, []
+    for name, linear in model.layers.named_modules(prefix="layers"):
+        if isinstance(linear, torch.nn.Linear):
+            keep = lambda _, given, __, name=name: inputs.setdefault(name, []).append(given[0].flatten(0, -2))  # noqa: E731
+            hooks.append(linear.register_forward_hook(keep))
+    with torch.no_grad():
+        for x in pack([tokenizer.encode(text) for text in documents], tokenizer.eot_id, 128, tokenizer.bos_id)[0].split(16):
+            model(x)
+    for hook in hooks:
+        hook.remove()
+    return {name: torch.cat(parts) for name, parts in inputs.items()}
+
+
+def quiet_readers(quiet_directions, heard, prediction):
+    """Exercise 14: LoRA-FA, and the same with A in the directions that old text hardly has."""
+    if prediction is ...:
+        raise NotWritten
+    heard(torch.eye(3)[:1], torch.eye(3)), quiet_directions(torch.eye(3), 1)  # written yet?
+    base, tokenizer = base_model()
+    old = read_documents(ROOT / "data/old/text.txt")
+    seen, unseen = (inputs_of(base, tokenizer, half) for half in (old[::2], old[1::2]))
+    directions = {name: quiet_directions(X, 8) for name, X in seen.items()}
+    print("share of its inputs that a layer's A hears, mean over the layers")
+    random = {name: torch.linalg.qr(torch.randn(X.shape[1], 8)).Q.T for name, X in seen.items()}
+    for name, chosen in (("quiet", directions), ("random", random)):
+        shares = [torch.tensor([float(heard(A, X[n])) for n, A in chosen.items()]).mean() for X in (seen, unseen)]
+        print(f"  {name:8} on the text it was taken from {shares[0]:.6f}, on other old text {shares[1]:.6f}")
+    by_weight = {base.get_submodule(name).weight.data_ptr(): A for name, A in directions.items()}
+
+    class QuietLayer(LoRALayer):
+        def init_factors(self, W):
+            self.A = torch.nn.Buffer(by_weight[W.data_ptr()].to(W))
+            self.B = torch.nn.Parameter(W.new_zeros(W.shape[0], self.rank))
+
+    task = shipped_task()
+    methods = {"lora-fa": METHODS["lora-fa"], "quiet": Method(QuietLayer, METHODS["lora-fa"].lr), "lora": METHODS["lora"]}
+    with mock.patch.dict(METHODS, methods):
+        for name in methods:
+            model, summary = taught(base, tokenizer, task, name)
+            row(name, summary, f"   perplexity of old text {perplexity(model, tokenizer, old):.3f}")
+    print(f"predicted: {prediction:+g} points of old/never_asked")

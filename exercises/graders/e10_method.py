@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from exercises.graders.layers import DTYPES, check_frozen, check_no_op, check_shapes, start
-from exercises.grading import check_number, check_tuple, judge, numpy, part, require, weight
+from exercises.grading import check_number, check_points, check_tuple, judge, numpy, part, require, weight
 from exercises.process import constant
 
 TITLE, MINUTES = "a method of your own", 40
@@ -81,6 +81,4 @@ def test_intervals(student):
 
 @part("PREDICTION", 1)
 def test_prediction(student):
-    found = check_number(student(constant, "PREDICTION"), "your PREDICTION")
-    require(abs(found) <= 100, f"your PREDICTION is {found:g} points, and there are only 100: in points of new/questions")
-    require(found == round(found), f"your PREDICTION is {found:g}: give whole points, 5 and not 0.05")
+    check_points(student(constant, "PREDICTION"), "your PREDICTION")

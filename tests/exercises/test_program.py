@@ -266,7 +266,7 @@ def test_measuring_before_writing_is_refused(exercise, folder, capsys):
     assert stopped.value.code == 2 and "first" in capsys.readouterr().err
 
 
-TRAINING = {"e03_frozen", "e05_packing", "e07_rotary", "e10_method", "e12_landing"}  # or many questions
+TRAINING = {"e03_frozen", "e05_packing", "e07_rotary", "e10_method", "e12_landing", "e13_rehearsal", "e14_quiet"}  # or many questions
 
 
 @pytest.mark.parametrize(
