@@ -16,31 +16,29 @@ standard error is the sample deviation / sqrt(n). Unlike there, a tie or NaN nev
 one token, such as A to D, do tie: use float32 for them.)
 """
 
-if __name__ == "__main__":
-    import tools.started  # noqa: F401
-
 import functools
 import math
 import re
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from torch.nn import functional as F
 
 from adapter_io import check_base, load_adapters
+from corpus import perplexity
 from fast.scoring import answer_questions
 from gpt import find_model, generate, load_pretrained
 from gpt.generate import NOT_FINITE
-from tools.cli import Parser, check_apart, check_writable, one_sentence_errors, pick_device, printable, write_lines
+from lora import find_adapters, scale, without_adapters
+from tools.cli import Parser, check_apart, check_writable, one_sentence_errors, pick_device, shipped, write_lines
 from tools.reading import read_documents, read_json_items, read_named, read_text, to_our_format
 from tools.report import mean_and_error, plus_minus
+from tools.schema import build, printable
 
-IGNORE = -100  # cross_entropy's mark for "no target here"
-BATCH_LOGITS = 2**25  # numbers computed at once, at most, where all logits of a text are needed
+BASE = shipped("data/base")
 
-
-# --- questions and texts -----------------------------------------------------------------------------------------------
+# --- questions ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -53,30 +51,42 @@ class Question:
     benchmark: str = ""  # where the file is one of those that people compare on
 
 
-def question_prompt(text):
+@dataclass(frozen=True)
+class Item:
+    """A question as its file gives it, with one of the first three."""
+
+    choices: tuple[str, ...]
+    answer: int
+    question: str | None = None
+    cloze: str | None = None
+    prompt: str | None = None
+    subject: object = ""
+    attribute: object = ""
+    benchmark: str = ""
+
+
+def question_prompt(text: str) -> str:
     return f"Question: {text}\nAnswer:"
 
 
-def make_question(item):
+def make_question(item: dict) -> Question:
     """A question as JSON gives it -> Question. Raises ValueError that says what is wrong with it."""
-    if not isinstance(item, dict):
-        raise ValueError('not a JSON object {"question": ..., "choices": [...], "answer": ...}')
-    key = next((key for key in ("question", "cloze", "prompt") if key in item), "question")
-    text, choices, answer = item.get(key), item.get("choices"), item.get("answer")
-    if not (isinstance(text, str) and text.strip()):
-        raise ValueError('"question" (or "cloze") must be a non-empty string')
-    if not (isinstance(choices, list) and len(choices) >= 2 and all(isinstance(c, str) and c.strip() for c in choices)):
-        raise ValueError('"choices" must be a list of two or more non-empty strings')
+    item = build(Item, item)
+    key = next((key for key in ("question", "cloze", "prompt") if getattr(item, key) is not None), "question")
+    text, choices = getattr(item, key) or "", item.choices
+    if not text.strip():
+        raise ValueError('"question" (or "cloze") must be a text that is not empty')
     if key != "prompt":  # a benchmark's stand as they are, and may repeat one: that is a tie
-        choices = [choice.strip() for choice in choices]  # a stray space would make the right one unlikely
+        choices = tuple(choice.strip() for choice in choices)  # a stray space would make the right one unlikely
         if len(set(choices)) < len(choices):
             raise ValueError('"choices" must differ from each other')
-    if not isinstance(answer, int) or isinstance(answer, bool) or not 0 <= answer < len(choices):
+    if len(choices) < 2 or not all(choice.strip() for choice in choices):
+        raise ValueError('"choices" must be two or more texts that are not empty')
+    if not 0 <= item.answer < len(choices):
         raise ValueError(f'"answer" must be the index of the right choice, 0 to {len(choices) - 1}')
     # The space after a cloze belongs to the choice.
     prompt = {"question": question_prompt(text), "cloze": text.rstrip(), "prompt": text}[key]
-    notes = (str(item.get(name) or "") for name in ("subject", "attribute", "benchmark"))
-    return Question(prompt, tuple(choices), answer, *notes)
+    return Question(prompt, choices, item.answer, str(item.subject or ""), str(item.attribute or ""), item.benchmark)
 
 
 def read_questions(path, primer=""):
@@ -106,26 +116,6 @@ def read_question_sets(paths, primer_path=None):
         raise ValueError(f"the primer {primer_path} is for TruthfulQA's mc_task.json, which is not among the questions")
     how = {"TruthfulQA MC1": f", after the primer in {primer_path}" if primer else ", without a primer"}
     return sets, [f"{name}: {benchmark}{how.get(benchmark, '')}" for name, benchmark in benchmarks.items()]
-
-
-def pack(documents, eot_id, seq_len, bos_id=None):
-    """Lay token lists end to end, end-of-text before, between and after them, and cut the stream into windows.
-
-    bos_id: what the model's texts begin with, if anything: each document then does, and nothing else comes first.
-    Returns inputs and targets, both (windows, seq_len): every token but the first is a target once, except bos_id, which
-    follows end-of-text by convention. The last window is filled up with end-of-text, which is no target there (IGNORE).
-    """
-    between = [eot_id] if bos_id in (None, eot_id) else [eot_id, bos_id]
-    stream = between[-1:]
-    for ids in documents:
-        stream += [*ids, *between]
-    stream = stream[: len(stream) + 1 - len(between)]  # nothing begins after the last
-    missing = -(len(stream) - 1) % seq_len
-    inputs = torch.tensor(stream[:-1] + [eot_id] * missing).view(-1, seq_len)
-    targets = torch.tensor(stream[1:] + [IGNORE] * missing).view(-1, seq_len)
-    if len(between) == 2:
-        targets[targets == bos_id] = IGNORE
-    return inputs, targets
 
 
 # --- scoring -----------------------------------------------------------------------------------------------------------
@@ -220,52 +210,38 @@ def summarise(scores):
     return summary
 
 
-@torch.inference_mode()
-def perplexity(model, tokenizer, documents, seq_len=128, batch_size=32):
-    """exp of the mean negative log-likelihood a token of `documents` (strings), packed into windows of seq_len tokens."""
-    was_training = model.training
-    model.eval()
-    seq_len = min(seq_len, model.config.context_length)
-    documents = [tokenizer.encode(text) for text in documents]
-    inputs, targets = pack(documents, tokenizer.eot_id, seq_len, tokenizer.bos_id)
-    batch_size = max(1, min(batch_size, BATCH_LOGITS // (seq_len * model.config.vocab_size)))
-    total = torch.zeros((), dtype=torch.float64)
-    for x, y in zip(inputs.split(batch_size), targets.split(batch_size)):
-        logits = model(x.to(model.device)).float().flatten(0, 1)  # (batch * seq_len, vocab)
-        losses = F.cross_entropy(logits, y.to(model.device).flatten(), ignore_index=IGNORE, reduction="none")
-        total += losses.cpu().double().sum()
-    model.train(was_training)
-    return (total / (targets != IGNORE).sum()).exp().item()  # inf where math.exp would raise
+# A line break, or a full stop that ends a sentence: not the one of 1. or 3.5, of J. K. or of Dr. and Mrs.
+END_OF_ANSWER = re.compile(r"\n|(?<!\b[A-Z])(?<!\b[A-Z][a-z])(?<!\b[A-Z][a-z][a-z])(?<!^\d)(?<!\s\d)\.(?!\d)")
 
 
-# A line break, or a full stop that ends a sentence: not the one of 3.5, of J. K. or of Dr. and Mrs.
-END_OF_ANSWER = re.compile(r"\n|(?<!\b[A-Z])(?<!\b[A-Z][a-z])(?<!\b[A-Z][a-z][a-z])\.(?!\d)")
-
-
-def greedy_answer(model, tokenizer, prompt, max_new_tokens=40):
-    """What the model writes after a prompt, always the likeliest token, up to a line break, full stop or end of text."""
-    ids = tokenizer.encode(prompt.rstrip(), bos=True)
+def continuation(model, tokenizer, prompt: str, max_new_tokens=40) -> str:
+    """What the model writes after a prompt, read as it stands, always the likeliest token, up to the end of the text."""
+    ids = tokenizer.encode(prompt, bos=True)
     tokens = generate(model, torch.tensor([ids], device=model.device), max_new_tokens, eot_id=tokenizer.eot_id)
     new = tokens[0, len(ids) :].tolist()
-    end = new.index(tokenizer.eot_id) if tokenizer.eot_id in new else len(new)
-    return END_OF_ANSWER.split(tokenizer.decode(new[:end]), maxsplit=1)[0].strip().removesuffix(".")
+    return tokenizer.decode(new[: new.index(tokenizer.eot_id)] if tokenizer.eot_id in new else new)
+
+
+def greedy_answer(model, tokenizer, prompt: str) -> str:
+    """The same after a question, up to a line break or the end of the first sentence."""
+    written = continuation(model, tokenizer, prompt.rstrip())
+    return END_OF_ANSWER.split(written, maxsplit=1)[0].strip().removesuffix(".")
 
 
 # --- the program -------------------------------------------------------------------------------------------------------
 
 
 def parse_arguments():
-    parser = Parser(prog="eval_qa.py", description="Multiple-choice accuracy by log-likelihood; perplexity; answers.")
+    parser = Parser(("ask", "prompt"), "Multiple-choice accuracy by log-likelihood; perplexity; answers.", prog="eval_qa.py")
     add = parser.add_argument
-    add("--model", default="data/base", help="a folder, *.gguf, package:NAME, or org/name[@revision] on the Hub")
+    add("--model", default=str(BASE), help="a folder, *.gguf, package:NAME, or org/name[@revision] on the Hub")
     add("--adapter", help="folder of a run of train.py, or of an adapter; fits the instruct variant too")
+    add("--strength", type=float, default=1.0, help="how much of what the adapter learned is added, 0 to 1")
     add("--qa", nargs="+", default=[], metavar="FILE", help="question files: ours, TruthfulQA's or HellaSwag's")
     add("--primer", metavar="FILE", help="example questions to put before each of TruthfulQA's; None: none")
     add("--text", help="a .txt file or folder whose perplexity is reported")
-    add(
-        "--ask", nargs="+", default=[], metavar="QUESTION", help="print the model's answer; --adapter: before and after"
-    )
-    add("--prompt", nargs="+", default=[], metavar="TEXT", help="likewise what follows a text, as it stands")
+    add("--ask", nargs="*", metavar="QUESTION", help="print the model's answers, with --adapter before and after; none: ask")
+    add("--prompt", nargs="+", default=[], metavar="TEXT", help="likewise what follows a text, read as it stands")
     add("--batch-size", type=int, default=64, help="questions computed at once")
     add("--seq-len", type=int, default=128, help="window of the perplexity, in tokens")
     add("--device", default="auto", help="cpu, cuda, mps or auto: the fastest there is")
@@ -276,7 +252,7 @@ def parse_arguments():
         parser.error("--batch-size and --seq-len must be at least 1")
     if args.scores and not args.qa:
         parser.error("--scores has the scores of questions: give --qa")
-    if not (args.qa or args.ask or args.prompt or args.text):
+    if not (args.qa or args.ask is not None or args.prompt or args.text):
         parser.error("nothing to measure: give --qa, --text, --ask or --prompt")
     return args
 
@@ -301,6 +277,22 @@ def measure_sets(model, tokenizer, sets, args):
         write_lines(args.scores, lines)
 
 
+def print_answer(model, tokenizer, asked, prompt, answer):
+    """What the model writes; with adapters, also what it would write without."""
+    print(asked)
+    if adapted := bool(find_adapters(model)):
+        with without_adapters(model):
+            print(f"  untouched: {printable(answer(model, tokenizer, prompt)) or '(ends at once)'}")
+    said = printable(answer(model, tokenizer, prompt)) or "(ends at once)"
+    print(f"  {'with the adapter' if adapted else 'answer'}: {said}", flush=True)
+
+
+def typed_questions():
+    """Questions as they are typed, until an empty line."""
+    while question := input("question (none: end)> ").strip() if sys.stdin.isatty() else sys.stdin.readline().strip():
+        yield question
+
+
 def main():
     args = parse_arguments()
     with one_sentence_errors("eval_qa.py", "--batch-size, --seq-len or --model"):
@@ -311,13 +303,10 @@ def main():
             raise ValueError(f"--scores {args.scores} is a folder: name a file")
         check_apart([args.scores], [folder, args.adapter, *args.qa, args.primer, args.text], "--scores")
         model, tokenizer = load_pretrained(folder, device=pick_device(args.device), dtype=getattr(torch, args.dtype))
-        asked = [*args.ask, *args.prompt]
-        prompts = [*map(question_prompt, args.ask), *args.prompt]
-        answers, adapted = [greedy_answer(model, tokenizer, prompt) for prompt in prompts], []
         if args.adapter:
             load_adapters(model, args.adapter)
             check_base(args.adapter, args.model)
-            adapted = [greedy_answer(model, tokenizer, prompt) for prompt in prompts]
+            scale(model, args.strength)
         if sets:
             measure_sets(model, tokenizer, sets, args)
         if documents:
@@ -327,10 +316,10 @@ def main():
             print(f"perplexity of {args.text}: {value:.3f}")
         for note in notes:
             print(note)
-        for i, text in enumerate(asked):
-            print(f"{text}\n  {'untouched' if adapted else 'answer'}: {printable(answers[i])}")
-            if adapted:
-                print(f"  with the adapter: {printable(adapted[i])}")
+        for text in typed_questions() if args.ask == [] else args.ask or []:
+            print_answer(model, tokenizer, text, question_prompt(text), greedy_answer)
+        for text in args.prompt:
+            print_answer(model, tokenizer, text, text, continuation)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import math
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 
@@ -22,52 +22,55 @@ class LoRALayer(nn.Module):
     linear: nn.Linear with weight W (out, in); rank: 1 to min(out, in); alpha: positive, divided by the rank so that the
     best learning rate hardly depends on the rank; dropout: share of the adapter's input set to zero while training.
     A (rank, in) and B (out, rank) are float32 (float64 for a float64 W). Raises ValueError for settings out of range.
+
+    A method of your own overrides start() and `trained`. If it overrides update(), it overrides delta() and
+    plain_factors() too, so that all three say the same change: saving and merging check that they do.
     """
 
-    def __init__(self, linear, rank, alpha, dropout=0.0):
+    trained = "AB"  # a factor that is not named here is a buffer: nothing can unfreeze, decay or optimise it
+
+    def __init__(self, linear: nn.Linear, rank: int, alpha: float, dropout: float = 0.0):
         super().__init__()
         check_settings(linear, rank, alpha, dropout)
         self.rank, self.alpha = rank, alpha
-        self.strength = 1.0  # of what was learned, this much is added: see scale()
+        self.scaling = alpha / rank
+        self.strength = 1.0  # how much of what was learned is added: see scale()
         self.dropout = nn.Dropout(dropout)
         W = linear.weight.detach()  # (out, in)
-        self.init_factors(W.to(factor_dtype(W)))
+        A, B = self.start(W.to(factor_dtype(W)))
+        self.A = nn.Parameter(A) if "A" in self.trained else nn.Buffer(A)
+        self.B = nn.Parameter(B) if "B" in self.trained else nn.Buffer(B)
         self.linear = linear.requires_grad_(False)
         self.train(linear.training)  # else dropout would be on in a model that is in eval mode
 
-    def init_factors(self, W):
-        """Set A (rank, in) and B (out, rank) as they are before training. Subclasses override this.
+    def start(self, W: Tensor) -> tuple[Tensor, Tensor]:
+        """(A (rank, in), B (out, rank)) before training, in W's dtype and on its device. Subclasses override this.
 
         Here A is random and B = 0, so the product is 0 and the layer first computes exactly what `linear` does.
         """
         A = nn.init.kaiming_uniform_(torch.empty(self.rank, W.shape[1]), a=math.sqrt(5))  # as PEFT does
-        self.A = nn.Parameter(A.to(W))  # to W's dtype and device
-        self.B = nn.Parameter(W.new_zeros(W.shape[0], self.rank))
+        return A.to(W), W.new_zeros(W.shape[0], self.rank)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         y = self.linear(x)  # (..., out)
         if self.strength == 0:
             return y
-        return y + (self.scaling() * self.update(x)).to(y.dtype)  # in y's dtype, adding zeros changes no bit
+        return y + (self.strength * self.scaling * self.update(x)).to(y.dtype)  # in y's dtype, adding 0 changes no bit
 
-    def scaling(self):
-        """What B A is multiplied by: alpha / rank, and the strength."""
-        return self.strength * self.alpha / self.rank
-
-    def update(self, x):
+    def update(self, x: Tensor) -> Tensor:
         """What the factors make of x (..., in), before scaling: (x A^T) B^T, (..., out), in the factors' dtype."""
         return F.linear(F.linear(self.dropout(x).to(self.A.dtype), self.A), self.B)  # (..., in) -> rank -> out
 
     @torch.no_grad()
-    def delta(self):
-        """The change of the weight, (alpha / rank) B A: (out, in), in the factors' dtype."""
-        return self.scaling() * (self.B @ self.A)
+    def delta(self) -> Tensor:
+        """The change of the weight, strength * (alpha / rank) B A: (out, in), in the factors' dtype."""
+        return self.strength * self.scaling * (self.B @ self.A)
 
-    def plain_factors(self):
-        """(A, B) of the plain LoRA with the same change at the same alpha / rank: (k, in) and (out, k), k = rank here."""
+    def plain_factors(self) -> tuple[Tensor, Tensor]:
+        """(A (k, in), B (out, k)) with delta() = strength * scaling * B A, in the files' plain form; k = rank here."""
         return self.A.detach(), self.B.detach()
 
-    def merged(self):
+    def merged(self) -> nn.Linear:
         """A plain, frozen nn.Linear with weight W + delta(), added in float32 and rounded once to W's dtype."""
         W = self.linear.weight  # (out, in)
         linear = nn.Linear(W.shape[1], W.shape[0], bias=False, device="meta")  # meta: the weight comes next
@@ -76,22 +79,20 @@ class LoRALayer(nn.Module):
         return linear.train(self.training)
 
 
-def factor_dtype(tensor):
+def factor_dtype(tensor: Tensor) -> torch.dtype:
     """float64 for a float64 tensor, else float32: 16 bits are too few to add up small steps in."""
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
-def check_settings(linear, rank, alpha, dropout):
+def check_settings(linear: nn.Module, rank: int, alpha: float, dropout: float) -> None:
     """Raise ValueError, in one sentence, for whatever keeps `linear` from being adapted with these settings."""
     if not isinstance(linear, nn.Linear):
         raise ValueError(f"only an nn.Linear can be adapted, not {type(linear).__name__}")
     shape = tuple(linear.weight.shape)
     if not 1 <= rank <= min(shape):
         raise ValueError(f"rank {rank} does not fit a weight of shape {shape}: choose 1 to {min(shape)}")
-    if not 0 < alpha < math.inf:
-        raise ValueError(f"alpha is {alpha}: it must be a positive number")
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout is {dropout}: it must be at least 0 and less than 1")
+    if not (0 < alpha < math.inf and 0 <= dropout < 1):
+        raise ValueError(f"alpha is {alpha} and dropout {dropout}: alpha must be positive, dropout from 0 to below 1")
     if not linear.weight.is_meta and not all(end.isfinite() for end in linear.weight.aminmax()):  # meta: no numbers yet
         raise ValueError(f"a weight of shape {shape} holds NaN or infinity: load other weights")
 
@@ -99,12 +100,14 @@ def check_settings(linear, rank, alpha, dropout):
 # --- a whole model -----------------------------------------------------------------------------------------------------
 
 
-def find_adapters(model):
+def find_adapters(model: nn.Module) -> dict[str, LoRALayer]:
     """{full name: layer} of the model's adapted layers, in the model's order; empty where there is none."""
     return {name: module for name, module in model.named_modules() if isinstance(module, LoRALayer)}
 
 
-def replace_linears(model, layer_class, rank, alpha, targets, dropout=0.0, progress=iter):
+def replace_linears(
+    model: nn.Module, layer_class: type, rank: int, alpha: float, targets, dropout: float = 0.0, progress=iter
+) -> list[str]:
     """Freeze the model and put layer_class(linear, rank, alpha, dropout) in place of each nn.Linear named in `targets`.
 
     targets: last parts of names ("q_proj", in every block) or full names ("layers.0.self_attn.q_proj").
@@ -131,14 +134,14 @@ def replace_linears(model, layer_class, rank, alpha, targets, dropout=0.0, progr
     return list(layers)
 
 
-def scale(model, strength):
+def scale(model: nn.Module, strength: float) -> None:
     """Turn what the adapters learned up or down: W + strength * change. 0 is the untouched model, 1 is as trained."""
     for layer in find_adapters(model).values():
         layer.strength = strength
 
 
 @contextmanager
-def without_adapters(model):
+def without_adapters(model: nn.Module):
     """While it lasts, every adapter adds nothing: the model is the untouched one, to the bit."""
     strengths = {layer: layer.strength for layer in find_adapters(model).values()}
     scale(model, 0.0)
@@ -149,7 +152,7 @@ def without_adapters(model):
             layer.strength = strength
 
 
-def merge_adapters(model):
+def merge_adapters(model: nn.Module) -> list[str]:
     """Put layer.merged(), a plain nn.Linear, in place of every adapter; return their full names.
 
     The merged weights stay frozen like the rest of the model. Raises ValueError when there is nothing to merge.
@@ -162,7 +165,7 @@ def merge_adapters(model):
     return list(layers)
 
 
-def count_trainable(model):
+def count_trainable(model: nn.Module) -> tuple[int, int]:
     """(trained, all) numbers of parameters: a weight shared by two layers counts once, a frozen factor not at all."""
     parameters = list(model.parameters())  # without repeats; buffers are not among them
     return sum(p.numel() for p in parameters if p.requires_grad), sum(p.numel() for p in parameters)

@@ -13,7 +13,7 @@ to W's dtype and without a second copy of W.
 """
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fast.subspace import major_components, minor_components
@@ -26,14 +26,16 @@ class MiLoRALayer(LoRALayer):
     S is divided by alpha / rank first, so that (alpha / rank) B A is those components of W.
     """
 
-    def init_factors(self, W):
-        U, S, V = self.components(W)  # (out, rank), (rank,), (in, rank)
-        root = (S * self.rank / self.alpha).sqrt()  # (rank,)
-        A, B = root[:, None] * V.T, U * root  # (rank, in), (out, rank)
-        self.A, self.B = nn.Parameter(A), nn.Parameter(B)
-        self.A0, self.B0 = nn.Buffer(A.clone()), nn.Buffer(B.clone())
+    def __init__(self, linear, rank, alpha, dropout=0.0):
+        super().__init__(linear, rank, alpha, dropout)
+        self.A0, self.B0 = nn.Buffer(self.A.detach().clone()), nn.Buffer(self.B.detach().clone())
 
-    def components(self, W):
+    def start(self, W):
+        U, S, V = self.components(W)  # (out, rank), (rank,), (in, rank)
+        root = (S / self.scaling).sqrt()  # (rank,)
+        return root[:, None] * V.T, U * root  # (rank, in), (out, rank)
+
+    def components(self, W: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The `rank` columns of U and V, with their S, that are trained."""
         return minor_components(W, self.rank)
 
@@ -43,7 +45,7 @@ class MiLoRALayer(LoRALayer):
 
     @torch.no_grad()
     def delta(self):
-        return self.scaling() * (self.B @ self.A - self.B0 @ self.A0)
+        return self.strength * self.scaling * (self.B @ self.A - self.B0 @ self.A0)
 
     @torch.no_grad()
     def plain_factors(self):

@@ -16,7 +16,7 @@ from functools import partial
 import torch
 from torch.nn import functional as F
 
-from eval_qa import IGNORE, pack
+from corpus import IGNORE, pack
 from fast.loss import head_is_large_and_frozen, kl_in_chunks, mixed_precision
 from gpt import generate
 from tools.cli import progress

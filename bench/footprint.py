@@ -17,7 +17,8 @@ import torch
 from bench.real_sizes import SHAPES
 from gpt.model import GPT
 from lora import LoRALayer, count_trainable, replace_linears
-from mica import MiCALayer, TransposedMiCALayer
+from ablations import TransposedMiCALayer
+from mica import MiCALayer
 from tools.cli import Parser, one_sentence_errors
 from train import block_linears
 

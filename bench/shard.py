@@ -21,7 +21,7 @@ from torch import distributed
 from bench.real_sizes import SHAPES, random_model
 from bench.step import windows
 from bench.timing import forget_peak, peak, timed
-from eval_qa import IGNORE
+from corpus import IGNORE
 from fast import ranks
 from gpt import find_model
 from gpt.weights import load_model
@@ -48,8 +48,8 @@ def measure(model, args, shard, device):
     forget_peak(device)
 
     def step():
-        total = torch.zeros((), device=device)
-        for part in ranks.parts(x, y, args.accumulate, IGNORE):
+        total = torch.zeros(1, device=device)
+        for part in ranks.parts((x, y), args.accumulate, IGNORE):
             loss = next_token_loss(model, *part) / y.numel()
             loss.backward()
             total += loss.detach()
@@ -74,7 +74,6 @@ def compare(args, device):
         rows = [None] * ranks.count()
         distributed.all_gather_object(rows, measure(model, args, shard, device))
         del model
-        ranks.sharded = None
         for rank, (weights, highest, seconds, loss) in enumerate(rows if ranks.first() else ()):
             name = "a part each" if shard else "whole"
             memory = f"{weights / 1e6:12,.0f} {highest / 1e6:12,.0f}"
@@ -96,13 +95,8 @@ def main():
     with one_sentence_errors("bench/shard.py"):
         if "RANK" not in os.environ:
             raise ValueError("it takes several processes: torchrun --nproc-per-node 2 bench/shard.py")
-        device = pick_device(args.device)
-        if device.type == "cuda":
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        compare(args, device)
-        distributed.destroy_process_group()
-        ranks.leave()
+        with ranks.together(args.device):
+            compare(args, pick_device(args.device))
 
 
 if __name__ == "__main__":

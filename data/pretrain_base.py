@@ -27,10 +27,10 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from torch.nn import functional as F
 
 from data.make_data import old_question, old_subjects, old_text
-from eval_qa import IGNORE, pack
+from corpus import IGNORE, pack
 from gpt import GPT, GPTConfig, load_tokenizer, save_pretrained
 from tools.cli import MADE_BY, Parser, atomic, one_sentence_errors, pick_device, whole_folder, write_json
-from tools.runs import check_same, digest_of_code
+from comparison import digest_of_code
 from train import learning_rate
 
 END_OF_TEXT = "<|endoftext|>"
@@ -198,7 +198,8 @@ def read_unfinished(path, made_from):
         old, *_ = (saved[name] for name in ("made from", "model", "optimizer", "rng", "counts"))
     except Exception as error:  # torch has many for a file that is not what it should be
         raise ValueError(f"{path} cannot be read ({error}): remove it, or begin anew with --restart") from None
-    check_same(path, old, made_from)
+    if old != json.loads(json.dumps(made_from)):
+        raise ValueError(f"{path} is of another pretraining: remove it, or begin anew with --restart")
     return saved
 
 

@@ -18,7 +18,8 @@ from torch import nn  # noqa: F401
 from exercises import NotWritten
 from exercises.measuring import teach
 from lora import LoRALayer
-from mica import TrainedMiCALayer, minor_directions  # noqa: F401
+from ablations import TrainedMiCALayer  # noqa: F401
+from mica import minor_directions  # noqa: F401
 from train import METHODS, Method
 
 

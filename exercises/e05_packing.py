@@ -17,7 +17,7 @@ next to each other instead, what is left of `new/questions`? Guess, then:  pytho
 
 import torch  # noqa: F401
 
-from eval_qa import IGNORE  # noqa: F401, the mark for "no target here"
+from corpus import IGNORE  # noqa: F401, the mark for "no target here"
 from exercises import NotWritten
 from exercises.measuring import documents_by_subject, teach
 from train import METHODS

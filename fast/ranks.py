@@ -1,28 +1,32 @@
 """Several processes as one: `torchrun --nproc-per-node N train.py ...`, data parallel, of the base a part each if asked.
 
-Every process holds the whole model and takes its share of each batch's windows; gradients are added up before each step,
-so that all make the same step, the one that a single process would make, to rounding. Process 0 does all the rest
-(asking, printing, writing) and calls the others, the followers, when there is something to train. A loss is a sum over
-predictions divided by their number in the *whole* batch (train.adapt), so shares need not have as many each. With
-dropout the step is another one: each process draws for its own share.
+All processes run the same program: each loads the base, takes its share of each batch's windows, measures. Gradients are
+added up before each step, so that all make the same step, the one that a single process would make, to rounding. Only
+process 0 writes and prints; what it alone knows, such as which runs are finished, the others ask by from_first. A loss is
+a sum over predictions divided by their number in the *whole* batch (train.adapt), so shares need not have as many each.
+With dropout the step is another one: each process draws for its own share.
 
 With --shard a process has on its device only its part of every block's frozen weights, and while a block computes the
 processes lend each other the rest (PyTorch's fully_shard). Adapters, embeddings and the head are whole everywhere, and so
-is the base that methods start from, in the CPU's memory, where it is asked what it knew before.
+is the base that methods start from, in the CPU's memory.
 
 Without torchrun there is one process, and nothing here does anything.
 """
 
 import gc
 import os
+import signal
 import sys
-from contextlib import contextmanager, nullcontext, suppress
+import time
+from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
 from torch import distributed, nn
 
-GONE = "another of torchrun's processes stopped, and this one with it: see what it said"
+VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # what torchrun sets
+PATIENCE = timedelta(minutes=10)  # with the others, at the start and at every step
+GONE = "another of the processes stopped, and this one with it: see what it said"
 
 
 def count():
@@ -39,85 +43,55 @@ def first():
 def together(device):
     """While it lasts, the processes that torchrun started are joined: over nccl, a GPU each, or over gloo on CPUs.
 
-    device: the name that was asked for, or "auto". Followers wait here until process 0 has checked what it was given, and
-    print nothing but what goes wrong with them alone. When process 0 leaves, for whatever reason, they are sent home; where
-    all went well, every one of several processes ends right here. Raises ValueError for one GPU by its number.
+    device: the name that was asked for, or "auto". All but process 0 print nothing. Raises ValueError for one GPU by its
+    number, for variables of torchrun that are set in part, and where the other processes do not come.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield
         return
+    if missing := [name for name in VARIABLES if name not in os.environ]:
+        raise ValueError(f"WORLD_SIZE is set but not {', '.join(missing)}: start by torchrun, or unset WORLD_SIZE")
     if device.startswith("cuda:"):
         raise ValueError(f"--device {device} would put every process on one GPU: give cuda, and each takes its own")
     use_cuda = device.startswith("cuda") or device == "auto" and torch.cuda.is_available()
     if use_cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    # A day: followers wait while process 0 asks questions
-    distributed.init_process_group("nccl" if use_cuda else "gloo", timeout=timedelta(days=1))
-    streams, leads = (sys.stdout, sys.stderr), first()
+    leads, size, address = os.environ["RANK"] == "0", os.environ["WORLD_SIZE"], os.environ["MASTER_ADDR"]
+    if leads:
+        print(f"waiting for {size} processes at {address} (torchrun starts them)", file=sys.stderr)
+    before = [signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)]  # torch's wait is deaf
+    try:
+        distributed.init_process_group("nccl" if use_cuda else "gloo", timeout=PATIENCE)
+    except (RuntimeError, ValueError):
+        how = f"start all by torchrun --nproc-per-node {size} train.py ..., or unset WORLD_SIZE for one process"
+        raise ValueError(f"not all {size} processes came to {address} in {PATIENCE.seconds // 60} minutes: {how}") from None
+    finally:
+        for number, handler in zip((signal.SIGINT, signal.SIGTERM), before):
+            signal.signal(number, handler)
+    streams = sys.stdout, sys.stderr
     try:
         if not leads:
-            if call(None) is None:
-                sys.exit(2)  # process 0 says why
             sys.stdout = sys.stderr = open(os.devnull, "w")
         yield
-    except RuntimeError as error:  # inside a layer of a sharded model
-        if not any(name in str(error).lower() for name in ("gloo", "nccl", "connection closed")):
-            raise
-        raise ValueError(GONE) from None
+        distributed.barrier()  # none leaves while another still talks to it
+    except Exception as error:
+        if not leads:  # what goes wrong with all of them process 0 says, and torchrun ends the others meanwhile
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            time.sleep(3)
+        if any(name in str(error).lower() for name in ("gloo", "nccl", "connection closed", "connection reset")):
+            raise ValueError(GONE) from None
+        raise
     finally:
         sys.stdout, sys.stderr = streams
-        if leads:
-            with suppress(ValueError):  # one of them is gone already
-                call(None)
-        if count() > 1:
-            distributed.destroy_process_group()
-    leave()
+        distributed.destroy_process_group()
 
 
-def leave():
-    """End this process, all being well, at once: gloo's threads were seen to abort an interpreter that ends by itself."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
-
-
-@contextmanager
-def called(*job):
-    """In process 0: the followers do(*job) meanwhile. If it fails, they are at a step and wait for no word: it just leaves."""
-    call(job)
-    try:
-        yield
-    except BaseException:
-        if count() > 1:
-            distributed.destroy_process_group()
-        raise
-
-
-def call(job):
-    """Process 0 tells the followers what to do next; they return it. None: go home."""
+def from_first(ask):
+    """What ask() gives in process 0: it is called there only."""
+    box = [ask() if first() else None]
     if count() > 1:
-        box = [job]
-        spoken(distributed.broadcast_object_list, box)
-        job = box[0]
-    return job
-
-
-def spoken(message, *args):
-    """Exchange a message; ValueError where another process is gone."""
-    try:
-        message(*args)
-    except RuntimeError:
-        raise ValueError(GONE) from None
-
-
-def follows(do):
-    """In a follower: do(*job) for each that process 0 calls, then True. In process 0, which lets them begin, False."""
-    if first():
-        call("begin")
-        return False
-    while (job := heard()) is not None:
-        do(*job)
-    return True
+        distributed.broadcast_object_list(box)
+    return box[0]
 
 
 def share(model, split):
@@ -129,7 +103,7 @@ def share(model, split):
         shard(model)
     for tensor in (*(p for p in model.parameters() if p.requires_grad), *model.buffers()) if count() > 1 else ():
         whole = tensor.detach().contiguous()  # nccl sends no other
-        spoken(distributed.broadcast, whole, 0)
+        distributed.broadcast(whole, 0)
         tensor.detach().copy_(whole)
 
 
@@ -151,9 +125,8 @@ def add_up(parameters, losses):
     """Sum the parameters' gradients over all processes, in place; return the sum of their losses (a vector)."""
     if count() > 1:
         grads = [p.grad for p in parameters]
-        # One message, not hundreds
-        flat = torch.cat([losses.to(grads[0]), *(grad.flatten() for grad in grads)])
-        spoken(distributed.all_reduce, flat)
+        flat = torch.cat([losses.to(grads[0]), *(grad.flatten() for grad in grads)])  # one message, not hundreds
+        distributed.all_reduce(flat)
         losses, *summed = flat.split([len(losses), *(grad.numel() for grad in grads)])
         for grad, total in zip(grads, summed):
             grad.copy_(total.view_as(grad))
@@ -161,8 +134,6 @@ def add_up(parameters, losses):
 
 
 # --- of the base a part each ---------------------------------------------------------------------------------------------
-
-sharded = None  # the model, of all that were, that the processes lend each other now
 
 
 def check(device, shard, compile, full):
@@ -172,21 +143,14 @@ def check(device, shard, compile, full):
     if shard and count() == 1:
         raise ValueError("--shard is for several processes: start them by torchrun --nproc-per-node N train.py ...")
     if shard and (compile or full):
-        raise ValueError(
-            f"--shard does not go with {'--compile' if compile else '--method full'}: leave one of the two out"
-        )
+        other = "--compile" if compile else "--method full"
+        raise ValueError(f"--shard does not go with {other}: leave one of the two out")
 
 
 def shard(model):
-    """Leave this process, on its device, only its part of the frozen weights of the model's blocks. Returns the model.
-
-    Lending takes all processes. In training they are at the same layer by themselves; when process 0 asks the model
-    something, it calls the others to come along, whatever it asks.
-    """
+    """Leave this process, on its device, only its part of the frozen weights of the model's blocks. Returns the model."""
     from torch.distributed.fsdp import fully_shard  # only here: not every build of torch has it
 
-    global sharded
-    sharded = None
     gc.collect()  # the last one's memory: it refers to itself
     device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
     trained = {p for p in model.parameters() if p.requires_grad}
@@ -198,28 +162,4 @@ def shard(model):
     mesh = distributed.init_device_mesh(device, (count(),))
     for block in model.layers:
         fully_shard(block, mesh=mesh, reshard_after_forward=True, ignored_params=trained)
-    model.to(device)  # what is left: adapters, embeddings, the head
-    alone = model.hidden_states
-
-    def hidden_states(*args, **kwargs):
-        with called("along") if first() and not model.training else nullcontext():
-            return alone(*args, **kwargs)
-
-    model.hidden_states, sharded = hidden_states, model
-    return model
-
-
-def heard():
-    """In a follower: the next job process 0 calls; before that, whenever it asks the sharded model, come along."""
-    while (job := call(None)) == ("along",):
-        training = sharded.training
-        with torch.inference_mode():  # nothing is used of the answer to this one token, not even a draw for dropout
-            sharded.eval().hidden_states(torch.zeros(1, 1, dtype=torch.long, device=sharded.device))
-        sharded.train(training)
-    return job
-
-
-def meet():
-    """With a sharded model all processes come here before any goes on, and followers serve what process 0 asks until then."""
-    if sharded is not None:
-        call("on") if first() else heard()
+    return model.to(device)  # what is left: adapters, embeddings, the head

@@ -6,7 +6,7 @@ on each of W's singular directions. Everything is read off a finished model; not
 
 import torch
 
-from eval_qa import IGNORE, pack
+from corpus import IGNORE, pack
 from lora import LoRALayer
 
 BINS = 24  # of W's singular directions, largest values first; at width 192 a bin is 8 directions

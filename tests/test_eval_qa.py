@@ -1,5 +1,6 @@
 """eval_qa.py: questions in our format, how text becomes windows, scores equal to a naive computation, and the program."""
 
+import io
 import json
 import math
 import random
@@ -12,15 +13,14 @@ from torch.nn import functional as F
 
 import eval_qa
 from adapter_io import save_adapters
+from corpus import IGNORE, pack, perplexity
 from eval_qa import (
-    IGNORE,
     Question,
+    continuation,
     encode_question,
     greedy_answer,
     make_question,
     make_score,
-    pack,
-    perplexity,
     read_questions,
     score_question,
     score_questions,
@@ -488,6 +488,7 @@ def test_a_greedy_answer_is_what_is_written_up_to_its_end(knows_some):
         (" Elmsgate.He", "Elmsgate"),
         (" Elm.", "Elm"),
         ("\nElm", ""),
+        (" 1. Elmsgate\n2.", "1. Elmsgate"),
     ],
 )
 def test_where_an_answer_ends(knows_some, monkeypatch, written, answer):
@@ -497,6 +498,20 @@ def test_where_an_answer_ends(knows_some, monkeypatch, written, answer):
         eval_qa, "generate", lambda model, prompt, *_, **__: torch.tensor([[*prompt[0].tolist(), *ids]])
     )
     assert greedy_answer(model, tokenizer, questions[0].prompt) == answer
+
+
+def test_a_prompt_is_read_as_it_stands_and_what_follows_is_not_cut(knows_some, monkeypatch):
+    model, tokenizer, _ = knows_some
+    read = []
+    written = " Yes. 1. Elm\nand more"
+
+    def generate(model, prompt, *_, **__):
+        read.append(prompt[0].tolist())
+        return torch.tensor([[*read[0], *tokenizer.encode(written), tokenizer.eot_id]])
+
+    monkeypatch.setattr(eval_qa, "generate", generate)
+    assert continuation(model, tokenizer, "The fox:\n") == written
+    assert tokenizer.decode(read[0]) == "The fox:\n"
 
 
 def test_a_question_and_a_prompt_of_the_same_words_are_both_answered(tiny_llama_folder, monkeypatch, capsys):
@@ -526,7 +541,8 @@ def test_questions_and_prompts_are_answered_without_and_with_the_adapter(
         torch.nn.init.normal_(layer.B)
     save_adapters(base, tmp_path / "adapter")
     without, adapted = (
-        [greedy_answer(m, tokenizer, p) for p in ("Question: Who?\nAnswer:", "Question: Why?\nAnswer:", "The fox")]
+        [greedy_answer(m, tokenizer, p) for p in ("Question: Who?\nAnswer:", "Question: Why?\nAnswer:")]
+        + [continuation(m, tokenizer, "The fox")]
         for m in (load_pretrained(tiny_llama_folder)[0], base.eval())
     )
     assert without != adapted
@@ -534,11 +550,19 @@ def test_questions_and_prompts_are_answered_without_and_with_the_adapter(
     run_program(monkeypatch, *line)
     printed = capsys.readouterr().out
     for text, answer in zip(("Who?", "Why?", "The fox"), without, strict=True):
-        assert f"{text}\n  answer: {printable(answer)}\n" in printed
+        assert f"{text}\n  answer: {printable(answer) or '(ends at once)'}\n" in printed
     run_program(monkeypatch, *line, "--adapter", tmp_path / "adapter")
     printed = capsys.readouterr().out
     for text, first, second in zip(("Who?", "Why?", "The fox"), without, adapted, strict=True):
-        assert f"{text}\n  untouched: {printable(first)}\n  with the adapter: {printable(second)}\n" in printed
+        assert f"{text}\n  untouched: {printable(first)}\n" in printed
+        assert f"  with the adapter: {printable(second)}\n" in printed
+
+
+def test_questions_are_asked_for_where_none_is_given(tiny_llama_folder, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.StringIO("Who?\nWhy?\n\nnot read\n"))
+    run_program(monkeypatch, "--model", tiny_llama_folder, "--ask")
+    printed = capsys.readouterr().out
+    assert "Who?\n  answer: " in printed and "Why?\n  answer: " in printed and "not read" not in printed
 
 
 def test_nothing_to_measure_is_said(monkeypatch, capsys):

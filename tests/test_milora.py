@@ -8,15 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from lora import LoRALayer
-from mica import (
-    LoRAFALayer,
-    MajorMiCALayer,
-    MiCALayer,
-    OrthonormalMiCALayer,
-    RandomMiCALayer,
-    TrainedMiCALayer,
-    TransposedMiCALayer,
-)
+from ablations import LoRAFALayer, MajorMiCALayer, OrthonormalMiCALayer, RandomMiCALayer, TrainedMiCALayer, TransposedMiCALayer
+from mica import MiCALayer
 from milora import MiLoRALayer, PiSSALayer
 
 RANK, ALPHA = 4, 12

@@ -7,7 +7,7 @@ import torch
 
 import train
 from conftest import TINY
-from eval_qa import IGNORE
+from corpus import IGNORE
 from fast import loss as fast_loss
 from gpt import GPT
 from lora import LoRALayer, find_adapters, replace_linears, scale, without_adapters

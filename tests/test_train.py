@@ -207,7 +207,7 @@ def gradients_of_first_step(folder, monkeypatch, method="lora", **changes):
 
     def uneven(*arguments):
         x, y = pack(*arguments)
-        assert len(x) == 5 and not (y == eval_qa.IGNORE).sum(dim=1).unique().numel() == 1
+        assert len(x) == 5 and not (y == train.IGNORE).sum(dim=1).unique().numel() == 1
         return x, y
 
     class Spy(torch.optim.AdamW):

@@ -6,7 +6,9 @@ goes wrong is one printable line that names the file and says what to do (one_se
 """
 
 import argparse
+import dataclasses
 import errno
+import hashlib
 import json
 import math
 import os
@@ -16,6 +18,7 @@ import signal
 import sys
 import tempfile
 import time
+import typing
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -61,6 +64,42 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message):
         self.exit(2, f"{printable(f'{self.prog}: {message}', 350)} (see {self.prog} --help)\n")
+
+
+def flag(default, help, least=None):
+    """A field of a dataclass that is a flag of a program: its default, what it is, the least it may be."""
+    return dataclasses.field(default=default, metadata={"help": help, "least": least})
+
+
+def add_flags(parser, settings):
+    """Give the parser a flag for each field of a dataclass of settings; from_flags makes one of what was given."""
+    for field in dataclasses.fields(settings):
+        name, kind = f"--{field.name.replace('_', '-')}", typing.get_type_hints(settings)[field.name]
+        kinds = {one for one in typing.get_args(kind) or (kind,)} - {type(None)}
+        options = {"default": field.default, "help": field.metadata["help"]}
+        if kind is bool:
+            parser.add_argument(name, action="store_true", **options)
+        elif any(typing.get_origin(one) is tuple for one in kinds):
+            parser.add_argument(name, nargs="+", metavar="NAME", **options)
+        else:
+            parser.add_argument(name, type=kinds.pop(), **options)
+
+
+def from_flags(args, settings):
+    """The dataclass of settings that the parsed flags give. Raises ValueError for a number that is too small."""
+    values = {}
+    for field in dataclasses.fields(settings):
+        value, least = getattr(args, field.name), field.metadata["least"]
+        if least is not None and value < least:
+            raise ValueError(f"--{field.name.replace('_', '-')} must be at least {least}, not {value}")
+        values[field.name] = tuple(value) if isinstance(value, list) else value
+    return settings(**values)
+
+
+def shipped(name):
+    """A path beside the programs, as "data/base": relative where the current folder is theirs, or above it."""
+    path = Path(__file__).resolve().parents[1] / name
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 # --- errors ------------------------------------------------------------------------------------------------------------
@@ -244,6 +283,27 @@ def whole_folder(name, is_ours=lambda folder: (folder / MADE_BY).exists()):
                 path.rename(old)
             temporary.rename(path)
             remove(old)
+
+
+def digest(*contents):
+    """A short name for bytes, texts, and whatever is told apart by its repr."""
+    total = hashlib.sha256()
+    for content in contents:
+        content = content if isinstance(content, bytes) else repr(content).encode("utf-8", "backslashreplace")
+        total.update(hashlib.sha256(content).digest())
+    return total.hexdigest()[:16]
+
+
+def digest_of_files(path):
+    """Of a file, or of the files in a folder: of names and contents, hidden ones aside."""
+    path = Path(path)
+    files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.is_file())
+    return digest(*(part for f in files if not f.name.startswith(".") for part in (f.name, file_digest(f))))
+
+
+def file_digest(path):
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def as_json(content, indent=None):

@@ -4,11 +4,11 @@ import random
 
 import torch
 
-from eval_qa import IGNORE
+from corpus import IGNORE
 from exercises.grading import Wrong, check_tuple, kind_of, part, require
 
 TITLE, MINUTES = "packing", 25
-SOLUTIONS = ["eval_qa.py: pack"]
+SOLUTIONS = ["corpus.py: pack"]
 EOT, BOS = 1, 0
 
 

@@ -8,7 +8,8 @@ from bench import footprint
 from bench.footprint import ROWS, SHAPES, adapted, row
 from gpt.model import GPT
 from lora import LoRALayer, count_trainable, replace_linears
-from mica import MiCALayer, TransposedMiCALayer
+from ablations import TransposedMiCALayer
+from mica import MiCALayer
 from train import block_linears
 
 LLAMA_2, QWEN = ("llama-2-7b", ("q_proj", "v_proj"), 128, 16), ("qwen2.5-7b", ("q_proj", "v_proj"), 32, 32)

@@ -28,7 +28,8 @@ from data.make_data import (
     show,
     world,
 )
-from eval_qa import pack, read_documents, read_questions
+from corpus import pack
+from eval_qa import read_documents, read_questions
 from gpt import load_tokenizer
 
 DATA = Path(__file__).resolve().parents[2] / "data"

@@ -8,8 +8,8 @@ import tokenizers
 import torch
 from conftest import reference
 
+from corpus import perplexity
 from eval_qa import (
-    perplexity,
     read_documents,
     read_questions,
     score_questions,

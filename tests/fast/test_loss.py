@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fast.loss
 import train
-from eval_qa import IGNORE
+from corpus import IGNORE
 from fast.loss import compiled, head_is_large_and_frozen, loss_in_chunks
 from gpt import GPT, load_pretrained
 from lora import LoRALayer

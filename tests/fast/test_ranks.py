@@ -2,6 +2,8 @@
 
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -65,19 +67,47 @@ def said(done):
     return [text for text in done.stderr.splitlines() if text.startswith("train.py: ")]
 
 
-def test_alone_nothing_is_shared_and_nothing_called():
+def test_alone_nothing_is_shared():
     rows = torch.arange(10).view(5, 2)
     x, y = zip(*ranks.parts((rows, rows + 1), 2, -100))
     assert len(x) == len(y) == 2 and torch.equal(torch.cat(x), rows) and torch.equal(torch.cat(y), rows + 1)
-    loss = torch.tensor(1.0)
-    assert ranks.add_up([], loss) is loss and ranks.call(("mica", 0)) == ("mica", 0) and ranks.count() == 1
-    assert ranks.follows(lambda: pytest.fail("nobody follows")) is False
+    losses = torch.tensor([1.0])
+    assert ranks.add_up([], losses) is losses and ranks.from_first(lambda: 3) == 3 and ranks.count() == 1
 
 
 def test_several_processes_do_not_share_a_gpu(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in ranks.VARIABLES:
+        monkeypatch.setenv(name, "2")
     with pytest.raises(ValueError, match="would put every process on one GPU: give cuda"), ranks.together("cuda:0"):
         pytest.fail("it was not refused")
+
+
+def test_variables_that_are_set_in_part_are_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(ValueError, match="RANK.*MASTER_PORT: start by torchrun, or unset"), ranks.together("cpu"):
+        pytest.fail("it was not refused")
+
+
+@pytest.mark.parametrize("ending", ["patience", "Ctrl-C"])
+def test_processes_that_do_not_come_are_waited_for_with_patience_only(ending):
+    """As on a cluster whose scheduler sets the variables for one process."""
+    code = "from fast import ranks; from datetime import timedelta; ranks.PATIENCE = timedelta(seconds=3)\n"
+    code += "from tools.cli import one_sentence_errors\nwith one_sentence_errors('x'), ranks.together('cpu'): pass"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    variables = {"WORLD_SIZE": "4", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, env=os.environ | variables, stderr=subprocess.PIPE, text=True
+    )
+    said = process.stderr.readline()
+    assert "waiting for 4 processes at 127.0.0.1" in said
+    if ending == "Ctrl-C":
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) != 0
+    else:
+        said = process.communicate(timeout=60)[1]
+        assert process.returncode == 2 and "not all 4 processes came" in said and "torchrun" in said
 
 
 def test_shares_are_equal_and_cover_a_batch(monkeypatch):
@@ -114,7 +144,6 @@ def test_what_is_sharded_leaves_the_base_as_it_was(tiny_llama_folder, tmp_path):
         assert model.lm_head.weight is model.embed_tokens.weight if base.config.tie_embeddings else True
         assert torch.equal(model(x), before)
     finally:
-        ranks.sharded = None
         ranks.distributed.destroy_process_group()
 
 
@@ -145,7 +174,8 @@ def test_several_processes_are_not_for_mps(monkeypatch):
 CASES = [
     ("mica", []),
     ("lora", ["--accumulate", "2"]),
-    ("full", []),
+    ("full", ["--rehearse", "600"]),
+    ("mica", ["--rehearse", "600", "--batch-size", "5"]),
     ("mica", ["--shard", "--eval-every", "1", "--examples", "2"]),
     ("pissa", ["--shard", "--accumulate", "2", "--checkpointing"]),
 ]
@@ -196,6 +226,6 @@ def test_a_process_that_fails_takes_the_other_with_it(line, tmp_path, rank, extr
     done = run([*line, "--method", "mica", "--out", tmp_path / "out", *extra], 2, fire=rank)
     assert done.returncode != 0 and "train.py: a machine is on fire" in said(done)
     others = set(said(done)) - {"train.py: a machine is on fire"}
-    assert all("another of torchrun's processes stopped" in text for text in others)
+    assert all("another of the processes stopped" in text for text in others)
     assert "]: Traceback" not in done.stderr  # "[rank1]: Traceback"
     assert not (tmp_path / "out" / "mica").exists()

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from test_eval_qa import LONG, QUESTIONS, PairTokenizer
 
 import eval_qa
-from eval_qa import Question, encode_question, perplexity, read_questions, score_question, score_questions
+from corpus import perplexity
+from eval_qa import Question, encode_question, read_questions, score_question, score_questions
 from fast import scoring
 from fast.scoring import Row, batches_of, predict, rows_of
 from gpt import load_pretrained

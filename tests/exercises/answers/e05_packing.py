@@ -1,6 +1,6 @@
 import torch
 
-from eval_qa import IGNORE, pack
+from corpus import IGNORE, pack
 
 REFERENCE = {"pack": pack}
 
