@@ -18,7 +18,7 @@ from pathlib import Path
 from gpt import find_model, load_pretrained
 from study.figures import draw_all, save_figure
 from study.real import REAL
-from study.report import check_markers, fill_in, readme_tables, report
+from study.report import answers, fill_in, report
 from study.runs import run_missing
 from study.tables import Results, look, primary_line
 from study.toy import EXTENDED_DESIGN, FULL, LONG_QV, QUICK
@@ -28,10 +28,11 @@ HERE = Path("study")  # from the repository's root, where the program is started
 
 
 def write_all(results, base, readme):
-    """The report and the pictures beside the records, and the tables in `readme`, unless it is None."""
+    """The report and the pictures beside the records, and the table of answers in `readme`, unless it is None."""
     texts = {results.folder / "README.md": report(results)}
     if readme:
-        texts[readme] = fill_in(readme.read_text(encoding="utf-8"), readme_tables(results))
+        studies = (Results(HERE / "results" / design.name, design) for design in (EXTENDED_DESIGN, LONG_QV, REAL))
+        texts[readme] = fill_in(readme.read_text(encoding="utf-8"), answers(*studies))
     for path, text in texts.items():
         with atomic(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
@@ -63,7 +64,6 @@ def main():
         "--results",
         help="folder of the records; None: study/results, study/results/real, study/results/qv or out/quick",
     )
-    add("--readme", help="file whose tables are renewed; None: study/README.md for results in study, for others none")
     add("--workers", type=int, default=os.cpu_count(), help="runs side by side, each with one thread")
     add(
         "--scheduler",
@@ -77,7 +77,7 @@ def main():
     design = next((design for asked, design in others if asked), FULL)
     ours = HERE / "results" / design.name
     results = Path(args.results or ("out/quick" if args.quick else ours))
-    readme = args.readme or (HERE / "README.md" if results.resolve() == ours.resolve() else None)
+    readme = HERE / "README.md" if results.resolve() == ours.resolve() else None
     with one_sentence_errors("python -m study"):
         shown = EXTENDED_DESIGN if design == FULL else design  # with what there is of --extended
         if args.look:
@@ -90,11 +90,9 @@ def main():
             base, _ = load_pretrained(find_model(model))  # what is wrong with it is said here, not by a worker
         if not args.draw:
             check_writable(results / "runs")
-            if readme:
-                check_markers(Path(readme).read_text(encoding="utf-8"), design)
             run_missing(design, results, args.workers, model, device, args.scheduler)
             print(f"every run is in {results / 'runs'}", file=sys.stderr)
-        write_all(Results(results, shown), base, readme and Path(readme))
+        write_all(Results(results, shown), base, readme)
 
 
 if __name__ == "__main__":

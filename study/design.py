@@ -4,14 +4,13 @@ Three studies have such a design, each fixed before its first judged run: two in
 in real.py (SmolLM2). An arm stands there by name, with learning rates of its own: a method that is added to
 train.METHODS, or a default rate that is changed there, changes nothing.
 
-Reading order: Arm and Design, learning rates (grid, tune, chosen_rates), then stages_of and runs_of.
+Reading order: Arm and Design, learning rates (grid, tune, chosen_rates), then runs_of.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from study.stats import matched_by_world
 from train import Settings
 
 # What a run is asked about: the new world in two forms, names that no text tells of, and what the base knew before
@@ -45,26 +44,33 @@ class Design:
     pairs: tuple[tuple[str, str], ...]  # arms compared; the first pair's `primary` is the primary comparison
     columns: dict[str, tuple[str, str | None]]  # title: (question set or text, what of it); the control among them
     task: Callable  # (world, subjects, texts, judged) -> train.Task
-    score: Callable  # of a tuning record: what a rate is chosen by
+    score: Callable | None = None  # of a tuning record: what a rate is chosen by
     tuning: tuple[int, ...] = TUNING  # worlds; none: every arm has the middle one of its rates
     judged: tuple[int, ...] = ()  # never tuned on; a run's seed is its world's number, the same for every arm
     main: tuple[str, ...] = ()  # arms with a curve over learning rates
     curve: tuple[int, ...] = ()  # steps from its chosen rate at which a main arm without `at` is judged too
     matched: dict[str, tuple[str, str]] = field(default_factory=dict)  # {title: (x, y)}: y compared where x is equal
-    height: Callable = matched_by_world  # (curves of one arm, of another) -> differences at matched x, a value a world
+    looks: dict[str, tuple[str, str]] = field(default_factory=dict)  # the same, thought of later: not corrected, no verdict
+    beside: dict[str, tuple[str, str]] = field(default_factory=dict)  # columns that only `looks` need
     primary: tuple[str, ...] = ("new knowledge",)  # its column or title, and any that are reported beside it
     rated: tuple[str, ...] = ()  # columns shown of the rates tried
-    extended: tuple[Arm, ...] = ()  # at rates chosen before, on the first few of the judged worlds: see stages_of
+    extended: tuple[Arm, ...] = ()  # at rates chosen before, on the first few of the judged worlds
     extended_worlds: int = 4
-    name: str = ""  # of its folder in results/, and before its markers in README.md
+    name: str = ""  # of its folder in results/
     text: str = ""  # of the task: its perplexity and forgetting loss are measured
     seconds: int = 32  # a run takes about so long
     landing: bool = True  # measure where the change lies, and new knowledge after each epoch
+    how: str = ""  # the rate of each arm was chosen: said wherever arms are compared at one rate each
 
     @property
     def kept(self):
         """The columns compared at matched new knowledge: what learning costs."""
-        return [y for x, y in self.matched.values() if x == "new knowledge"]
+        return list(dict.fromkeys(y for x, y in (self.matched | self.looks).values() if x == "new knowledge"))
+
+    @property
+    def retention(self):
+        """The column of what the model knew before."""
+        return next(title for title, (part, _) in self.columns.items() if part == RETENTION)
 
     @property
     def endpoints(self):
@@ -72,15 +78,20 @@ class Design:
         return [title for title, (part, _) in self.columns.items() if part != CONTROL]
 
     @property
+    def curves(self):
+        """The pairs of arms that both have a curve over learning rates."""
+        names = {arm.name for arm in self.arms if arm.at or self.curve} & {*self.main}
+        return [pair for pair in self.pairs if names >= {*pair}]
+
+    @property
     def comparisons(self):
         """[(first, second, endpoint or what is compared at matched x), ...]: all there are to be, the primary one first."""
         names = {arm.name for arm in self.arms}
-        curves = {arm.name for arm in self.arms if arm.at or self.curve} & {*self.main}
         found = [
             (*pair, title)
             for pair in self.pairs
             if names >= {*pair}
-            for title in (*self.endpoints, *(self.matched if curves >= {*pair} else ()))
+            for title in (*self.endpoints, *(self.matched if pair in self.curves else ()))
         ]
         primary = (*self.pairs[0], self.primary[0])
         return [primary, *(one for one in found if one != primary)]
@@ -157,55 +168,24 @@ def chosen_rates(design, find):
 
 
 def curve_rates(design, arm, chosen):
-    """The rates an arm is judged at, lowest first: the chosen one, and for a main arm those of its curve."""
+    """The rates an arm is judged at, lowest first: the chosen one (or None), and for a main arm those of its curve."""
     if arm.at:
         return sorted(arm.at)
-    return (
-        [step_from(chosen, steps) for steps in design.curve] if design.curve and arm.name in design.main else [chosen]
-    )
-
-
-def stages_of(design, find):
-    """[[run, ...], ...]: the runs that can be named now and have no record, in the order in which they are to be made.
-
-    What is to come after a stage may depend on what it gives. First the curves that no choice of rates touches, a rate on
-    every world and then the next, the primary pair's before others'. Where there are such curves, an arm is tuned and then
-    judged before the next is tuned, so that every arm that is complete tells something: those first whose rates the
-    extension needs, with of the extension what has its rate, and those last that a curve has judged already. Otherwise all
-    are tuned, then judged, and the extension comes last.
-    """
-    fixed = [arm for arm in design.arms if arm.at or arm.method is None]
-    runs = [(i, Run(arm, lr, seed)) for seed in design.judged for arm in fixed for i, lr in enumerate(arm.at or [None])]
-    runs = sorted(runs, key=lambda both: (both[0], both[1].arm.name not in design.pairs[0]))
-    rates, missing = chosen_rates(design, find)
-    worlds = design.judged[: design.extended_worlds]
-    extension = [Run(arm, rates[arm.name], seed) for seed in worlds for arm in design.extended]
-    stages = []
-    if any(arm.at for arm in fixed):
-        stages.append([run for _, run in runs])
-        stages.append([run for run in extension if run.lr])
-        needed = {arm.follows[0] for arm in design.extended if arm.follows}
-        for arm in sorted(design.arms, key=lambda arm: 0 if arm.name in needed else 1 if arm.rates else 2):
-            if arm.rates or arm.at:  # its tuning or, when that is done, its judged runs
-                tuning = [run for run in missing if run.arm == arm]
-                stages.append(tuning or [Run(arm, rates[arm.name], seed) for seed in design.judged])
-    stages.append(missing)
-    if not missing:
-        at_chosen = [Run(arm, rates[arm.name], seed) for seed in design.judged for arm in design.arms]
-        curves = [
-            Run(arm, lr, seed)
-            for seed in design.judged
-            for arm in design.arms
-            for lr in curve_rates(design, arm, rates[arm.name])
-        ]
-        stages.append(at_chosen + curves + extension)
-    seen, found = set(), []
-    for stage in stages:
-        found.append([run for run in dict.fromkeys(stage) if run not in seen and find(run) is None])
-        seen |= {*stage}
-    return [stage for stage in found if stage]
+    curve = design.curve if chosen and arm.name in design.main else ()
+    return [step_from(chosen, steps) for steps in curve] or [chosen]
 
 
 def runs_of(design, find):
-    """All the runs that can be named now and have no record."""
-    return [run for stage in stages_of(design, find) for run in stage]
+    """The runs that can be named now and have no record, in the order in which they are to be made: worlds before arms.
+
+    First what no choice of a rate touches, then tuning, then what tuning is for, as far as it is done.
+    """
+    rates, tuning = chosen_rates(design, find)
+
+    def judged(arms, worlds=design.judged):
+        named = [(arm, lr) for arm in arms for lr in curve_rates(design, arm, rates[arm.name])]
+        return [Run(arm, lr, world) for world in worlds for arm, lr in named if lr or arm.method is None]
+
+    free = [arm for arm in design.arms if arm.at or arm.method is None]
+    runs = judged(free) + tuning + judged(design.arms) + judged(design.extended, design.judged[: design.extended_worlds])
+    return [run for run in dict.fromkeys(runs) if find(run) is None]

@@ -1,5 +1,7 @@
 """The study's pictures: each a function of Results that returns a figure."""
 
+import math
+
 import matplotlib
 import torch
 
@@ -78,8 +80,7 @@ def draw_bars(results):
                 ax.plot(x, control, "_", color="black", markersize=14, label=None if x else "unbound control")
         top = {"ylim": (0, 105)} if scale_of(endpoint)[0] == 100 else {}
         ax.set(xlim=(-0.8, len(shown) + 1), ylabel=with_unit(endpoint), **top)
-        if endpoint == "new knowledge" or not top:
-            untouched_line(ax, results, endpoint)
+        untouched_line(ax, results, endpoint)
     axes[0].legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), fontsize=8)  # above, where no bar can be
     names = [f"{name} {lr:g}" if results.arms[name].at else name for name, lr, _ in shown]
     axes[-1].set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
@@ -89,26 +90,31 @@ def draw_bars(results):
 def draw_frontier(results):
     """What is kept against new knowledge, a curve a main arm over learning rates; bars are standard errors over worlds.
 
-    Beside curves at fixed rates stand, hollow and with their names, the arms that are judged at a chosen one.
+    The untouched model is a cross. Beside curves at fixed rates stand, hollow and with their names, the arms that are judged at a chosen one.
     """
     kept = results.design.kept
     arms = [results.arms[name] for name in results.design.main]
     alone = [arm for arm in results.design.arms if arm.rates] if all(arm.at for arm in arms) else []
     figure, axes = plt.subplots(1, len(kept), figsize=(5.5 * len(kept), 4.5), squeeze=False)
     for ax, column in zip(axes[0], kept):
+        ends = ("new knowledge", column)
         for arm in (*arms, *alone):
             points = []
             for lr in curve_rates(results.design, arm, results.rates[arm.name]):
                 if worlds := results.worlds(arm.name, lr=lr):
-                    ends = ("new knowledge", column)
                     points.append([scaled(end, results.values(arm.name, end, worlds, lr)) for end in ends])
             if points:
                 (x, dx), (y, dy) = (zip(*axis) for axis in zip(*points))
                 look = {"markerfacecolor": "white"} if arm in alone else {"label": arm.name}
                 ax.errorbar(x, y, dy, dx, capsize=2, linewidth=1.5, markersize=6, **look, **style(arm))
-                if arm in alone:
-                    ax.annotate(arm.name, (x[0], y[0]), (4, 5), textcoords="offset points", fontsize=8)
+                if arm in alone:  # names above and below in turn, so that neighbours' do not collide
+                    below = alone.index(arm) % 2 == (column in COSTS)
+                    place = {"xytext": (4, -12 if below else 5), "textcoords": "offset points"}
+                    ax.annotate(arm.name, (x[0], y[0]), fontsize=8, **place)
                     ax.margins(x=0.15)  # room for the name
+        if worlds := results.worlds("untouched"):
+            point = (scaled(end, results.values("untouched", end, worlds))[0] for end in ends)
+            ax.plot(*point, "x", color="black", markersize=8, label="untouched")
         retention = results.design.columns[column][0] == RETENTION
         label, where = f"{column} (retention)" if retention else column, "down" if column in COSTS else "up"
         ax.set(xlabel="new knowledge, %", ylabel=with_unit(label, column), title=f"better: {where} and to the right")
@@ -119,21 +125,22 @@ def draw_frontier(results):
 
 
 def draw_parameters(results):
-    """What was learned against how many numbers were trained."""
-    figure, ax = plt.subplots(figsize=(6, 4.5))
+    """What was learned against how many numbers were trained; the names stand beside, as high as their points if they can."""
+    figure, ax = plt.subplots(figsize=(7, 4.5))
     points = []  # (gain, its error, trained parameters, arm)
     for arm in results.design.arms:
         if arm.method and (worlds := results.worlds(arm.name, "untouched")):
             gain, error = percent(results.gains(arm.name, worlds))
             points.append((gain, error, results.record(arm.name, worlds[0])["trained"], arm))
-    names = []  # where they stand: lowest first, moved up as far as those of like size ask for
+    height = -math.inf
     for gain, error, trained, arm in sorted(points, key=lambda point: point[0]):
         ax.errorbar(trained, gain, error, capsize=2, **style(arm))
-        height = max([gain, *(y + 2.4 for x, y in names if 0.4 < x / trained < 2.5)])
-        names.append((trained, height))
-        ax.annotate(arm.name, (1.12 * trained, height), fontsize=7, va="center")
+        height = max(gain, height + 3.2)
+        line = {"arrowprops": {"arrowstyle": "-", "linewidth": 0.4, "color": "gray"}}
+        place = {"xytext": (1.03, height), "textcoords": ("axes fraction", "data"), "va": "center"}
+        ax.annotate(arm.name, (trained, gain), fontsize=7, **place, **line)
     ax.set(xscale="log", xlabel="trained parameters", ylabel="learned above the untouched model, points")
-    ax.set_ylim(0, None)
+    ax.set_ylim(-2, None)
     ax.margins(x=0.2)
     return figure
 
@@ -143,9 +150,10 @@ def draw_landing(results, base):
     figure, (spectra, *sides) = plt.subplots(1, 3, figsize=(12, 3.8))
     linears = [(n, m.weight.detach()) for n, m in base.layers.named_modules() if isinstance(m, torch.nn.Linear)]
     kinds = dict.fromkeys(name.rpartition(".")[2] for name, _ in linears)
-    for kind, dashes in zip(kinds, ("-", "--", ":", "-.", (0, (1, 1)), (0, (5, 1)), (0, (3, 1, 1, 1)))):
+    for i, (kind, marker) in enumerate(zip(kinds, "osD^vPX")):  # lines that lie on each other show by turns of markers
         values = torch.stack([torch.linalg.svdvals(W.double()) for name, W in linears if name.endswith(kind)]).mean(0)
-        spectra.plot(range(1, len(values) + 1), values, linestyle=dashes, color="black", linewidth=1, label=kind)
+        look = {"marker": marker, "markevery": (4 * i, 28), "markersize": 5, "color": plt.cm.viridis(i / len(kinds))}
+        spectra.plot(range(1, len(values) + 1), values, linewidth=1, label=kind, **look)
     spectra.set(yscale="log", xlabel="singular value, largest first", ylabel="mean over layers", title="base model")
     spectra.legend(frameon=False, fontsize=7)
     shown = [name for name in (*results.design.main, "mica-random") if results.worlds(name)]

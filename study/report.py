@@ -1,174 +1,133 @@
-"""The reports: results/README.md of each study, and its tables in study/README.md.
-
-These stand between <!-- study: NAME --> and <!-- end -->; fill_in renews them. The text around them is written by hand.
-"""
-
-import re
+"""The reports: results/README.md of each study, and the table of answers in study/README.md."""
 
 from study.design import TUNING
-from study.stats import matched_by_world, matched_on_means
 from study.tables import (
     arms_table,
     comparisons_table,
     cost_line,
     curves_table,
+    interval,
     landing_table,
+    markdown,
     missing_line,
     pairs_table,
     primary_line,
     rates_table,
 )
 
+HEAD = """# Results of `python -m study{flag}`
 
-def tables_of(results):
-    """{name: table or line} that both the README and the report show."""
+Written by this command from the records in runs/. {cost} {missing}
+
+Worlds {judged} are judged{tuned}; a run's seed is its world's number. Means +- one standard error over worlds;
+differences with 95% intervals (t over worlds); verdicts at 5% after Holm's correction over all {number} comparisons of the
+design but the primary one, those to come included (so an interval may leave out zero and the verdict still be "not
+resolved"). Of forgetting loss and perplexity less is better. Gain / gain: ratio of what was learned above the untouched model,
+with Fieller's 95% interval. *At matched new knowledge* (or whatever stands in its place): the difference in height of two
+arms' mean curves over learning rates, over the span of it that both reach; points that do not go beyond those of all
+lower rates do not count, and the interval is the bootstrap's over worlds. *A look* was thought of when the records were
+known: it is not corrected, and has no verdict.
+"""
+
+LANDING = """Amplification: how many times larger the change is than what W does between the change's first singular vectors.
+Similarity of those vectors (as many as the rank) with W's major and minor ones: 1 is the same subspace, rank / width by
+chance.
+"""
+
+CHRONICLE = "A world is a seed here: text and questions are the same for all, and errors are over seeds alone."
+
+
+def pairs_of(results):
+    """The pairs' tables: of whole curves, and at each arm's own rate."""
     design = results.design
-    cost, primary = cost_line(results), primary_line(results)
-    own = ["new knowledge", *design.kept]
-    if design.name:  # two tables: at the arms' own rates, and of whole curves
-        pairs = f"{primary}\n\nOf whole curves:\n\n{pairs_table(results, list(design.matched), gains=False)}"
-        if chosen := pairs_table(results, own):
-            rates = {name: results.rates[name] for pair in design.pairs for name in pair}
-            rates = ", ".join(f"{name} {lr:g}" for name, lr in rates.items() if lr)
-            pairs += f"\n\nAt one rate each ({rates}):\n\n{chosen}"
-        return {"cost": f"{cost} {missing_line(results)}", "arms": arms_table(results, design.arms), "pairs": pairs}
-    pairs = f"{primary}\n\n{pairs_table(results, [*own, *design.matched])}"
-    return {"cost": cost, "arms": arms_table(results, design.arms), "pairs": pairs}
-
-
-def marker(design, name):
-    """Under which name a design's table stands in the README."""
-    return f"{design.name}-{name}" if design.name else name
-
-
-def readme_tables(results):
-    """{name: what stands between the README's markers}."""
-    return {marker(results.design, name): table for name, table in tables_of(results).items()}
-
-
-def check_markers(text, design):
-    """Raise ValueError unless a README has the markers of a design's tables: to be asked before hours of runs."""
-    fill_in(text, {marker(design, name): "" for name in ("cost", "arms", "pairs")})
-
-
-def fill_in(text, tables):
-    """A README with the tables between its markers. Raises ValueError for a marker that is missing."""
-    for name, table in tables.items():
-        pattern = re.compile(rf"(<!-- study: {name} -->\n)(?:.*?\n)?(<!-- end -->)", re.DOTALL)
-        text, found = pattern.subn(lambda match: f"{match[1]}{table}\n{match[2]}", text)
-        if found != 1:
-            raise ValueError(f"the README needs one <!-- study: {name} --> and after it one <!-- end -->, not {found}")
-    return text
-
-
-REPORT = """# Results of the study
-
-Written by `python -m study` from the records in runs/. {cost}
-
-Worlds {judged} were judged; rates were chosen on worlds {tuning}. A run's seed is its world's number. Means +- one
-standard error over worlds; differences with 95% intervals of paired t tests over worlds, verdicts at 5% after Holm's
-correction over all {number} comparisons but the first, the primary one (so an interval may leave out zero and the verdict
-still be "not resolved"). Gain / gain: ratio of what was learned above the untouched model, with Fieller's 95% interval.
-
-## Arms
-
-{arms}
-
-![bars](bars.png)
-
-## Pairs
-
-{pairs}
-
-## Every comparison
-
-{comparisons}
-
-## New knowledge against retention, over learning rates
-
-{curves}
-
-![frontier](frontier.png)
-
-## While training
-
-![epochs](epochs.png)
-
-## What was learned against what was trained
-
-![parameters](parameters.png)
-
-## Where the change lies
-
-Amplification: how many times larger the change is than what W does between the change's first singular vectors.
-Similarity of those vectors (as many as the rank) with W's major and minor ones: 1 is the same subspace, rank / width by chance.
-
-{landing}
-
-![landing](landing.png)
-"""
-
-
-CURVES_REPORT = """# Results of `python -m study --{name}`
-
-Written by this command from the records in runs/. {cost}
-
-Worlds {judged} are judged{tuned}. A run's seed is its world's number. Means +- one
-standard error over worlds; differences with 95% intervals of paired t tests over worlds, verdicts at 5% after Holm's
-correction over all {number} comparisons of the design but the primary one, those to come included (so an interval may leave
-out zero and the verdict still be "not resolved"). Of forgetting loss and perplexity less is better. Gain / gain: ratio of
-what was learned above the untouched model, with Fieller's 95% interval. *At matched new knowledge*: the mean difference in
-height of two arms' curves over learning rates, over the span of new knowledge that both reach; *at matched forgetting
-loss*: new knowledge, over the span of forgetting loss. Points of a curve that do not go beyond those of all lower rates
-are left out. {how}
-
-## Arms
-
-Arms that are judged at fixed rates have a row for each.
-
-{arms}
-
-![bars](bars.png)
-
-## Pairs
-
-{pairs}
-
-## What learning costs, over learning rates
-
-![frontier](frontier.png)
-
-## Every comparison
-
-{comparisons}
-"""
-
-
-HOW = {
-    matched_by_world: "Each world's own curves are compared, where they overlap.",
-    matched_on_means: "The curves are means over worlds, and a world's part in the difference is the jackknife's.",
-}
+    found = [primary_line(results)]
+    if curves := pairs_table(results, [*design.matched, *design.looks], gains=False):
+        found += ["Of whole curves:", curves]
+    if chosen := pairs_table(results, ["new knowledge", *design.kept]):
+        paired = dict.fromkeys(name for pair in design.pairs for name in pair)
+        rates = ", ".join(f"{name} {results.rates[name]:g}" for name in paired if results.rates.get(name))
+        found += [f"At one rate each ({rates}; {design.how}):", chosen]
+    return "\n\n".join(found)
 
 
 def report(results):
     """The text of results/README.md."""
-    tuning = results.design.tuning
-    numbers = tables_of(results) | {
-        "judged": ", ".join(map(str, results.design.judged)),
-        "tuning": " and ".join(map(str, tuning or TUNING)) + ("" if tuning else ", before this study"),
-        "comparisons": comparisons_table(results),
-        "number": len(results.design.comparisons) - 1,
-        "how": HOW[results.design.height],
+    design = results.design
+    worlds = " and ".join(map(str, design.tuning or TUNING))
+    text = HEAD.format(
+        flag=f" --{design.name}" if design.name else "",
+        cost=cost_line(results),
+        missing=missing_line(results),
+        judged=", ".join(map(str, design.judged)),
+        tuned=f"; rates were chosen on worlds {worlds}" if design.tuning else "",
+        number=len(design.comparisons) - 1,
+    )
+    landing = f"{LANDING}\n{landing_table(results)}\n\n![landing](landing.png)" if design.landing else ""
+    extended = results.extended and arms_table(results, results.extended)
+    sections = {
+        "Arms": f"{arms_table(results, design.arms)}\n\n![bars](bars.png)",
+        "Pairs": pairs_of(results),
+        "What learning costs, over learning rates": f"{curves_table(results)}\n\n![frontier](frontier.png)",
+        "While training": design.landing and "![epochs](epochs.png)",
+        "What was learned against what was trained": design.landing and "![parameters](parameters.png)",
+        "Where the change lies": landing,
+        "Learning rates": design.tuning and rates_table(results),
+        "Extended": extended and design.landing and f"![extended](extended.png)\n\n{extended}",
+        "Chronicle": extended and not design.landing and f"{CHRONICLE}\n\n{extended}",
+        "Every comparison": comparisons_table(results),
     }
-    if results.design.name:
-        tuned = f"; rates are chosen on worlds {numbers['tuning']}" if tuning else ""
-        text = CURVES_REPORT.format(**numbers, name=results.design.name, tuned=tuned)
-    else:
-        text = REPORT.format(**numbers, curves=curves_table(results), landing=landing_table(results))
-    if tuning and (tried := rates_table(results)):
-        text += f"\n## Learning rates\n\nMeans of the tuning worlds.\n\n{tried}\n"
-    if results.extended:
-        same = "A world is a seed here: text and questions are the same for all, and errors are over seeds alone."
-        head = f"Chronicle\n\n{same}" if results.design.name else "Extended\n\n![extended](extended.png)"
-        text += f"\n## {head}\n\n{arms_table(results, results.extended)}\n"
-    return text
+    return "\n".join([text, *(f"## {title}\n\n{section}\n" for title, section in sections.items() if section)])
+
+
+# --- the table of answers ----------------------------------------------------------------------------------------------
+
+QUESTIONS = {  # the pair of arms that answers it
+    "MiCA or LoRA?": ("mica", "lora"),
+    "Minor directions, or random ones?": ("mica-random", "mica"),
+    "Random directions, or LoRA?": ("mica-random", "lora"),
+    "Major directions?": ("mica-major", "mica"),
+    "B trained too?": ("mica-trained", "mica"),
+    "A frozen in its place?": ("lora-fa", "mica"),
+    "All weights trained?": ("full", "lora"),
+    "MiLoRA?": ("milora", "lora"),
+    "PiSSA?": ("pissa", "lora"),
+}
+TO_ASK = ("MiCA or LoRA?", "Minor directions, or random ones?", "All weights trained?")  # again, on real weights left whole
+
+
+def answer(results, suffix, pair, column):
+    """A cell: the comparison at equal learning, where there is one, else (*) at the rates chosen for each arm."""
+    names = [name + suffix if name + suffix in results.arms else name for name in pair]
+    known = results.comparisons | results.looks
+    for title, mark in ((f"{column} at matched new knowledge", ""), (column, " *")):
+        if comparison := known.get((*names, title)):
+            return interval(comparison) + mark
+    return ""
+
+
+def answers(toy, qv, real):
+    """The table of answers of the three studies' Results: a row a question and measure, a column a setting."""
+    settings = {
+        "toy, all linears": (toy, ""),
+        "toy, q and v": (qv, ""),
+        "real, q and v, *ruined*": (real, ""),
+        "real, all linears, *ruined*": (real, " all linears"),
+    }
+    rows = [["question", "first - second", "measure", *settings, "real, whole"]]
+    for question, pair in QUESTIONS.items():
+        for measure in ("new knowledge, points", "kept, points", "forgetting loss, nats"):
+            what = measure.partition(",")[0]
+            columns = [results.design.retention if what == "kept" else what for results, _ in settings.values()]
+            cells = [answer(*where, pair, column) for where, column in zip(settings.values(), columns)]
+            head = [f"**{question}**", " - ".join(pair)] if what == "new knowledge" else ["", ""]
+            rows.append([*head, measure, *cells, "to be asked" if question in TO_ASK else ""])
+    return markdown(rows)
+
+
+def fill_in(text, table):
+    """A README with the table of answers between its markers. Raises ValueError where it has none."""
+    before, mark, rest = text.partition("<!-- answers -->\n")
+    _, end, after = rest.partition("<!-- end -->")
+    if not end:
+        raise ValueError("the README needs a line <!-- answers --> and after it one <!-- end -->")
+    return f"{before}{mark}{table}\n{end}{after}"

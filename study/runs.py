@@ -30,7 +30,7 @@ from gpt import find_model, load_pretrained
 from gpt.gguf import find_gguf
 from lora import count_trainable
 from study.analysis import BINS, forgetting_loss, landing
-from study.design import NEW, RETENTION, stages_of
+from study.design import NEW, RETENTION, runs_of
 from tools.cli import progress, write_lines
 from tools.inputs import fits, is_number, is_text, is_whole, or_null, read_json
 from train import Settings, Task, adapt, copy_for, measure
@@ -54,7 +54,7 @@ def perform(design, run, task, base, tokenizer):
             if run.judged and design.landing and epoch < run.arm.settings.epochs:
                 return {NEW: measure(model, tokenizer, newest, run.name)[0][NEW]["acc"]}
 
-        history = adapt(model, tokenizer, task.documents, run.arm.method, run.arm.settings, run.lr, run.world, on_epoch)
+        history = adapt(model, tokenizer, task.documents, run.arm.method, run.arm.settings, run.lr, run.world, on_epoch=on_epoch)
     summary, _ = measure(model, tokenizer, task, run.name)
     trained, total = count_trainable(model) if history else (0, sum(p.numel() for p in base.parameters()))
     record = {"trained": trained, "all": total, "history": history, "summary": summary}
@@ -287,18 +287,16 @@ def perform_all(design, runs, results, pool, workers, *where):
 
 
 def run_missing(design, results, workers, model, device, scheduler=None):
-    """Perform what has no record yet, stage after stage: what the next stage asks for depends on what this one gave.
+    """Perform what has no record yet, until nothing more can be named: rates are chosen by what tuning gave.
 
     model: as find_model takes it. scheduler: address of a Dask scheduler whose workers do it, in place of `workers` here.
     """
     around = surroundings(find_model(model), device)
     with machines(scheduler) if scheduler else nullcontext((None, workers)) as (elsewhere, workers):
-        while stages := stages_of(design, finder(design, results, around)):
-            runs, later = stages[0], sum(map(len, stages[1:]))
+        while runs := runs_of(design, finder(design, results, around)):
             stale = sum(record_path(results, run).exists() for run in runs)
             print(
                 f"{len(runs)} runs to do, about {len(runs) * design.seconds / workers / 60:.0f} minutes on cores like ours"
-                + (f"; then {later} more, as far as they can be named" if later else "")
                 + (f"; {stale} of them were made otherwise or elsewhere and are made again" if stale else ""),
                 file=sys.stderr,
             )

@@ -4,8 +4,10 @@ A world is the unit: its questions share texts and subjects, so it counts once. 
 and two arms are compared world by world.
 """
 
+import functools
 import math
 from dataclasses import dataclass
+from itertools import combinations_with_replacement
 
 import numpy as np
 from scipy import stats
@@ -13,7 +15,7 @@ from scipy import stats
 
 @dataclass(frozen=True)
 class Difference:
-    """A mean difference over worlds, its standard error, 95% interval and p-value (paired t test)."""
+    """A mean difference over worlds, its standard error, 95% interval and p-value (t with n - 1 degrees of freedom)."""
 
     mean: float
     se: float
@@ -23,17 +25,20 @@ class Difference:
     n: int  # worlds
 
 
-def paired(first, second):
-    """Difference first - second of two arms on the same worlds (two or more), each (worlds,)."""
-    differences = np.asarray(first, float) - np.asarray(second, float)
-    n, mean = len(differences), float(differences.mean())
-    if n < 2:
-        raise ValueError("one world has no standard error: run the study on two or more")
-    if np.ptp(differences) < 1e-12:  # no spread but rounding errors, where t is 0 / 0 or infinite
+def difference(mean, se, n):
+    """The Difference of an estimate over n worlds (two or more) with this standard error."""
+    if se < 1e-12:  # no spread but rounding errors, where t is 0 / 0 or infinite
         return Difference(mean, 0.0, mean, mean, float(abs(mean) < 1e-12), n)
-    test = stats.ttest_1samp(differences, 0)
-    interval = test.confidence_interval(0.95)
-    return Difference(mean, *map(float, (stats.sem(differences), interval.low, interval.high, test.pvalue)), n)
+    margin = float(stats.t.ppf(0.975, n - 1)) * se
+    return Difference(mean, se, mean - margin, mean + margin, float(2 * stats.t.sf(abs(mean) / se, n - 1)), n)
+
+
+def paired(first, second):
+    """Difference first - second of two arms on the same worlds, each (worlds,): the paired t test."""
+    differences = np.asarray(first, float) - np.asarray(second, float)
+    if len(differences) < 2:
+        raise ValueError("one world has no standard error: run the study on two or more")
+    return difference(float(differences.mean()), float(stats.sem(differences)), len(differences))
 
 
 def holm(p_values, planned=0):
@@ -73,56 +78,61 @@ def ratio(numerators, denominators):
     return x.mean() / y.mean(), (b - root) / a, (b + root) / a
 
 
-def rising(curve):
-    """The points of a curve that learn more than every lower rate: [(new, retention), ...], lowest rate first.
+def rising(curves):
+    """(x, y), each (..., rates), of curves (..., rates, 2) whose points stand lowest rate first.
 
-    With what was lost as x: that lose more than every lower rate (one that loses less and learns more is left out, too).
+    A point whose x is not above that of every lower rate is replaced by the last one whose was: it does not count. (Where x is
+    what was lost, this leaves out a rate that loses less and learns more, too.)
     """
-    points = []
-    for new, retention in curve:
-        if not points or new > points[-1][0]:
-            points.append((new, retention))
-    return points
+    x, y = np.moveaxis(np.asarray(curves, float), -1, 0)
+    top = np.maximum.accumulate(x, -1)
+    counts = np.concatenate([np.full_like(x[..., :1], True), x[..., 1:] > top[..., :-1]], -1)
+    last = np.maximum.accumulate(np.where(counts, np.arange(x.shape[-1]), 0), -1)
+    return top, np.take_along_axis(y, last, -1)
+
+
+def area(x, y, low, high):
+    """Under the polygon (x, y), each (..., rates), from low to high (...)."""
+    left, right = (np.clip(ends, low[..., None], high[..., None]) for ends in (x[..., :-1], x[..., 1:]))
+    width = np.diff(x)
+    slope = np.diff(y) / np.where(width > 0, width, 1)
+    return ((right - left) * (y[..., :-1] + slope * ((left + right) / 2 - x[..., :-1]))).sum(-1)
 
 
 def heights(first, second):
-    """Mean heights of two curves, in retention, over the span of new knowledge that both reach; NaN without a span.
+    """Mean heights (...) in y of two curves (..., rates, 2) over the span of x that both reach; NaN without a span."""
+    (x1, y1), (x2, y2) = rising(first), rising(second)
+    low, high = np.maximum(x1[..., 0], x2[..., 0]), np.minimum(x1[..., -1], x2[..., -1])
+    span = np.where(low < high, high - low, math.nan)
+    return area(x1, y1, low, high) / span, area(x2, y2, low, high) / span
 
-    A curve: [(new, retention), ...], lowest rate first, joined by straight lines. Any x and y that rates lead to will do.
+
+@functools.cache
+def resamples(n):
+    """(how often each of n worlds is in a resample, in how many of the n^n ways this comes about) of all different ones."""
+    counts = np.array([[some.count(world) for world in range(n)] for some in combinations_with_replacement(range(n), n)])
+    return counts, np.array([math.factorial(n) / math.prod(map(math.factorial, row)) for row in counts])
+
+
+def matched(firsts, seconds):
+    """Difference in height of the mean curves of two arms, each (worlds, rates, 2); None where these do not overlap.
+
+    A world's own curve is bent by the noise of its few questions, which picks the points that count and the span:
+    differences of such curves are biased, and their spread says too little (tests/study/test_stats.py). A mean over
+    worlds has little of that noise. Its error is the bootstrap's over worlds, exact, since all resamples are gone through:
+    the spread of the estimate over them, times sqrt(n / (n - 1)). A world's questions are in its numbers, so they are
+    resampled with it. None, too, where a run diverged, or where a fifth of the resamples have no span: then the spread of
+    the rest says too little.
     """
-    (x1, y1), (x2, y2) = (np.array(rising(curve)).T for curve in (first, second))
-    low, high = max(x1[0], x2[0]), min(x1[-1], x2[-1])
-    if low >= high:
-        return math.nan, math.nan
-    x = np.unique(np.clip(np.concatenate([x1, x2, [low, high]]), low, high))
-    return tuple(float(np.trapezoid(np.interp(x, *curve), x) / (high - low)) for curve in ((x1, y1), (x2, y2)))
-
-
-def height_between(first, second):
-    """Mean of first - second, in retention, over the span of new knowledge that both curves reach; NaN without a span."""
-    one, other = heights(first, second)
-    return one - other
-
-
-def matched_by_world(firsts, seconds):
-    """The difference in height on each world whose two curves overlap, none diverged; two lists of curves, one a world."""
-    found = [height_between(first, second) for first, second in zip(firsts, seconds)]
-    return [height for height in found if not math.isnan(height)]
-
-
-def matched_on_means(firsts, seconds):
-    """The difference in height of the two *mean* curves, shared out among the worlds: the values' mean is the estimate.
-
-    Of two lists of curves, one a world; nothing where these do not overlap or one diverged, be it without one world only.
-    Where x is noisy, as a few questions make it, a world's own polygon goes wrong: which of its points count, and how far
-    it reaches, is picked by their noise. A mean over worlds has little of it. For a t test the estimate is split into
-    a value a world by the jackknife: n times the whole less n - 1 times what is left without that world. (The mean of
-    these is less biased than the whole, and differs from it a little.)
-    """
-
-    def height(worlds):
-        return height_between(*(np.mean([curves[i] for i in worlds], axis=0) for curves in (firsts, seconds)))
-
     n = len(firsts)
-    without = [height([i for i in range(n) if i != left]) for left in range(n)] if n > 1 else []
-    return [] if np.isnan(without).any() else [n * height(range(n)) - (n - 1) * one for one in without]
+    if n < 2:
+        return None
+    counts, ways = resamples(n)
+    whole = np.subtract(*heights(np.mean(firsts, 0), np.mean(seconds, 0)))
+    found = np.subtract(*heights(*(np.tensordot(counts / n, np.asarray(c, float), 1) for c in (firsts, seconds))))
+    known = ~np.isnan(found)
+    if np.isnan(whole) or ways[known].sum() < 0.8 * ways.sum():
+        return None
+    found, ways = found[known], ways[known]
+    variance = np.average((found - np.average(found, weights=ways)) ** 2, weights=ways)
+    return difference(float(whole), math.sqrt(variance * n / (n - 1)), n)

@@ -10,7 +10,7 @@ import numpy as np
 
 from study.design import Run, chosen_rates, curve_rates, runs_of, tune
 from study.runs import check_record, read_record, record_path
-from study.stats import Difference, heights, holm, paired, ratio, verdict
+from study.stats import Difference, holm, matched, paired, ratio, verdict
 from tools.report import mean_and_error, plus_minus
 
 IN_NATS = ("log p", "forgetting loss")
@@ -25,8 +25,7 @@ class Comparison:
     endpoint: str  # title of a column, or of what is compared where something else is equal
     column: str  # what the numbers are
     difference: Difference
-    level: float  # the second's mean
-    p: float  # corrected for the number of comparisons in the design, but for the primary one
+    p: float  # corrected for the number of comparisons in the design, but for the primary one and for looks
     verdict: str
 
 
@@ -74,7 +73,7 @@ class Results:
 
     def values(self, name, column, worlds, lr=None):
         """What stands in a column of the design, for an arm on each of `worlds`."""
-        part, key = self.design.columns[column]
+        part, key = (self.design.columns | self.design.beside)[column]
         records = [self.record(name, world, lr) for world in worlds]
         found = [record["summary"][part][key] if key else record[part] for record in records]
         return [math.nan if value is None else value for value in found]  # null: training diverged
@@ -95,43 +94,48 @@ class Results:
         done = [lr for lr in rates if self.record(name, world, lr)]
         return {lr: tuple(self.values(name, end, [world], lr)[0] for end in ends) for lr in done}
 
-    def matched(self, first, second, title):
-        """(differences, a value a world; the second's mean) of two arms' curves over the span that both reach.
+    def matched(self, first, second, ends):
+        """Difference of two arms in the second column of `ends` where they are alike in the first, or None.
 
         Of the worlds on which each of the two arms has two rates or more, at the rates that the arm has on all of them.
         """
-        ends, both = self.design.matched[title], []
-        pairs = [[self.curve(name, world, ends) for name in (first, second)] for world in self.design.judged]
+        both, pairs = [], [[self.curve(name, world, ends) for name in (first, second)] for world in self.design.judged]
         for curves in zip(*(pair for pair in pairs if min(map(len, pair)) > 1)):
             shared = [lr for lr in curves[0] if all(lr in curve for curve in curves)]
             both.append([[curve[lr] for lr in shared] for curve in curves])
-        if not both or len(both[0][0]) < 2 or len(both[1][0]) < 2:
-            return [], 0
-        return self.design.height(*both), heights(*(np.mean(curves, axis=0) for curves in both))[1]
+        return matched(*both) if both and all(len(curves[0]) > 1 for curves in both) else None
 
     @cached_property
     def comparisons(self):
         """{(first, second, endpoint): Comparison} of those that can be made, the primary one first."""
-        found = {}  # (first, second, endpoint) -> (column, difference, mean of the second)
+        found = {}  # (first, second, endpoint) -> (column, Difference)
         for first, second, endpoint in self.design.comparisons:
             if endpoint in self.design.matched:
-                column = self.design.matched[endpoint][1]
-                differences, level = self.matched(first, second, endpoint)
-            else:
-                column, worlds = endpoint, self.worlds(first, second)
-                one, other = (self.values(name, endpoint, worlds) for name in (first, second))
-                differences, level = np.subtract(one, other), mean_and_error(other)[0] if worlds else 0
-            if len(differences) > 1:
-                found[first, second, endpoint] = column, paired(differences, np.zeros(len(differences))), level
+                ends = self.design.matched[endpoint]
+                found[first, second, endpoint] = ends[1], self.matched(first, second, ends)
+            elif len(worlds := self.worlds(first, second)) > 1:
+                values = (self.values(name, endpoint, worlds) for name in (first, second))
+                found[first, second, endpoint] = endpoint, paired(*values)
+        found = {name: both for name, both in found.items() if both[1]}
         primary, *planned = self.design.comparisons
         others = [name for name in found if name != primary]
         p = dict(zip(others, holm([found[name][1].p for name in others], len(planned))))
         comparisons = {}
-        for name, (column, difference, level) in found.items():
+        for name, (column, difference) in found.items():
             corrected = p.get(name, difference.p)
             decided = verdict(difference, corrected, column not in COSTS)
-            comparisons[name] = Comparison(*name, column, difference, level, corrected, decided)
+            comparisons[name] = Comparison(*name, column, difference, corrected, decided)
         return comparisons
+
+    @cached_property
+    def looks(self):
+        """The same of what was thought of when the records were known: of whole curves, not corrected, without a verdict."""
+        found = {}
+        for pair in self.design.curves:
+            for title, ends in self.design.looks.items():
+                if difference := self.matched(*pair, ends):
+                    found[*pair, title] = Comparison(*pair, title, ends[1], difference, difference.p, "(a look)")
+        return found
 
 
 # --- tables ------------------------------------------------------------------------------------------------------------
@@ -171,18 +175,9 @@ def with_interval(difference, column):
     return "{:+.{n}f} [{:+.{n}f}, {:+.{n}f}]".format(*numbers, n=digits)
 
 
-def interval(comparison, usual=None):
-    """The same with the verdict, and with the number of worlds where it is not the usual one."""
-    d = comparison.difference
-    said = f"{with_interval(d, comparison.column)} {comparison.verdict}"
-    return said + (f" ({d.n} worlds)" if usual not in (None, d.n) else "")
-
-
-def share(comparison):
-    """How large a difference in forgetting loss is beside the second's, as text; of all else nothing."""
-    d = comparison.difference
-    known = comparison.column == "forgetting loss" and math.isfinite(comparison.level)  # mean curves may not overlap
-    return f"{100 * d.mean / comparison.level:+.1f}%" if known else ""
+def interval(comparison):
+    """The same with the verdict."""
+    return f"{with_interval(comparison.difference, comparison.column)} {comparison.verdict}"
 
 
 def arms_table(results, arms):
@@ -203,11 +198,8 @@ def sentence(comparison, corrected=False):
     scale, n = scale_of(c.column)
     mean, se, low, high = (scale * value for value in (d.mean, d.se, d.low, d.high))
     unit = unit_of(c.column, "points")
-    beside = (
-        f" ({share(c)} of {c.second}'s {c.level:.{n}f}; standard error {100 * d.se / c.level:.1f}%)" if share(c) else ""
-    )
     return (
-        f"**{mean:+.{n}f}{unit and ' ' + unit}**{beside}, paired standard error {se:.{n + 1}f}, 95% interval {low:+.{n}f} to"
+        f"**{mean:+.{n}f}{unit and ' ' + unit}**, standard error {se:.{n + 1}f}, 95% interval {low:+.{n}f} to"
         f" {high:+.{n}f}, {d.n} worlds, {f'corrected p = {c.p:.2g}' if corrected else f'p = {d.p:.2g}'}: **{c.verdict}**."
     )
 
@@ -229,30 +221,27 @@ def primary_line(results):
 
 def pairs_table(results, endpoints, gains=True):
     """A row a pair: these endpoints, and the ratio of what was learned. "" where there is no row yet."""
-    columns = [results.design.matched.get(title, [title])[-1] for title in endpoints]
-    heads = [with_unit(title, column, "points") for title, column in zip(endpoints, columns)]
+    known, curves = results.comparisons | results.looks, results.design.matched | results.design.looks
+    heads = [with_unit(title, curves.get(title, [title])[-1], "points") for title in endpoints]
     rows = [["first - second", *["gain / gain"][: int(gains)], *heads]]
-    pairs = {
-        pair: [results.comparisons.get((*pair, endpoint)) for endpoint in endpoints] for pair in results.design.pairs
-    }
-    usual = max((c.difference.n for found in pairs.values() for c in found if c), default=0)
-    for (first, second), found in pairs.items():
+    for first, second in results.design.pairs:
+        found = [known.get((first, second, endpoint)) for endpoint in endpoints]
         if any(found):
             row = [f"{first} - {second}"]
             if gains:
                 worlds = results.worlds(first, second, "untouched")
                 both = [results.gains(name, worlds) for name in (first, second)]
                 row.append("{:.2f} [{:.2f}, {:.2f}]".format(*ratio(*both)) if len(worlds) > 1 else "-")
-            rows.append(row + [", ".join(filter(None, [interval(c, usual), share(c)])) if c else "-" for c in found])
+            rows.append(row + [interval(c) if c else "-" for c in found])
     return markdown(rows) if len(rows) > 1 else ""
 
 
 def comparisons_table(results):
     """Every comparison."""
     rows = [["first - second", "endpoint", "worlds", "difference [95% interval] verdict", "p", "corrected p"]]
-    for c in results.comparisons.values():
+    for c in (*results.comparisons.values(), *results.looks.values()):
         names = f"{c.first} - {c.second}", with_unit(c.endpoint, c.column, "points")
-        rows.append([*names, c.difference.n, interval(c), f"{c.difference.p:.2g}", f"{c.p:.2g}"])
+        rows.append([*names, c.difference.n, interval(c), f"{c.difference.p:.2g}", "-" if c.verdict == "(a look)" else f"{c.p:.2g}"])
     return markdown(rows)
 
 
@@ -297,7 +286,7 @@ def look(results, first, second):
 def rates_table(results):
     """What was tried on the tuning worlds, for each arm that is tuned and has such records."""
     shown = results.design.rated
-    rows = [["arm", f"rates tried: {with_unit(' / '.join(shown), shown[-1])} (chosen in bold)"]]
+    rows = [["arm", f"rates tried: {' / '.join(map(with_unit, shown))} (chosen in bold)"]]
     for arm in results.design.arms:
         if arm.rates or arm.at:
             rates, best, _ = tune(results.design, arm, results.find)
@@ -321,7 +310,7 @@ def rates_table(results):
 
 def curves_table(results):
     """New knowledge and retention at each rate of the main arms' curves."""
-    shown = ("new knowledge", *results.design.kept, "forgetting loss")
+    shown = ("new knowledge", *results.design.kept)
     rows = [["arm", "rate", "worlds", *map(with_unit, shown)]]
     for name in results.design.main:
         for lr in curve_rates(results.design, results.arms[name], results.rates[name]):

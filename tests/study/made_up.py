@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from study.design import TUNING, grid, stages_of
+from study.design import TUNING, grid, runs_of
 from study.runs import describe, record_path
 
 SETS = ("new", "unbound", "new cloze", "never-asked", "old cloze")
@@ -17,7 +17,7 @@ def made_up(design, run, rng):
     acc = {name: 0.6 + shift + rng.normal(0, 0.02) for name in SETS} | {
         "never-asked": 0.7 - shift + rng.normal(0, 0.01)
     }
-    summary = {name: {"acc": acc[name], "logprob": np.log(acc[name]), "exact": acc[name] / 2} for name in SETS}
+    summary = {name: {"acc": acc[name], "logprob": np.log(acc[name]), "exact": acc[name] / 2, "acc_norm": acc[name]} for name in SETS}
     if not run.arm.subjects:  # of the chronicle less is asked
         summary = {name: summary[name] for name in ("new", "never-asked")}
     summary["perplexity"] = {design.text: 100 + 1000 * shift}
@@ -41,10 +41,10 @@ def made_up(design, run, rng):
 
 
 def write_study(folder, design, count=None):
-    """The records of a design, as the study would make them one stage after the other: all, or the first `count`."""
+    """The records of a design, in the order in which the study would make them: all, or the first `count`."""
     rng, done = np.random.default_rng(0), {}
-    while stages := stages_of(design, done.get):
-        for run in stages[0]:
+    while runs := runs_of(design, done.get):
+        for run in runs:
             if len(done) == count:
                 return folder
             done[run] = made_up(design, run, rng)

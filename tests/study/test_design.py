@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from data.make_data import SHIPPED_SEED
 from lora import LoRALayer
 from study import real, toy
-from study.design import STEPS, TUNING, Arm, chosen_rates, grid, runs_of, step_from, tune
+from study.design import STEPS, TUNING, Arm, Run, chosen_rates, grid, runs_of, step_from, tune
 from study.toy import ARMS, CURVE, EXTENDED, EXTENDED_DESIGN, FULL, JUDGED, MAIN, PAIRS, QUICK
 from train import METHODS, Method, Settings
 
@@ -55,8 +55,8 @@ def test_the_design_stays_as_it_was_fixed_whatever_becomes_of_the_methods(monkey
 
 def test_runs_have_files_of_their_own():
     everything = [*runs_of(EXTENDED_DESIGN, lambda run: None)]
-    everything += runs_of(EXTENDED_DESIGN, lambda run: record(run.lr) if run in everything else None)
-    done = {run: record(1 - abs(math.log10(run.lr) + 2)) for run in everything}
+    everything += runs_of(EXTENDED_DESIGN, lambda run: record(run.lr or 0) if run in everything else None)
+    done = {run: record(1 - abs(math.log10(run.lr or 1) + 2)) for run in everything}
     everything += runs_of(EXTENDED_DESIGN, done.get)
     names = [run.name for run in everything]
     assert len({name.lower() for name in names}) == len(names)  # on any file system
@@ -123,23 +123,21 @@ def test_a_rate_that_follows_another():
 # --- what is run next --------------------------------------------------------------------------------------------------
 
 
-def test_tuning_comes_first_and_judged_worlds_only_when_it_is_done():
+def test_tuning_comes_first_and_what_its_rates_are_needed_for_only_when_it_is_done():
     first = runs_of(FULL, lambda run: None)
-    assert {run.world for run in first} == set(TUNING)
+    untouched = [Run(ARMS[0], None, world) for world in JUDGED]
+    assert first[: len(JUDGED)] == untouched and {run.world for run in first[len(JUDGED) :]} == set(TUNING)
     judged = runs_of(FULL, lambda run: record(0.5 + (run.lr == grid(run.arm)[1])) if run.world in TUNING else None)
-    assert {run.world for run in judged} == set(JUDGED)
+    judged, worlds = judged[len(JUDGED) :], [run.world for run in judged[len(JUDGED) :]]
+    assert worlds == sorted(worlds) and {*worlds} == {*JUDGED}
     counts = {arm.name: sum(run.arm == arm for run in judged) for arm in ARMS}
-    assert all(counts[arm.name] == len(JUDGED) * (len(CURVE) if arm in MAIN else 1) for arm in ARMS)
-    at_chosen = len(ARMS) * len(JUDGED)
-    assert {run.arm.name for run in judged[:at_chosen]} == {arm.name for arm in ARMS}  # the curves come last
-    assert (
-        runs_of(FULL, lambda run: record(0.5 + (bool(run.lr) and run.lr == grid(run.arm)[1]) if run.arm.rates else 0))
-        == []
-    )
+    assert all(counts[arm.name] == len(JUDGED) * (len(CURVE) if arm in MAIN else 1) for arm in ARMS[1:])
+    done = runs_of(FULL, lambda run: record(0.5 + (bool(run.lr) and run.lr == grid(run.arm)[1]) if run.arm.rates else 0))
+    assert done == []
 
 
 def test_finished_runs_are_not_repeated():
     design = replace(QUICK, arms=(ARMS[0], MAIN[1]), judged=(1, 2))
     runs = runs_of(design, lambda run: None)
-    assert [(run.arm.name, run.world) for run in runs] == [("untouched", 1), ("lora", 1), ("untouched", 2), ("lora", 2)]
+    assert [(run.arm.name, run.world) for run in runs] == [("untouched", 1), ("untouched", 2), ("lora", 1), ("lora", 2)]
     assert runs_of(design, {runs[1]: record(1)}.get) == [runs[0], *runs[2:]]

@@ -57,15 +57,6 @@ def test_the_program_draws_what_there_is_and_leaves_the_readme_alone_when_it_is_
     assert all(path.read_bytes() == content for path, content in before.items())
 
 
-def test_the_program_fills_in_the_tables_of_the_readme_it_is_given(tmp_path, monkeypatch, capsys):
-    write_study(tmp_path, QUICK)
-    text = "".join(f"<!-- study: {name} -->\n\n<!-- end -->\n" for name in ("cost", "arms", "pairs"))
-    (tmp_path / "mine.md").write_text(text)
-    run_program(monkeypatch, "--quick", "--draw", "--results", tmp_path, "--readme", tmp_path / "mine.md")
-    filled = (tmp_path / "mine.md").read_text()
-    assert "a computer" in filled and "| untouched |" in filled and "| mica - lora |" in filled
-
-
 def test_without_results_one_sentence(tmp_path, monkeypatch, capsys):
     for study, sentence in (([], "does not yet hold two worlds"), (["--real"], "does not yet hold a judged run")):
         with pytest.raises(SystemExit) as stopped:

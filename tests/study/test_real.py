@@ -15,19 +15,17 @@ from scipy import stats
 from data.make_data import SHIPPED_SEED
 from study import __main__ as program
 from study import figures, real, tables
-from study.design import TUNING, Run, chosen_rates, grid, runs_of, stages_of, tune
+from study.design import TUNING, Run, chosen_rates, grid, runs_of, tune
 from study.real import JUDGED, REAL, task_for
-from study.report import readme_tables, report
+from study.report import pairs_of, report
 from study.runs import read_record, record_path, task_digest, task_of
-from study.stats import matched_on_means
+from study.stats import matched
 from study.tables import Results
 from study.toy import FULL, LONG_QV
 
 ARMS = {arm.name: arm for arm in (*REAL.arms, *REAL.extended)}
 MATCHED, CONVERSE = REAL.primary
 CURVES = 1 + 3 * 4  # runs a world before any rate is chosen
-ROUND = 3 * len(JUDGED)  # of the three curves, at a rate each
-FIRST = ROUND + len(JUDGED)  # the untouched model is with the first
 
 
 def row_of(table, *names):
@@ -98,33 +96,18 @@ def test_no_shortcut_answers_the_questions():
     assert {key: np.mean(values) for key, values in shares.items() if np.mean(values) > 0.3} == {}
 
 
-def test_the_curves_come_first_then_an_arm_after_the_other_and_the_chronicle_as_soon_as_its_rates_are_known():
-    done, stages = {}, []
-    while left := stages_of(REAL, done.get):
-        stages.append(left[0])
-        done |= {
-            run: {"summary": {"new cloze": {"logprob": -abs(np.log((run.lr or 1) / (run.arm.lr or 1)))}}}
-            for run in left[0]
-        }
-    curves, *turns = stages
-    assert len(curves) == CURVES * len(JUDGED) and {run.arm.name for run in curves} == {"untouched", *REAL.main}
-    pair, others = [ARMS[name] for name in REAL.pairs[0]], [ARMS["mica-random"]]
-    rates = [(world, arm, arm.at[i]) for i in range(4) for arms in (pair, others) for world in JUDGED for arm in arms]
-    trained = [(run.world, run.arm, run.lr) for run in curves if run.lr]
-    assert trained == rates  # a rate on every world and then the next
-    first, later = ["mica", "lora", "full"], ["lora rank 8", "mica-trained", "lora all linears", "mica all linears"]
-    expected = []
-    for name in (*first, *later, "mica-random"):
-        expected.append(({name}, {*TUNING}, 2 * (len(ARMS[name].at) or ARMS[name].rates)))
-        if name in first:
-            expected.append(({f"{name} chronicle"}, {*JUDGED[:4]}, 4))
-        if ARMS[name].rates:  # what has a curve is judged already
-            expected.append(({name}, {*JUDGED}, len(JUDGED)))
-    assert [({run.arm.name for run in turn}, {run.world for run in turn}, len(turn)) for turn in turns] == expected
-    assert not any(arm.subjects for arm in REAL.extended)
-    names = [run.name.lower() for run in done]
-    assert len(set(names)) == len(names)
-    assert all(set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-_.") for name in names)
+def test_what_needs_no_choice_of_a_rate_does_not_wait_for_one():
+    first, done, batches = runs_of(REAL, lambda run: None), {}, []
+    curves = [run for run in first if run.world in JUDGED]
+    assert [run.world for run in curves] == sorted([*JUDGED] * CURVES)
+    assert {run.arm.name for run in curves} == {"untouched", *REAL.main}
+    while left := runs_of(REAL, done.get):
+        batches.append(left)
+        score = {run: -abs(np.log((run.lr or 1) / (run.arm.lr or 1))) for run in left}
+        done |= {run: {"summary": {"new cloze": {"logprob": value}}} for run, value in score.items()}
+    assert {run.arm.name for run in batches[-1]} == set(ARMS) - {"untouched", *REAL.main}
+    assert len({run.name.lower() for run in done}) == len(done)
+    assert all(set(run.name.lower()) <= set("abcdefghijklmnopqrstuvwxyz0123456789-_.") for run in done)
 
 
 @pytest.mark.parametrize("place", range(4))
@@ -161,18 +144,22 @@ def test_the_primary_comparison_is_the_forgetting_loss_at_matched_new_knowledge(
     ends = ("new knowledge", "forgetting loss")
     curves = [[made.curve(arm, world, ends) for world in JUDGED] for arm in ("mica", "lora")]
     assert all(list(curve) == [5e-3, 1e-2, 2e-2, 4e-2] for curve in curves[0])
-    first, second = ([list(curve.values()) for curve in some] for some in curves)
-    values = matched_on_means(first, second)
-    assert primary.difference.mean == pytest.approx(np.mean(values))
-    assert primary.p == primary.difference.p == pytest.approx(stats.ttest_1samp(values, 0).pvalue)
+    assert primary.difference == matched(*([list(curve.values()) for curve in some] for some in curves))
+    assert primary.p == primary.difference.p
     assert list(made.comparisons) == [one for one in REAL.comparisons if one in made.comparisons]
     others = list(made.comparisons.values())[1:]
     assert min(c.p for c in others) == pytest.approx(min(c.difference.p for c in others) * (len(REAL.comparisons) - 1))
-    lines = tables.primary_line(made).split("\n\n")
-    d = primary.difference
-    assert f"**{d.mean:+.3f} nats** ({100 * d.mean / primary.level:+.1f}% of lora's" in lines[0]
-    assert f"standard error {100 * d.se / primary.level:.1f}%)" in lines[0]
+    lines, d = tables.primary_line(made).split("\n\n"), primary.difference
+    assert f"**{d.mean:+.3f} nats**, standard error {d.se:.4f}" in lines[0]
     assert CONVERSE in lines[1] and "points" in lines[1] and "corrected p" in lines[1]
+
+
+def test_looks_at_curves_are_not_corrected_and_not_among_the_comparisons(made):
+    look = made.looks["mica", "lora", "forgetting loss at matched log p"]
+    curves = [[list(made.curve(arm, world, ("log p", "forgetting loss")).values()) for world in JUDGED] for arm in ("mica", "lora")]
+    assert look.difference == matched(*curves) and look.p == look.difference.p and look.verdict == "(a look)"
+    assert not made.looks.keys() & made.comparisons.keys() and len(made.looks) == 3 * 2
+    assert f"{look.difference.mean:+.3f} [" in pairs_of(made) and "(a look) | " in tables.comparisons_table(made)
 
 
 def test_of_costs_less_is_better(made):
@@ -203,42 +190,23 @@ def test_the_report_of_everything(made):
     text = report(made)
     assert "Every run of the design has its record." in text and "## Chronicle" in text and "nan" not in text
     assert row_of(tables.rates_table(made), "mica")[1].count("**") == 2
-    assert set(readme_tables(made)) == {"real-cost", "real-arms", "real-pairs"}
-    matched, chosen = readme_tables(made)["real-pairs"].split("At one rate each (mica 0.01, lora 0.002, ")
-    assert matched.count("\n| mica") == 3 and chosen.count(" - lora") >= 3 and "mica-trained - mica" in chosen
-    assert re.search(r"\| mica - lora \| [+-][\d.]+ \[.*?\] [a-z ]+, [+-][\d.]+% \|", matched)
+    curves, chosen = pairs_of(made).split("At one rate each (mica 0.01, lora 0.002, ")
+    assert curves.count("\n| mica") == 3 and chosen.count(" - lora") >= 3 and "mica-trained - mica" in chosen
+    assert "a uniform guess (-1.386)" in chosen  # how the rates were chosen stands beside what was found at them
 
 
-@pytest.mark.parametrize(
-    "count",
-    [
-        2,
-        5,
-        FIRST,
-        FIRST + 4,
-        FIRST + 14,
-        FIRST + ROUND,
-        FIRST + 2 * ROUND + 7,
-        6 * CURVES,
-        6 * CURVES + 10,
-        6 * CURVES + 30,
-        160,
-    ],
-)
+@pytest.mark.parametrize("count", [3, CURVES, CURVES + 3, 2 * CURVES, 6 * CURVES, 6 * CURVES + 30, 160])
 def test_some_of_the_records_show_what_there_is_and_what_is_missing(tmp_path, count):
     results = part(tmp_path, count)
     text = report(results)
     assert "**Not finished**" in text and "nan" not in text
     arms = tables.arms_table(results, REAL.arms)
-    assert row_of(arms, "mica", "16,000", "0.01")[3] == str(min(len(JUDGED), -(-count // 2)))
-    assert ("## Chronicle" in text) == (count > 6 * CURVES + 8)  # after the tuning of mica
-    assert ("full" in arms) == (count > 6 * CURVES + 8 + 8 + 6 + 3 * REAL.extended_worlds)
-    worlds = min(max(count - FIRST, 0) // 2, len(JUDGED))  # with two rates of either
+    assert row_of(arms, "mica", "16,000", "0.005")[3] == str(min(len(JUDGED), -(-(count - 1) // CURVES)))
     if found := results.comparisons.get(("mica", "lora", MATCHED)):
-        assert found.difference.n == worlds >= 2
-    else:  # of two rates the means may not overlap
-        assert "none yet: it needs two worlds" in tables.primary_line(results) and count < FIRST + 2 * ROUND
-    if count in (5, FIRST + ROUND, 160):  # drawing takes long
+        assert found.difference.n == count // CURVES >= 2 or found.difference.n == len(JUDGED)
+    else:
+        assert "none yet: it needs two worlds" in tables.primary_line(results) and count < 2 * CURVES
+    if count in (CURVES, 160):  # drawing takes long
         for figure in figures.draw_all(results, None).values():
             figures.save_figure(figure, tmp_path / "x.png")
 
@@ -249,7 +217,7 @@ def test_a_half_done_study_corrects_for_the_comparisons_that_are_to_come(tmp_pat
         if name.startswith("mica-random"):  # one clear difference
             record["summary"]["perplexity"][REAL.text] -= 1000
     others = list(results.comparisons.values())[1:]
-    assert len(others) < planned == len(REAL.pairs) * len(REAL.endpoints) + 3 * len(REAL.matched) - 1
+    assert len(others) < planned == len(REAL.pairs) * len(REAL.endpoints) + 3 * len(REAL.matched) - 1 == 53
     least = min(c.difference.p for c in others)
     assert least * planned < 0.01 and min(c.p for c in others) == pytest.approx(least * planned)
     assert f"over all {planned} comparisons" in report(results)
@@ -264,13 +232,7 @@ def test_a_rate_at_which_training_diverged_is_not_chosen_and_shown_as_nan(tmp_pa
     record["summary"]["new cloze"]["logprob"] = None
     diverged.write_text(json.dumps(record))
     results = Results(tmp_path, REAL)
-    assert results.rates["full"] == chosen and f"{highest:g}: nan" in row_of(tables.rates_table(results), "full")[1]
-
-
-def test_the_report_says_how_curves_are_matched(made, tmp_path):
-    assert "The curves are means over worlds" in report(made)
-    by_world = report(Results(write_study(tmp_path, LONG_QV), LONG_QV))
-    assert "Each world's own curves" in by_world and "means over worlds" not in by_world
+    assert results.rates["full"] == chosen and f"{highest:g}: nan / " in row_of(tables.rates_table(results), "full")[1]
 
 
 def test_pictures_are_of_what_is_measured(made, tmp_path):
@@ -286,7 +248,7 @@ def test_pictures_are_of_what_is_measured(made, tmp_path):
     for ax in drawn["frontier"].axes:  # three curves, named in the legend, and a point an arm, named beside it
         assert len(ax.containers) == 3 + len(alone) and [note.get_text() for note in ax.texts] == alone
     *others, last = drawn["frontier"].axes
-    assert len(last.get_legend().get_texts()) == 3 and not any(ax.get_legend() for ax in others)
+    assert [text.get_text() for text in last.get_legend().get_texts()] == ["untouched", *REAL.main] and not any(ax.get_legend() for ax in others)
     figures.save_figure(drawn["frontier"], tmp_path / "x.png")  # lays it out
     boxes = [ax.get_window_extent() for ax in drawn["frontier"].axes]
     assert not any(last.get_legend().get_window_extent().overlaps(box) for box in boxes)  # it would hide points
@@ -330,14 +292,14 @@ def test_a_look_at_an_arm_at_any_of_its_rates(made):
     ],
 )
 def test_a_look_that_cannot_be_taken_is_one_sentence(tmp_path, monkeypatch, capsys, arm, sentence):
-    write_study(tmp_path, REAL, FIRST + ROUND + 1)  # of mica's third rate there is one world
+    write_study(tmp_path, REAL, CURVES + 3)  # of mica's third rate there is one world
     with pytest.raises(SystemExit, match="2"):
         run_program(monkeypatch, "--real", "--results", tmp_path, "--look", arm, "lora@2e-3")
     assert sentence in capsys.readouterr().err and [path.name for path in tmp_path.iterdir()] == ["runs"]
 
 
 def test_the_program_takes_a_look_and_writes_nothing(tmp_path, monkeypatch, capsys):
-    write_study(tmp_path, REAL, FIRST + ROUND)
+    write_study(tmp_path, REAL, 2 * CURVES)
     run_program(monkeypatch, "--real", "--results", tmp_path, "--look", "mica@5e-3", "lora@2e-3")
     assert "forgetting loss, nats" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
@@ -348,35 +310,16 @@ def run_program(monkeypatch, *arguments):
     program.main()
 
 
-def test_the_program_draws_into_its_own_folder_and_markers_and_needs_no_model(tmp_path, monkeypatch, capsys):
+def test_the_program_draws_into_its_own_folder_and_readme_and_needs_no_model(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(program, "HERE", tmp_path)
-    write_study(tmp_path / "results/real", REAL, FIRST + ROUND)
-    mark = "<!-- study: {} -->\nold\n<!-- end -->\n"
-    (tmp_path / "README.md").write_text(
-        "".join(mark.format(name) for name in ("cost", "real-cost", "real-arms", "real-pairs"))
-    )
+    write_study(tmp_path / "results/real", REAL, 2 * CURVES)
+    write_study(tmp_path / "results", FULL), write_study(tmp_path / "results/qv", LONG_QV)
+    (tmp_path / "README.md").write_text("before\n<!-- answers -->\nold\n<!-- end -->\nafter\n")
     run_program(monkeypatch, "--real", "--draw")
     assert "forgetting loss at matched new knowledge" in capsys.readouterr().out
     assert {p.name for p in (tmp_path / "results/real").iterdir()} == {"runs", "README.md", "bars.png", "frontier.png"}
     text = (tmp_path / "README.md").read_text()
-    assert text.count("\nold\n") == 1 and mark.format("cost") in text and "Not finished" in text
-
-
-def test_a_readme_without_the_markers_is_refused_before_anything_is_run(tmp_path, monkeypatch, capsys):
-    (tmp_path / "README.md").write_text("<!-- study: real-cost -->\n<!-- end -->\n")
-    arguments = (
-        "--real",
-        "--model",
-        "data/base",
-        "--results",
-        tmp_path / "results",
-        "--readme",
-        tmp_path / "README.md",
-    )
-    monkeypatch.setattr(program, "run_missing", lambda *_: pytest.fail("it ran"))
-    with pytest.raises(SystemExit, match="2"):
-        run_program(monkeypatch, *arguments)
-    assert "needs one <!-- study: real-arms -->" in capsys.readouterr().err
+    assert "\nold\n" not in text and "| **MiCA or LoRA?** | mica - lora |" in text and text.startswith("before\n<!-- ans")
 
 
 # --- what is shipped ---------------------------------------------------------------------------------------------------

@@ -15,14 +15,14 @@ from lora import LoRALayer
 from study import tables
 from study.design import Run, runs_of
 from study.real import REAL
-from study.report import fill_in, readme_tables, report
+from study.report import answers, fill_in, report
 from study.runs import finder, record_path, surroundings
-from study.stats import height_between, paired, ratio
+from study.stats import matched, ratio
 from study.tables import Results
 from study.toy import ARMS, EXTENDED_DESIGN, FULL, JUDGED, LONG_QV, MAIN, PAIRS, QUICK
 from train import METHODS, Method
 
-MATCHED, ENDS = "at matched acquisition", ("new knowledge", "never asked")
+MATCHED, ENDS = "never asked at matched new knowledge", ("new knowledge", "never asked")
 STUDY = Path(__file__).resolve().parents[2] / "study"
 
 
@@ -61,8 +61,9 @@ def test_the_primary_comparison_is_mica_minus_lora_and_not_corrected(made):
 
 def test_all_other_comparisons_are_corrected_together(made):
     others = list(made.comparisons.values())[1:]
-    assert len(others) == len(PAIRS) * len(FULL.endpoints) - 1 + 4  # four pairs of main arms have curves
-    assert min(c.p for c in others) == pytest.approx(min(c.difference.p for c in others) * len(others))
+    planned = len(PAIRS) * len(FULL.endpoints) - 1 + 4  # four pairs of main arms have curves
+    assert len(FULL.comparisons) - 1 == planned >= len(others)
+    assert min(c.p for c in others) == pytest.approx(min(c.difference.p for c in others) * planned)
     assert all(c.p >= c.difference.p for c in others)
 
 
@@ -78,11 +79,9 @@ def test_matched_acquisition_reads_whole_curves(made):
     assert list(made.curve("mica", 3, ENDS)) == rates and len(rates) == 4
     new = [made.values("mica", "new knowledge", [3], lr)[0] for lr in rates]
     assert [point[0] for point in made.curve("mica", 3, ENDS).values()] == new
-    curves = [[list(made.curve(name, world, ENDS).values()) for name in ("mica", "lora")] for world in JUDGED]
-    heights = [height_between(*both) for both in curves]
-    heights = [height for height in heights if height == height]
-    assert made.comparisons["mica", "lora", MATCHED].difference.mean == pytest.approx(np.mean(heights))
-    assert len(made.curve("mica-random", 3, ENDS)) == 1 and made.matched("mica-random", "mica", MATCHED) == ([], 0)
+    curves = [[list(made.curve(name, world, ENDS).values()) for world in JUDGED] for name in ("mica", "lora")]
+    assert made.comparisons["mica", "lora", MATCHED].difference == matched(*curves)
+    assert len(made.curve("mica-random", 3, ENDS)) == 1 and made.matched("mica-random", "mica", ENDS) is None
 
 
 def test_unfinished_curves_are_matched_at_the_rates_that_all_their_worlds_have(tmp_path, made):
@@ -92,17 +91,10 @@ def test_unfinished_curves_are_matched_at_the_rates_that_all_their_worlds_have(t
     gone = {Run(MAIN[0], lrs[1], 3)} | {Run(MAIN[0], lr, 2) for lr in lrs[1:]}  # world 2 is left one rate
     for run in gone:
         del results.records[run.name]
-    left = [[list(results.curve(n, w, ENDS).items()) for n in ("mica", "lora")] for w in JUDGED if w != 2]
-    left = [[[point for lr, point in mica if lr != lrs[1]], [point for _, point in lora]] for mica, lora in left]
-    heights = [height_between(*both) for both in left]
-    differences, _ = results.matched("mica", "lora", MATCHED)
-    assert differences == pytest.approx([height for height in heights if height == height]) and len(differences) > 2
-
-
-def test_a_share_of_a_level_that_is_not_known_is_not_given():
-    c = tables.Comparison("a", "b", "x", "forgetting loss", paired([1.0, 1.1], [1.2, 1.2]), 0.5, 1.0, "not resolved")
-    assert tables.share(c) == "-30.0%"
-    assert tables.share(replace(c, level=float("nan"))) == "" == tables.share(replace(c, column="never asked"))
+    left = [w for w in JUDGED if w != 2]
+    curves = [[list(results.curve(name, w, ENDS).items()) for w in left] for name in ("mica", "lora")]
+    mica, lora = ([[point for lr, point in curve if name or lr != lrs[1]] for curve in curves[name]] for name in (0, 1))
+    assert results.matched("mica", "lora", ENDS) == matched(mica, lora)
 
 
 def test_a_look_takes_every_rate_of_a_curve_as_the_curves_table_has_them(made):
@@ -138,7 +130,7 @@ def test_an_unfinished_study_is_reported_as_far_as_it_got(tmp_path):
     assert results.comparisons["mica", "lora", "new knowledge"].difference.n == 2
     table = tables.arms_table(results, design.arms)
     assert row_of(table, "lora")[3] == "2" and row_of(table, "mica")[3] == "3"
-    assert "mica-major" not in report(results)
+    assert "| mica-major" not in report(results) and "missing (mica-major 3, lora 1; worlds 1, 2, 3)" in report(results)
 
 
 def test_records_that_were_made_in_other_ways_are_drawn_and_it_is_said(tmp_path):
@@ -150,11 +142,10 @@ def test_records_that_were_made_in_other_ways_are_drawn_and_it_is_said(tmp_path)
 
 
 def test_only_what_stands_between_the_markers_is_replaced():
-    text = "a\n<!-- study: x -->\nold\nold\n<!-- end -->\nb\n<!-- study: y -->\n<!-- end -->\n"
-    with pytest.raises(ValueError, match="study: z"):
-        fill_in(text, {"z": "new"})
-    filled = fill_in(text, {"x": r"new \1", "y": "more"})
-    assert filled == "a\n<!-- study: x -->\nnew \\1\n<!-- end -->\nb\n<!-- study: y -->\nmore\n<!-- end -->\n"
+    text = "a\n<!-- answers -->\nold\nold\n<!-- end -->\nb\n"
+    assert fill_in(text, "new") == "a\n<!-- answers -->\nnew\n<!-- end -->\nb\n"
+    with pytest.raises(ValueError, match="needs a line <!-- answers -->"):
+        fill_in("a\n<!-- end -->\n", "new")
 
 
 # --- what is shipped ---------------------------------------------------------------------------------------------------
@@ -165,25 +156,38 @@ def shipped():
     return Results(STUDY / "results", EXTENDED_DESIGN)
 
 
-@pytest.fixture(scope="module", params=[EXTENDED_DESIGN, LONG_QV, REAL], ids=["toy", "qv", "real"])
-def each(request):
-    return Results(STUDY / "results" / request.param.name, request.param)
+@pytest.fixture(scope="module")
+def studies(shipped):
+    """{the program's flag: Results}"""
+    return {"": shipped} | {d.name: Results(STUDY / "results" / d.name, d) for d in (LONG_QV, REAL)}
 
 
-def test_the_readmes_tables_are_what_the_results_give(each):
+def test_the_readmes_answers_are_what_the_results_give(studies):
     text = (STUDY / "README.md").read_text(encoding="utf-8")
-    assert fill_in(text, readme_tables(each)) == text
+    assert fill_in(text, answers(*studies.values())) == text
 
 
-def test_the_readme_says_over_how_many_comparisons_is_corrected(shipped):
-    assert f"over all {len(shipped.comparisons) - 1} comparisons" in (STUDY / "README.md").read_text(encoding="utf-8")
+CITED = {"43.1", "0.079", "47.8", "0.050", "2.2", "2.5"}  # figures of others, a model's size, hours
 
 
-def test_the_report_of_the_results_is_what_they_give_whatever_methods_there_are(each, monkeypatch):
+def test_each_figure_in_the_readme_is_printed_by_a_command(studies):
+    """In a report, or by one of the looks that the README gives; whole numbers are these, rounded."""
+    text = (STUDY / "README.md").read_text(encoding="utf-8")
+    printed = "".join(report(results) for results in studies.values())
+    for flag, first, second in re.findall(r"python -m study( --\w+)? --look (\S+) (\S+)", text):
+        printed += tables.look(studies[flag.strip(" -")], first, second)
+    prose = re.sub(r"\d{4}\.\d{5}", "", text)  # papers
+    assert set(re.findall(r"(?<![\d.@])\d+\.\d+", prose)) - CITED <= set(re.findall(r"\d+\.\d+", printed))
+
+
+def test_the_reports_of_the_results_are_what_they_give_whatever_methods_there_are(studies, monkeypatch):
     monkeypatch.setitem(METHODS, "mine", Method(LoRALayer, lr=1e-2))
-    assert (each.folder / "README.md").read_text(encoding="utf-8") == report(each)
-    for picture in re.findall(r"\((\w+\.png)\)", report(each)):
-        assert (each.folder / picture).read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    for results in studies.values():
+        text = report(results)
+        assert (results.folder / "README.md").read_text(encoding="utf-8") == text
+        assert f"over all {len(results.design.comparisons) - 1} comparisons" in " ".join(text.split())
+        for picture in re.findall(r"\((\w+\.png)\)", text):
+            assert (results.folder / picture).read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
 
 def test_the_whole_study_is_shipped_and_its_records_count(shipped):
