@@ -25,7 +25,15 @@ import torch
 from adapter_io import save_trained
 from fast import ranks
 from tools.cli import (
-    alone, check_apart, check_writable, digest, digest_of_files, remove, whole_folder, write_json, write_lines,
+    alone,
+    check_apart,
+    check_writable,
+    digest,
+    digest_of_files,
+    remove,
+    whole_folder,
+    write_json,
+    write_lines,
 )  # fmt: skip
 from tools.reading import read_documents, table_name
 from tools.report import REPORT_FILES, examples_text, remove_report, write_report, write_scores

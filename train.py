@@ -16,7 +16,7 @@ import random
 import sys
 import time
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -27,13 +27,14 @@ from torch.nn import functional as F
 import ablations
 import comparison
 from corpus import IGNORE, pack, perplexity
-from eval_qa import BASE, Question, greedy_answer, read_question_sets, score_questions, summarise
+from eval_qa import BASE, greedy_answer, score_questions, summarise
 from fast import ranks
 from fast.loss import compiled, head_is_large_and_frozen, loss_in_chunks, mixed_precision
 from gpt import find_model, load_pretrained
 from lora import LoRALayer, count_trainable, find_adapters, replace_linears, scale
 from mica import MiCALayer
 from milora import MiLoRALayer, PiSSALayer
+from questions import Question, read_question_sets
 from rehearsal import Rehearsal, own_text
 from tools.cli import Parser, add_flags, flag, from_flags, one_sentence_errors, pick_device, progress
 from tools.reading import read_documents, read_named

@@ -35,11 +35,12 @@ import torch
 
 from bench.real_sizes import SHAPES, random_model
 from bench.timing import in_turns, spread, timed
-from eval_qa import Question, encode_question, read_questions, score_questions
+from eval_qa import encode_question, score_questions
 from fast.scoring import batches_of, rows_of
 from gpt import find_model, load_pretrained, save_pretrained
 from gpt.tokenizer import copy_tokenizer
 from gpt.weights import load_model
+from questions import Question, read_questions
 from tools.cli import Parser, one_sentence_errors
 
 BASE = ROOT / "data" / "base"

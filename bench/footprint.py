@@ -14,10 +14,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
+from ablations import TransposedMiCALayer
 from bench.real_sizes import SHAPES
 from gpt.model import GPT
 from lora import LoRALayer, count_trainable, replace_linears
-from ablations import TransposedMiCALayer
 from mica import MiCALayer
 from tools.cli import Parser, one_sentence_errors
 from train import block_linears

@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from eval_qa import read_questions
+from questions import read_questions
 from tools.cli import Parser
 from tools.reading import read_documents, read_text
 

@@ -26,11 +26,11 @@ from tokenizers import Tokenizer as TokenizerTrainer
 from tokenizers import decoders, models, pre_tokenizers, trainers
 from torch.nn import functional as F
 
-from data.make_data import old_question, old_subjects, old_text
+from comparison import digest_of_code
 from corpus import IGNORE, pack
+from data.make_data import old_question, old_subjects, old_text
 from gpt import GPT, GPTConfig, load_tokenizer, save_pretrained
 from tools.cli import MADE_BY, Parser, atomic, one_sentence_errors, pick_device, whole_folder, write_json
-from comparison import digest_of_code
 from train import learning_rate
 
 END_OF_TEXT = "<|endoftext|>"

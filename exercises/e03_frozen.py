@@ -15,10 +15,10 @@ if B is trained too? Guess, then:  python -m exercises 3 --measure     (1 to 2 m
 import torch  # noqa: F401
 from torch import nn  # noqa: F401
 
+from ablations import TrainedMiCALayer  # noqa: F401
 from exercises import NotWritten
 from exercises.measuring import teach
 from lora import LoRALayer
-from ablations import TrainedMiCALayer  # noqa: F401
 from mica import minor_directions  # noqa: F401
 from train import METHODS, Method
 

@@ -28,6 +28,7 @@ import eval_qa
 from eval_qa import make_score, stop_tokens  # noqa: F401
 from exercises import NotWritten
 from exercises.measuring import ROOT, base_model
+from questions import read_questions
 
 
 def score_questions(model, tokenizer, questions):
@@ -37,7 +38,7 @@ def score_questions(model, tokenizer, questions):
 
 def measure():
     model, tokenizer = base_model()
-    questions = eval_qa.read_questions(ROOT / "data/old/never_asked.jsonl")[:100]
+    questions = read_questions(ROOT / "data/old/never_asked.jsonl")[:100]
     results = []
     for name, score in (("mine", score_questions), ("the project's", eval_qa.score_questions)):
         began = time.perf_counter()

@@ -20,6 +20,7 @@ import torch
 import eval_qa
 from exercises import NotWritten
 from exercises.measuring import ROOT, base_model
+from questions import read_questions
 
 
 def rotate(x, cos, sin):
@@ -36,7 +37,7 @@ def measure():
     model, tokenizer = base_model()
     head_dim = model.config.head_dim
     order = torch.arange(head_dim).view(2, -1).T.flatten()  # a0 b0 a1 b1 ...: half-split to interleaved
-    questions = eval_qa.read_questions(ROOT / "data/old/asked.jsonl")
+    questions = read_questions(ROOT / "data/old/asked.jsonl")
 
     def right():
         return 100 * eval_qa.summarise(eval_qa.score_questions(model, tokenizer, questions))["acc"]

@@ -6,11 +6,12 @@ from unittest import mock
 import torch
 
 import train
-from eval_qa import IGNORE, pack, perplexity, read_questions
+from eval_qa import IGNORE, pack, perplexity
 from exercises import NotWritten
 from gpt import load_pretrained
 from lora import LoRALayer, find_adapters
 from mica import minor_directions
+from questions import read_questions
 from rehearsal import Rehearsal, own_text
 from tools.reading import read_documents
 from tools.report import results_table

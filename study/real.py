@@ -36,7 +36,7 @@ import math
 from pathlib import Path
 
 from data.make_data import world
-from eval_qa import make_question, read_questions
+from questions import make_question, read_questions
 from study.design import CONTROL, NEW, NEW_CLOZE, RETENTION, Arm, Design
 from tools.reading import read_documents
 from train import Settings, Task

@@ -9,7 +9,7 @@ import random
 from dataclasses import replace
 
 from data.make_data import OLD_SUBJECTS_REPORTED, ask, old_subjects, old_world, world
-from eval_qa import make_question
+from questions import make_question
 from study.design import CONTROL, NEW, NEW_CLOZE, OLD_CLOZE, RETENTION, Arm, Design
 from train import Settings, Task
 

@@ -15,13 +15,10 @@ import eval_qa
 from adapter_io import save_adapters
 from corpus import IGNORE, pack, perplexity
 from eval_qa import (
-    Question,
     continuation,
     encode_question,
     greedy_answer,
-    make_question,
     make_score,
-    read_questions,
     score_question,
     score_questions,
     stop_tokens,
@@ -30,6 +27,7 @@ from eval_qa import (
 from gpt import load_pretrained, load_tokenizer
 from gpt.generate import generate
 from lora import LoRALayer, find_adapters, replace_linears
+from questions import Question, make_question, read_questions
 from tools.cli import printable
 from tools.reading import read_documents
 

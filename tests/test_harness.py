@@ -17,10 +17,11 @@ import sentencepiece
 import tokenizers
 from conftest import END_OF_TEXT, SENTENCES, gpt2_config, llama_config, train_tokenizer, transformers, write_folder
 
-from eval_qa import Question, encode_question, read_question_sets, read_questions, score_questions, summarise
+from eval_qa import encode_question, score_questions, summarise
 from fast.scoring import rows_of
 from gpt import load_pretrained
 from gpt.tokenizer import SPLIT_PATTERNS
+from questions import Question, read_question_sets, read_questions
 
 pytestmark = pytest.mark.harness  # lm_eval is imported where it is used: this file is read by every run of pytest
 

@@ -9,9 +9,16 @@ from conftest import TINY
 from torch import nn
 from torch.nn import functional as F
 
+from ablations import (
+    LoRAFALayer,
+    MajorMiCALayer,
+    OrthonormalMiCALayer,
+    RandomMiCALayer,
+    TrainedMiCALayer,
+    TransposedMiCALayer,
+)
 from gpt.model import GPT
 from lora import LoRALayer, count_trainable, find_adapters, merge_adapters, replace_linears
-from ablations import LoRAFALayer, MajorMiCALayer, OrthonormalMiCALayer, RandomMiCALayer, TrainedMiCALayer, TransposedMiCALayer
 from mica import MiCALayer
 from milora import MiLoRALayer, PiSSALayer
 from train import METHODS

@@ -7,8 +7,15 @@ from test_lora import SHAPES, every_shape, randomize
 from torch import nn
 from torch.nn import functional as F
 
+from ablations import (
+    LoRAFALayer,
+    MajorMiCALayer,
+    OrthonormalMiCALayer,
+    RandomMiCALayer,
+    TrainedMiCALayer,
+    TransposedMiCALayer,
+)
 from lora import LoRALayer
-from ablations import LoRAFALayer, MajorMiCALayer, OrthonormalMiCALayer, RandomMiCALayer, TrainedMiCALayer, TransposedMiCALayer
 from mica import MiCALayer
 from milora import MiLoRALayer, PiSSALayer
 

@@ -31,10 +31,10 @@ from safetensors.torch import load_file, save_file
 import eval_qa
 import train
 from adapter_io import load_adapters, save_adapters
-from eval_qa import read_questions
 from gpt import load_tokenizer
 from gpt.weights import load_model
 from lora import LoRALayer, find_adapters, merge_adapters, replace_linears
+from questions import read_questions
 from study.runs import read_record
 from study.tables import Results, arms_table, cost_line
 from study.toy import EXTENDED_DESIGN

@@ -18,10 +18,10 @@ import adapter_io
 import eval_qa
 import train
 from adapter_io import load_adapters, save_adapters
-from eval_qa import read_questions
 from gpt import generate, load_pretrained, load_tokenizer, save_pretrained
 from gpt.weights import load_model, read_config
 from lora import LoRALayer, find_adapters, merge_adapters, replace_linears
+from questions import read_questions
 from study.analysis import forgetting_loss, landing
 from tools.inputs import fits, is_number, is_whole
 from tools.reading import read_documents

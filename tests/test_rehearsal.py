@@ -4,9 +4,9 @@ import copy
 
 import pytest
 import torch
+from conftest import TINY
 
 import train
-from conftest import TINY
 from corpus import IGNORE
 from fast import loss as fast_loss
 from gpt import GPT

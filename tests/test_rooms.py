@@ -18,14 +18,22 @@ ALLOWED = {
     "lora": {"fast"},
     "mica": {"fast", "lora"},
     "milora": {"fast", "lora"},
+    "ablations": {"fast", "lora", "mica"},
+    "corpus": set(),
+    "questions": {"tools"},
+    "rehearsal": {"tools/cli", "gpt", "fast", "corpus"},
     "adapter_io": {"tools", "gpt", "lora"},
-    "eval_qa": {"tools", "gpt", "fast", "adapter_io"},
-    "rehearsal": {"tools/cli", "gpt", "fast", "eval_qa"},
-    "train": {"tools", "gpt", "fast", "lora", "mica", "milora", "adapter_io", "eval_qa", "rehearsal"},
+    "eval_qa": {"tools", "gpt", "fast", "lora", "adapter_io", "corpus", "questions"},
+    "comparison": {"tools", "fast", "adapter_io"},
+    "train": {
+        "tools", "gpt", "fast", "lora", "mica", "milora", "ablations", "corpus", "questions", "rehearsal", "eval_qa", "comparison",
+    },  # fmt: skip
     "pictures": {"lora", "mica", "gpt"},
 }
 GROUND = {"tools/cli", "tools/inputs", "tools/schema"}  # which import nothing of ours
-CORE = {"lora", "mica", "milora", "adapter_io", "eval_qa", "rehearsal", "train"}
+CORE = {
+    "lora", "mica", "milora", "ablations", "corpus", "questions", "rehearsal", "adapter_io", "eval_qa", "comparison", "train",
+}  # fmt: skip
 # The rooms above the core import all of that, and data's worlds, but not each other.
 ALLOWED |= {"data": {*CORE, "tools", "gpt"}}
 ALLOWED |= {room: {*CORE, "tools", "gpt", "fast", "data"} for room in ("study", "exercises")}

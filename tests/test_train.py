@@ -17,9 +17,9 @@ from test_lora import trained_by
 import eval_qa
 import train
 from adapter_io import save_trained
-from eval_qa import read_questions
 from gpt import load_pretrained
 from lora import LoRALayer, find_adapters
+from questions import read_questions
 from tools.cli import printable
 from tools.reading import read_named
 from tools.report import REPORT_FILES, mean_and_error

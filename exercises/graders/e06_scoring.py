@@ -7,11 +7,12 @@ import numpy as np
 import torch
 
 import eval_qa
-from eval_qa import Question, make_question, stop_tokens
+from eval_qa import stop_tokens
 from exercises.grading import judge, numpy, part, require
 from exercises.measuring import ROOT, base_model
 from gpt.model import GPT, GPTConfig
 from lora import LoRALayer, find_adapters, replace_linears
+from questions import Question, make_question, read_questions
 
 TITLE, MINUTES = "multiple choice by log-likelihood", 40
 SOLUTIONS = ["eval_qa.py: encode_question", "fast/scoring.py: answer_questions"]
@@ -56,14 +57,14 @@ def toy():
 
 def shipped():
     """The shipped model, and what it answers word for word, or nearly."""
-    asked = eval_qa.read_questions(ROOT / "data/old/asked.jsonl")
+    asked = read_questions(ROOT / "data/old/asked.jsonl")
     long = next(question for question in asked if " " in question.choices[question.answer])  # of two words
     text = long.prompt.removeprefix("Question: ").removesuffix("\nAnswer:")
     first = long.choices[long.answer].split()[0]
     others = [choice for i, choice in enumerate(long.choices) if i != long.answer][:2]
     nearly = [make_question({"question": text, "choices": [c, *others], "answer": 0}) for c in (first, f"{first} bread")]
     another = replace(asked[0], answer=(asked[0].answer + 1) % len(asked[0].choices))  # it writes a wrong choice
-    cloze = eval_qa.read_questions(ROOT / "data/old/cloze.jsonl")[:1]  # ends in a full stop
+    cloze = read_questions(ROOT / "data/old/cloze.jsonl")[:1]  # ends in a full stop
     return *base_model(), [*asked[:4], *cloze, *nearly, another]
 
 

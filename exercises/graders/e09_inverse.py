@@ -5,7 +5,18 @@ import functools
 import numpy as np
 import torch
 
-from exercises.grading import apart, check_number, check_tensor, check_tuple, judge, matrix, numpy, part, precision, require
+from exercises.grading import (
+    apart,
+    check_number,
+    check_tensor,
+    check_tuple,
+    judge,
+    matrix,
+    numpy,
+    part,
+    precision,
+    require,
+)
 from fast.subspace import random_columns
 
 TITLE, MINUTES = "inverse iteration", 35

@@ -3,7 +3,18 @@
 import numpy as np
 import torch
 
-from exercises.grading import apart, check_number, check_points, check_tensor, judge, matrix, numpy, part, require, spectrum
+from exercises.grading import (
+    apart,
+    check_number,
+    check_points,
+    check_tensor,
+    judge,
+    matrix,
+    numpy,
+    part,
+    require,
+    spectrum,
+)
 from exercises.process import constant
 
 TITLE, MINUTES = "an adapter that does not hear", 30

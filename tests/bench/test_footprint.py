@@ -4,11 +4,11 @@ import pytest
 import torch
 from conftest import TINY
 
+from ablations import TransposedMiCALayer
 from bench import footprint
 from bench.footprint import ROWS, SHAPES, adapted, row
 from gpt.model import GPT
 from lora import LoRALayer, count_trainable, replace_linears
-from ablations import TransposedMiCALayer
 from mica import MiCALayer
 from train import block_linears
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from data.make_general import LEFT_OUT, ask, general, read_topics
-from eval_qa import read_questions
+from questions import read_questions
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "data" / "general"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from corpus import pack
 from data import make_data
 from data.make_data import (
     FEW_SUBJECTS,
@@ -28,9 +29,9 @@ from data.make_data import (
     show,
     world,
 )
-from corpus import pack
-from eval_qa import read_documents, read_questions
+from eval_qa import read_documents
 from gpt import load_tokenizer
+from questions import read_questions
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 SEEDS = [0, 1, 2]

@@ -9,15 +9,11 @@ import torch
 from conftest import reference
 
 from corpus import perplexity
-from eval_qa import (
-    read_documents,
-    read_questions,
-    score_questions,
-    summarise,
-)
+from eval_qa import read_documents, score_questions, summarise
 from gpt import load_pretrained
 from lora import LoRALayer, replace_linears
 from mica import MiCALayer
+from questions import read_questions
 from train import adapt, block_linears
 
 DATA = Path(__file__).resolve().parents[2] / "data"

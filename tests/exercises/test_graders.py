@@ -5,7 +5,7 @@ import importlib
 import numpy as np
 import pytest
 import torch
-from answers import e01_forward, e07_rotary
+from answers import e07_rotary
 from here import grade
 
 from exercises.course import BLANK, DONE, EXERCISES, state_of

@@ -14,10 +14,11 @@ from test_eval_qa import LONG, QUESTIONS, PairTokenizer
 
 import eval_qa
 from corpus import perplexity
-from eval_qa import Question, encode_question, read_questions, score_question, score_questions
+from eval_qa import encode_question, score_question, score_questions
 from fast import scoring
 from fast.scoring import Row, batches_of, predict, rows_of
 from gpt import load_pretrained
+from questions import Question, read_questions
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 SHIPPED = sorted(path for folder in ("new", "old") for path in (DATA / folder).glob("*.jsonl"))

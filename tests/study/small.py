@@ -3,7 +3,7 @@
 import functools
 
 from data.make_data import world
-from eval_qa import make_question
+from questions import make_question
 from study.design import CONTROL, NEW, RETENTION, Arm, Design
 from train import Settings, Task
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from conftest import SENTENCES, TINY
 
+from ablations import TransposedMiCALayer
 from gpt import GPT, load_pretrained
 from lora import LoRALayer, find_adapters, merge_adapters, replace_linears
-from ablations import TransposedMiCALayer
 from mica import MiCALayer
 from study.analysis import BINS, amplification, changes, forgetting_loss, landing, shares, similarity
 from train import copy_for

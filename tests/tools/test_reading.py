@@ -6,7 +6,7 @@ import sys
 import pytest
 
 import eval_qa
-from eval_qa import Question, read_question_sets, read_questions
+from questions import Question, read_question_sets, read_questions
 from tools.reading import read_documents
 
 GOOD = '{"question": "Who?", "choices": ["me", "you"], "answer": 1}'

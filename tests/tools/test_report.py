@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from eval_qa import Question
+from questions import Question
 from tools.report import aligned, examples_text, mean_and_error, plus_minus
 
 
