@@ -1,9 +1,9 @@
 """Text <-> token ids, from the files that come with open weights.
 
 tokenizer.json first: tiktoken reads it where it is plain byte-level BPE (GPT-2, Llama 3, SmolLM2, Qwen, data/base), the
-tokenizers library (pip install tokenizers) where it is anything else. Without one, sentencepiece (pip install sentencepiece)
-reads tokenizer.model, and tiktoken vocab.json with merges.txt. A GGUF file has the same in its metadata: gpt/gguf.py
-translates. The ids are the library's whichever of them reads.
+tokenizers library (pip install tokenizers) where it is anything else; the ids are the library's either way. Without it,
+sentencepiece (pip install sentencepiece) reads tokenizer.model, and tiktoken vocab.json with merges.txt. A GGUF file has
+the same in its metadata: gpt/gguf.py translates.
 
 Byte-level BPE in three steps: a pattern cuts the text into pieces (roughly words with their leading space), the UTF-8
 bytes of each piece are its first tokens, and neighbouring tokens are merged, most frequent pair first, as long as the
@@ -25,8 +25,8 @@ from tools.cli import atomic
 from tools.schema import build, fit, read_bytes, read_json, read_text, reading, shown
 
 # A model's files that say how its text becomes tokens.
-OLDER_FILES = ["special_tokens_map.json", "added_tokens.json"]
-TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "merges.txt", *OLDER_FILES]
+SETTINGS_FILES = ["tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"]
+TOKENIZER_FILES = ["tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", *SETTINGS_FILES]
 # What else says how a model is used, and changes with neither its weights nor its tokenizer.
 COMPANIONS = ["chat_template.jinja", "chat_template.json", "generation_config.json"]
 
@@ -50,7 +50,7 @@ class Tokenizer:
         self._pattern = re.compile(f"({'|'.join(texts) or '(?!)'})")
 
     def encode(self, text, bos=False):
-        """Token ids (list of int) of a text. bos: begin with bos_id, where there is one and the text does not already."""
+        """Token ids (list of int) of a text. bos: begin with bos_id, where there is one and the text does not yet."""
         text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # half a character becomes U+FFFD
         ids = self.ids_of(text)
         if bos and self.bos_id is not None and ids[:1] != [self.bos_id]:
@@ -73,7 +73,7 @@ class Tokenizer:
             raise ValueError(f"a text has the character {odd!r} ({ord(odd):#x}), for which the tokenizer has no token")
 
     def decode(self, ids):
-        """The text of token ids. Incomplete UTF-8 becomes U+FFFD; ids that no token has (a padded vocabulary) are skipped."""
+        """The text of token ids. Incomplete UTF-8 becomes U+FFFD; ids of no token (a padded vocabulary) are skipped."""
         return b"".join(map(self.token_bytes, map(int, ids))).decode("utf-8", errors="replace")
 
     def token_bytes(self, token):
@@ -156,12 +156,12 @@ class SentencePieceTokenizer(Tokenizer):
         except RuntimeError:
             raise ValueError("it is not a SentencePiece model, download it again") from None
         self.pieces = [self.processor.id_to_piece(i) for i in range(self.processor.vocab_size())]
-        special = {p: i for i, p in enumerate(self.pieces) if self.processor.is_control(i) or self.processor.is_unknown(i)}
-        own = set(special.values())
+        own = [i for i in range(len(self.pieces)) if self.processor.is_control(i) or self.processor.is_unknown(i)]
+        special = {self.pieces[i]: i for i in own}
         for token in added:
             taken = token.id < len(self.pieces) and token.id not in own and self.pieces[token.id] != token.content
             if taken or token.id < 0 or token.odd:
-                raise ValueError(f"the added token {shown(asdict(token))} has another's id, or an option that is not supported")
+                raise ValueError(f"the added token {shown(asdict(token))} has another's id, or odd options")
             special[token.content] = token.id
         super().__init__(special, max(len(self.pieces) - 1, *special.values()) + 1)
 
@@ -235,7 +235,7 @@ def load_tokenizer(folder):
             raise ValueError("split_special_tokens=true in tokenizer_config.json is not supported: take it out")
         if name == "tokenizer.model":
             if settings.add_eos_token:
-                raise ValueError("add_eos_token=true in tokenizer_config.json is not supported: texts end where they end")
+                raise ValueError("add_eos_token=true in tokenizer_config.json is not supported: take it out")
             tokenizer = SentencePieceTokenizer(read_bytes(folder / name), added, settings.legacy)
             if settings.add_bos_token in (None, True):
                 tokenizer.bos_id = id_of(settings.text("bos_token", "<s>"), tokenizer.special, "bos_token")
@@ -249,13 +249,13 @@ def load_tokenizer(folder):
         if settings.add_prefix_space is not None:
             prefixed = b"".join(map(tokenizer.token_bytes, tokenizer.encode("x"))).startswith(b" ")
             if settings.add_prefix_space != prefixed:
-                raise ValueError(f"add_prefix_space={settings.add_prefix_space} in tokenizer_config.json contradicts it")
+                raise ValueError(f"tokenizer_config.json contradicts it: add_prefix_space={settings.add_prefix_space}")
     return tokenizer
 
 
 def read_files(folder, name):
     """{name: content} of a folder's tokenizer: `name`, if it is *.json, and the smaller ones."""
-    small = [one for one in ("tokenizer_config.json", *OLDER_FILES) if (folder / one).exists()]
+    small = [one for one in SETTINGS_FILES if (folder / one).exists()]
     return {one: read_json(folder / one) for one in [name, *small] if one.endswith(".json")}
 
 
@@ -342,14 +342,14 @@ def pattern_of(pre_tokenizer):
 
 
 def plain_byte_pairs(content):
-    """(pattern, ranks, nfc, special) of BytePairTokenizer, where it gives the library's ids for every text; else None."""
+    """(pattern, ranks, nfc, special) of a BytePairTokenizer that gives the library's ids for every text, or None."""
     model, normalizer = content["model"], content.get("normalizer")
     pattern = pattern_of(content.get("pre_tokenizer"))
-    options = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback")
-    if pattern is None or normalizer not in (None, NFC) or model.get("type", "BPE") != "BPE" or any(map(model.get, options)):
+    more = any(map(model.get, ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback")))
+    if more or pattern is None or normalizer not in (None, NFC) or model.get("type", "BPE") != "BPE":
         return None
     added = [build(AddedToken, token) for token in content.get("added_tokens") or [] if token["content"]]
-    late = {token.normalized for token in added}  # those are looked for where no other was found, and in normalized text
+    late = {token.normalized for token in added}  # which are looked for after the others, and in normalized text
     if any(token.odd for token in added) or len(late) > 1 or (normalizer and True in late):
         return None
     vocab, special = model["vocab"], {token.content: token.id for token in added}
@@ -383,7 +383,8 @@ def ranks_of(vocab, merges, special, ignore_merges):
     The file instead lists pairs to merge, in order. Both give the same ids for every text if they do so for the bytes of
     each token: whichever pair forms a token within a text is the one that forms it from its bytes alone, as all merges
     inside it are the same. So that pair must be listed, and pairs listed in the order of their tokens' ids; other pairs,
-    which Llama 3's file lists too, never meet. ignore_merges: a whole piece that is a token needs no merges, as in tiktoken.
+    which Llama 3's file lists too, never meet.
+    ignore_merges: a whole piece that is a token needs no merges, in the file as in tiktoken.
     """
     alphabet = byte_alphabet()
     order = {tuple(merge.split(" ") if isinstance(merge, str) else merge): place for place, merge in enumerate(merges)}
@@ -421,15 +422,20 @@ def last_merge(ranks, text):
 
 
 def read_settings(folder, files):
-    """(Settings, [AddedToken]) of {name: content}. The older files count, as in transformers, without added_tokens_decoder."""
-    config, part = files.get("tokenizer_config.json", {}), "part of a tokenizer"
-    tokens, more = ({} if "added_tokens_decoder" in config else files.get(name, {}) for name in OLDER_FILES)
-    with reading(folder / OLDER_FILES[0], part):
+    """(Settings, [AddedToken]) of {name: content}.
+
+    special_tokens_map.json and added_tokens.json are older: they count, as in transformers, without added_tokens_decoder.
+    """
+    config, tokens, more = (files.get(name, {}) for name in SETTINGS_FILES)
+    if "added_tokens_decoder" in config:
+        tokens = more = {}
+    config_path, tokens_path, more_path = (folder / name for name in SETTINGS_FILES)
+    with reading(tokens_path, "part of a tokenizer"):
         build(Settings, tokens)
-    with reading(folder / "tokenizer_config.json", part):
+    with reading(config_path, "part of a tokenizer"):
         settings = build(Settings, config | tokens)
         added = [replace(token, id=int(i)) for i, token in settings.added_tokens_decoder.items()]
-    with reading(folder / OLDER_FILES[1], part):
+    with reading(more_path, "part of a tokenizer"):
         added += [AddedToken(text, i) for text, i in fit(more, dict[str, int], "added tokens").items()]
     return settings, [token for token in added if token.content]
 
@@ -448,7 +454,8 @@ def from_older_files(folder, vocab, settings, added):
     pre_tokenizer, normalizer = PRE_TOKENIZERS[{"gpt2": "gpt-2"}.get(kind, kind)]
     texts = [settings.text(f"{name}_token", "<|endoftext|>") for name in ("unk", "bos", "eos", "pad")]
     known = [token.content for token in added]
-    added = added + [AddedToken(text, vocab[text]) for text in dict.fromkeys(texts) if text in vocab and text not in known]
+    texts = [text for text in dict.fromkeys(texts) if text in vocab and text not in known]
+    added = added + [AddedToken(text, vocab[text]) for text in texts]
     lines = read_text(folder / "merges.txt").split("\n")
     return {
         "model": {"type": "BPE", "vocab": vocab, "merges": [s for s in lines if s and not s.startswith("#version")]},
@@ -475,7 +482,7 @@ def beginning(post_processor, special):
 
 
 def end_of_text(folder, settings, special):
-    """The id that ends a document: eos_token of tokenizer_config.json, else eos_token_id of config.json, else <|endoftext|>."""
+    """The id that ends a document: of tokenizer_config.json's eos_token, else config.json's, else <|endoftext|>'s."""
     path = Path(folder) / "config.json"
     eos = read_json(path).get("eos_token_id") if settings.eos_token is None and path.exists() else None
     if eos is None:

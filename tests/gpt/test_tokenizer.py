@@ -1,4 +1,4 @@
-"""gpt/tokenizer.py: the ids of the tokenizers library and of sentencepiece, whatever the text and whoever reads the files."""
+"""gpt/tokenizer.py: the ids of the tokenizers library and of sentencepiece, whatever the text."""
 
 import json
 import random
@@ -203,7 +203,8 @@ def test_any_text(pair, text):
 CHOSEN = [
     "", *TEXTS, "   1", "x   1", "   x", "   \n1", "1   ", "  12  34\n 5", "a1b2", "1'2's", " 's", "a's1", "½1", "\t1\t\t2", "\u30001\u3000\u3000x",
     " \u0301", "1\u0301", f"{END_OF_TEXT}\u0301e", f"e{END_OF_TEXT}\u0301", f"a{END_OF_TEXT}{END_OF_TEXT} b", f"  {END_OF_TEXT}  1",
-    " " * 9000 + "x", "ab" * 5000, "\r\n" * 3000, "I'M I'm I'ſ I'\u212a DON'T don't WE'RE We'rE YOU'LL you'Ll 'VE 'ſt", "<|user|>s <|user|> s <|user|>|>", "\r\r\n\n\r", "a\r\nb\n\rc",
+    " " * 9000 + "x", "ab" * 5000, "\r\n" * 3000,
+    "I'M I'm I'ſ I'\u212a DON'T don't WE'RE We'rE YOU'LL you'Ll 'VE 'ſt", "<|user|>s <|user|> s <|user|>|>", "\r\r\n\n\r", "a\r\nb\n\rc",
 ]  # fmt: skip
 
 
@@ -600,7 +601,11 @@ def test_sentencepiece_without_special_tokens(tmp_path, model_type):
 
 @pytest.mark.parametrize(
     "options",
-    [dict(byte_fallback=False), dict(add_dummy_prefix=False), dict(normalization_rule_name="nmt_nfkc", remove_extra_whitespaces=True)],
+    [
+        dict(byte_fallback=False),
+        dict(add_dummy_prefix=False),
+        dict(normalization_rule_name="nmt_nfkc", remove_extra_whitespaces=True),
+    ],
 )
 def test_sentencepiece_of_other_kinds(tmp_path, options):
     folder = train_sentencepiece(tmp_path, **options)
@@ -681,7 +686,7 @@ def test_sentencepiece_in_tokenizer_json(converted, trained_sentencepiece, name,
         shutil.copy(trained_sentencepiece / "tokenizer.model", converted)
         edit(converted, lambda content: content["model"]["merges"].pop())
     rng = random.Random(0)
-    pieces = [*PIECES, "</s>", "<s>", "</s>\n", "</s> x", "<unk>", "<0x0A>", "▁", " hello", "hello", "The", " pickled  peppers"]
+    pieces = [*PIECES, "</s>", "<s>", "</s>\n", "</s> x", "<unk>", "<0x0A>", "▁", " hello", "The", " pickled  peppers"]
     texts = [*CHOSEN, *pieces, " ", "  ", *("".join(rng.choices(pieces, k=rng.randrange(1, 7))) for _ in range(250))]
     ours, theirs = compared(converted, texts)
     for text in filter(None, texts):
@@ -979,7 +984,7 @@ def test_an_end_of_text_that_does_not_exist(folder, eos):
 def test_files_that_are_not_what_they_say(folder, llama2, name, content):
     path = (llama2 if name == "tokenizer.model" else folder) / name
     path.write_bytes(path.read_bytes()[:-20] if content == "cut" else content)
-    assert_refused(path.parent, name, "download it again" if name == "tokenizer.model" else "object" if content == b"[]" else "")
+    assert_refused(path.parent, name, "download it again" if name == "tokenizer.model" else "")
 
 
 def test_missing_files(tmp_path):
