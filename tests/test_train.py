@@ -526,17 +526,19 @@ def test_an_error_in_a_later_run_does_not_lose_the_earlier_ones(tiny_llama_folde
 def test_the_report_of_an_earlier_run_does_not_survive_an_interrupted_one(
     tiny_llama_folder, world, tmp_path, monkeypatch
 ):
-    for name in (*REPORT_FILES, "mine.txt", "writable"):
-        (tmp_path / name).write_text("old")
-    (tmp_path / "config.json").write_text('{"method": ["mica"]}')  # of an earlier run
+    line = arguments(tiny_llama_folder, world, out=tmp_path / "out")
+    run_program(line)
+    assert all((tmp_path / "out" / name).exists() for name in REPORT_FILES)
+    shutil.rmtree(tmp_path / "out" / "mica")
+    (tmp_path / "out" / "mine.txt").touch()
 
     def interrupted(*args):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(train, "run", interrupted)
     with pytest.raises(SystemExit):
-        run_program(arguments(tiny_llama_folder, world, out=tmp_path))
-    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "untouched.jsonl", "mine.txt", "writable"}
+        run_program(line)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"config.json", "untouched.jsonl", "mine.txt"}
 
 
 def test_a_rate_far_too_high_is_reported_not_raised(tiny_llama_folder, world, tmp_path, capsys):
@@ -549,7 +551,7 @@ def test_a_rate_far_too_high_is_reported_not_raised(tiny_llama_folder, world, tm
 def test_weights_that_are_finite_but_compute_nan_have_diverged_too(
     tiny_llama_folder, world, tmp_path, monkeypatch, capsys
 ):
-    def nan_head(model, *rest):
+    def nan_head(model, *rest, **more):
         model.lm_head.register_forward_hook(lambda module, inputs, output: output * math.nan)
         return [{"epoch": 1, "loss": 1.0}]
 
