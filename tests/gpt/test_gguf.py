@@ -336,12 +336,12 @@ def test_kinds_of_tokens(tmp_path):
     assert json.loads((tmp_path / "copy" / "tokenizer_config.json").read_text())["chat_template"] == "{{ x }}"
 
 
-def sentencepiece_metadata(folder, **changes):
+def sentencepiece_metadata(folder, prefix=True):
     """What llama.cpp's converter makes of a BPE tokenizer.model trained here; and the processor."""
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=(line for text in TEXTS * 5 for line in text.splitlines()), model_prefix=str(folder / "spm"),
         vocab_size=420, model_type="bpe", byte_fallback=True, split_digits=True, normalization_rule_name="identity",
-        add_dummy_prefix=True, remove_extra_whitespaces=False, allow_whitespace_only_pieces=True, minloglevel=2,
+        add_dummy_prefix=prefix, remove_extra_whitespaces=False, allow_whitespace_only_pieces=True, minloglevel=2,
     )  # fmt: skip
     spm = sentencepiece.SentencePieceProcessor(model_file=str(folder / "spm.model"))
     ids = range(spm.vocab_size())
@@ -351,12 +351,14 @@ def sentencepiece_metadata(folder, **changes):
         "tokenizer.ggml.tokens": [spm.id_to_piece(i) for i in ids],
         "tokenizer.ggml.scores": [spm.get_score(i) for i in ids],
         "tokenizer.ggml.token_type": kinds,
+        "tokenizer.ggml.add_space_prefix": prefix,
     }
     return content, spm
 
 
-def test_sentencepiece_ids(tmp_path):
-    content, spm = sentencepiece_metadata(tmp_path)
+@pytest.mark.parametrize("prefix", [True, False])
+def test_sentencepiece_ids(tmp_path, prefix):
+    content, spm = sentencepiece_metadata(tmp_path, prefix)
     path = write_gguf(tmp_path / "model.gguf", "llama", content, {})
     ours = load_tokenizer(path)
     assert (ours.vocab_size, ours.bos_id, ours.eot_id) == (420, 1, 2)
