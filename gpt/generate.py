@@ -32,17 +32,9 @@ def next_tokens(logits, temperature=0.0, top_k=None, top_p=None, generator=None)
 
 
 def generate(
-    model,
-    input_ids,
-    max_new_tokens,
-    temperature=0.0,
-    top_k=None,
-    top_p=None,
-    eot_id=None,
-    generator=None,
-    use_cache=True,
+    model, input_ids, max_new_tokens, temperature=0.0, top_k=None, top_p=None, eot_id=None, generator=None, use_cache=True,
     progress=iter,
-):
+):  # fmt: skip
     """Continue input_ids (batch, time) by up to max_new_tokens; returns ids (batch, time + new).
 
     temperature: 0 takes the likeliest token; above 0 samples from softmax(logits / temperature),
@@ -52,28 +44,14 @@ def generate(
     use_cache: False computes all tokens anew for each new one: the same text, slower.
     progress: wraps the range of the new positions, to show how far it is.
     Ends early when the model's context is full. Rows have no padding: all prompts of a batch have the same length.
-    Raises ValueError for arguments outside these ranges, a prompt that leaves no room in the context, and a model that
-    computes NaN.
+    Raises ValueError for arguments out of range, a prompt that fills the context, and a model that computes NaN.
     """
-    context, vocab_size = model.config.context_length, model.config.vocab_size
-    if input_ids.dim() != 2 or input_ids.numel() == 0 or input_ids.dtype not in (torch.int32, torch.int64):
-        raise ValueError(f"input_ids must be integers (batch, time), not {input_ids.dtype} {tuple(input_ids.shape)}")
-    if input_ids.min() < 0 or input_ids.max() >= vocab_size:
-        raise ValueError(f"input_ids must lie between 0 and {vocab_size - 1}")
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens must be 1 or more, not {max_new_tokens}")
-    if not 0 <= temperature < math.inf:
-        raise ValueError(f"temperature must be 0 (greedy) or a positive number, not {temperature}")
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k must be 1 or more, not {top_k}")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"top_p must be above 0 and at most 1, not {top_p}")
-    if temperature == 0 and (top_k is not None or top_p is not None):
-        raise ValueError("top_k and top_p choose among samples: set a temperature above 0")
+    if not (0 <= temperature < math.inf and (top_k is None or top_k >= 1) and (top_p is None or 0 < top_p <= 1)):
+        raise ValueError(f"temperature {temperature}, top_k {top_k}, top_p {top_p}: from 0, from 1, above 0 to 1")
     batch, time = input_ids.shape
-    if time >= context:
-        raise ValueError(f"a prompt of {time} tokens leaves no room in the model's context of {context}: shorten it")
-
+    context = model.config.context_length
+    if not 0 < time < context:
+        raise ValueError(f"a prompt of {time} tokens: it needs one, and must leave room in the context of {context}")
     length = min(time + max_new_tokens, context)
     tokens = torch.zeros(batch, length, dtype=torch.long, device=model.device)  # (batch, time + new)
     tokens[:, :time] = input_ids

