@@ -163,6 +163,8 @@ def grade(folders, numbers, timeout=60.0, junit=None):
             os.environ.pop(name) if value is None else os.environ.update({name: value})
     if code == pytest.ExitCode.INTERRUPTED:
         raise KeyboardInterrupt
+    if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        raise RuntimeError(f"pytest, which runs the graders, ended with {code!r}")
     return grading.results
 
 

@@ -23,9 +23,9 @@ from exercises import NotWritten
 from lora import LoRALayer
 
 
-class MyLoRA(LoRALayer):  # the rest is LoRALayer's, whose init_factors, forward and update may not be called here
-    def init_factors(self, W):
-        """Set self.A and self.B, nn.Parameters of W's dtype, W being (out, in).
+class MyLoRA(LoRALayer):  # the rest is LoRALayer's, whose start, forward and update may not be called here
+    def start(self, W):
+        """(A, B) as they begin, tensors of W's dtype, W being (out, in): the layer makes parameters of them.
 
         A is random, drawn around zero and about 1 / sqrt(in) large; B is zero.
         """

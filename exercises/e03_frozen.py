@@ -6,6 +6,8 @@ along.
 
     B = U[:, -r:], frozen;  A = 0, trained                       MiCA, arXiv 2604.01694
 
+LoRALayer does so for you: it makes a buffer of each factor that `trained` does not name. Here you do it by hand.
+
 Shapes: W (out, in), self.A (rank, in), self.B (out, rank).
 
 Measure before you look on: how much do `new/questions` (what it learns) and `old/never_asked` (what it keeps) change
@@ -15,15 +17,21 @@ if B is trained too? Guess, then:  python -m exercises 3 --measure     (1 to 2 m
 import torch  # noqa: F401
 from torch import nn  # noqa: F401
 
-from ablations import TrainedMiCALayer  # noqa: F401
+from ablations import TrainedMiCALayer
 from exercises import NotWritten
 from exercises.measuring import teach
-from lora import LoRALayer
+from lora import LoRALayer, factor_dtype
 from mica import minor_directions  # noqa: F401
 from train import METHODS, Method
 
 
 class MyMiCA(LoRALayer):
+    def __init__(self, linear, rank, alpha, dropout=0.0):
+        super().__init__(linear, rank, alpha, dropout)
+        del self.A, self.B  # LoRALayer's own
+        W = linear.weight.detach()
+        self.init_factors(W.to(factor_dtype(W)))
+
     def init_factors(self, W):
         """Set self.A and self.B, of W's dtype, W being (out, in); minor_directions may also be yours, of e02_directions."""
         raise NotWritten

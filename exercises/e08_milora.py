@@ -6,9 +6,8 @@ values.
     B = U_m sqrt(S_m), A = sqrt(S_m) V_m^T, with S_m the rank smallest values        MiLoRA, arXiv 2406.09044, eq. 4 and 5
     y = linear(x) + (alpha / rank) (B A - B0 A0) x                                    milora.py
 
-Shapes: W (out, in); self.components(W) gives U_m (out, rank), S_m (rank,), V_m (in, rank); self.A and self.A0 (rank,
-in); self.B and self.B0 (out, rank). A and B are trained; A0 and B0 keep the start, whatever happens to A and B, and
-are saved with the layer.
+Shapes: W (out, in); self.components(W) gives U_m (out, rank), S_m (rank,), V_m (in, rank); A (rank, in), B (out, rank).
+The layer keeps a copy of the start as A0 and B0, whatever happens to A and B.
 
 The papers do not have the factor alpha / rank in that place. To have it and still start with that part of W, S_m has
 to be divided by something first.
@@ -18,16 +17,15 @@ at alpha = 8, 16, 32 and rank 8?  python -m exercises 8 --measure
 """
 
 import torch
-from torch import nn  # noqa: F401
 
 from exercises import NotWritten
 from exercises.measuring import base_model
 from milora import MiLoRALayer
 
 
-class MyMiLoRA(MiLoRALayer):  # its update already subtracts B0 A0; its init_factors may not be called
-    def init_factors(self, W):
-        """Set self.A, self.B, self.A0 and self.B0, of W's dtype."""
+class MyMiLoRA(MiLoRALayer):  # its update already subtracts B0 A0; its start may not be called
+    def start(self, W):
+        """(A, B) as they begin, of W's dtype."""
         raise NotWritten
 
 

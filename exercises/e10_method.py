@@ -9,7 +9,8 @@ interval.
     point of Student's distribution with n - 1 degrees of freedom (scipy.stats.t)
     Picture: pictures/frontier.png
 
-Shapes: W (out, in); self.A (rank, in), with orthonormal rows, as mica-transposed's; self.B (out, rank).
+Shapes: W (out, in); A (rank, in), with orthonormal rows, as mica-transposed's; B (out, rank). `trained` names the factors
+that are trained: "A", "B" or "AB". The layer makes buffers of the others.
 
 Measure before you look on, and predict before you measure: how many points of `new/questions` will your method be
 above (or below) mica-transposed, on the mean of five seeds? Write whole points into PREDICTION first, then:
@@ -17,7 +18,6 @@ python -m exercises 10 --measure      (5 minutes of one core; writes nothing)
 """
 
 import torch  # noqa: F401
-from torch import nn  # noqa: F401
 
 from exercises import NotWritten
 from exercises.measuring import five_seeds
@@ -25,8 +25,10 @@ from lora import LoRALayer
 
 
 class RandomReader(LoRALayer):
-    def init_factors(self, W):
-        """Set self.A and self.B, of W's dtype: for each layer and torch.manual_seed another A, with orthonormal rows."""
+    trained = ...
+
+    def start(self, W):
+        """(A, B) as they begin, of W's dtype: for each layer and torch.manual_seed another A, with orthonormal rows."""
         raise NotWritten
 
 

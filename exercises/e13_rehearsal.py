@@ -19,7 +19,7 @@ first, then:  python -m exercises 13 --measure      (5 to 10 minutes of one core
 import torch  # noqa: F401
 from torch.nn import functional as F  # noqa: F401
 
-from eval_qa import IGNORE  # noqa: F401, the mark for "no target here"
+from corpus import IGNORE  # noqa: F401, the mark for "no target here"
 from exercises import NotWritten
 from exercises.measuring import rehearsals
 from lora import without_adapters  # noqa: F401

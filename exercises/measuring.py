@@ -6,7 +6,7 @@ from unittest import mock
 import torch
 
 import train
-from eval_qa import IGNORE, pack, perplexity
+from corpus import IGNORE, pack, perplexity
 from exercises import NotWritten
 from gpt import load_pretrained
 from lora import LoRALayer, find_adapters
@@ -48,7 +48,7 @@ def records_of(methods, seeds=1, documents=None):
     with mock.patch.dict(METHODS, methods):  # for these runs only: train.py finds a method by its name
         for seed in range(seeds):
             for name in methods:
-                model, _, record = run(base, tokenizer, task, name, Settings(), None, seed, eval_every=0)
+                model, _, record = run(base, tokenizer, task, name, Settings(), None, seed)
                 runs[name].append((model, record))
     return base, tokenizer, task, runs
 
@@ -174,9 +174,10 @@ def quiet_readers(quiet_directions, heard, prediction):
     by_weight = {base.get_submodule(name).weight.data_ptr(): A for name, A in directions.items()}
 
     class QuietLayer(LoRALayer):
-        def init_factors(self, W):
-            self.A = torch.nn.Buffer(by_weight[W.data_ptr()].to(W))
-            self.B = torch.nn.Parameter(W.new_zeros(W.shape[0], self.rank))
+        trained = "B"
+
+        def start(self, W):
+            return by_weight[W.data_ptr()].to(W), W.new_zeros(W.shape[0], self.rank)
 
     task = shipped_task()
     methods = {"lora-fa": METHODS["lora-fa"], "quiet": Method(QuietLayer, METHODS["lora-fa"].lr), "lora": METHODS["lora"]}

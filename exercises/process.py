@@ -27,8 +27,8 @@ from exercises.grading import Wrong
 FOLDER = Path(__file__).resolve().parent
 LARGEST = 1 << 26  # bytes of an answer
 # A fork server imports torch and the graders once; each student's process is a fork of that, not of the grader.
-METHODS = multiprocessing.get_all_start_methods()
-CONTEXT = multiprocessing.get_context("forkserver" if "forkserver" in METHODS else "spawn")
+FORKS = "forkserver" in multiprocessing.get_all_start_methods()
+CONTEXT = multiprocessing.get_context("forkserver" if FORKS else "spawn")
 
 
 class Stopped(Wrong):
@@ -155,7 +155,8 @@ class Student:
     """
 
     def __init__(self, folder, file, timeout=60.0, silent=False):
-        CONTEXT.set_forkserver_preload(["exercises.course"])
+        if FORKS:
+            CONTEXT.set_forkserver_preload(["exercises.course"])
         self.connection, theirs = CONTEXT.Pipe()
         self.process = CONTEXT.Process(target=serve, args=(theirs, str(folder), file, silent), daemon=True)
         self.process.start()

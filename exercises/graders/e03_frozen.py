@@ -10,7 +10,7 @@ from exercises.process import constant
 from lora import LoRALayer
 
 TITLE, MINUTES = "frozen means frozen", 20
-SOLUTIONS = ["mica.py: MiCALayer.init_factors"]
+SOLUTIONS = ["lora.py: LoRALayer.__init__", "mica.py: MiCALayer.start"]
 
 
 @part("MyMiCA.init_factors", 6)

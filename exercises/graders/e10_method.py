@@ -11,11 +11,11 @@ from exercises.grading import check_number, check_points, check_tuple, judge, nu
 from exercises.process import constant
 
 TITLE, MINUTES = "a method of your own", 40
-SOLUTIONS = ["mica.py: TransposedMiCALayer.init_factors"]
-WITHHELD = ["mica.py: OrthonormalMiCALayer.directions", "mica.py: LoRAFALayer.init_factors", "study/stats.py: paired"]
+SOLUTIONS = ["ablations.py: TransposedMiCALayer.start"]
+WITHHELD = ["ablations.py: OrthonormalMiCALayer.start", "study/stats.py: paired"]
 
 
-@part("RandomReader.init_factors", 5)
+@part("RandomReader.start", 5)
 def test_method(student):
     for dtype in DTYPES:
         W = weight(30, 20, dtype)

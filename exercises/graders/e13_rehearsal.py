@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from eval_qa import IGNORE
+from corpus import IGNORE
 from exercises.grading import check_number, check_points, judge, numpy, part, require
 from exercises.process import constant
 from gpt.model import GPT, GPTConfig

@@ -7,12 +7,12 @@ from unittest import mock
 import torch
 from torch import nn
 
+from exercises import NotWritten
 from exercises.grading import Wrong, check_tensor, require, same_bits, weight
 from lora import LoRALayer
 from milora import MiLoRALayer
 
-FACTORS = ("A", "B", "A0", "B0")
-BASES = {"LoRALayer": LoRALayer, "MiLoRALayer": MiLoRALayer}
+BASES = {"LoRALayer": LoRALayer, "MiLoRALayer": MiLoRALayer}  # whose start is to be written anew
 DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 
 
@@ -35,9 +35,24 @@ def out_of_reach(cls, *names):
         yield
 
 
+def layer_of(student, name, W, rank, alpha):
+    """The student's layer on W. Raises Wrong where its start does not return (A, B)."""
+    cls = getattr(student, name)
+    if cls.trained is ...:
+        raise NotWritten
+
+    def start(self, W):
+        made = cls.start(self, W)
+        pair = isinstance(made, (tuple, list)) and len(made) == 2 and all(isinstance(f, torch.Tensor) for f in made)
+        require(pair, "your start must return (A, B), two tensors")
+        return made
+
+    return type(name, (cls,), {"start": start})(linear_of(W), rank, alpha)
+
+
 def held(layer):
     """The factors of a layer, as tensors, and how it holds them."""
-    factors = {name: getattr(layer, name, None) for name in FACTORS}
+    factors = {name: getattr(layer, name, None) for name in "AB"}
     parameters = [name for name, factor in factors.items() if isinstance(factor, nn.Parameter)]
     trained = [name for name in parameters if factors[name].requires_grad]
     return factors | {"parameters": parameters, "trained": trained, "saved": list(layer.state_dict())}
@@ -49,12 +64,11 @@ def start(student, name, W, rank, alpha, seed=0, x=None, base=None, layers=1):
     base: name of the class whose start is the one to be written, so that it cannot be called.
     """
     torch.manual_seed(seed)
-    cls = getattr(student, name)
     if base is not None:
-        kept = cls.init_factors is BASES[base].init_factors
-        require(not kept, f"init_factors is still {base}'s own: put yours back into the class")
-    with out_of_reach(BASES[base], "init_factors") if base else nullcontext():
-        made = [cls(linear_of(W), rank, alpha) for _ in range(layers)]
+        kept = getattr(student, name).start is BASES[base].start
+        require(not kept, f"start is still {base}'s own: put yours back into the class")
+    with out_of_reach(BASES[base], "start") if base else nullcontext():
+        made = [layer_of(student, name, W, rank, alpha) for _ in range(layers)]
     return [held(layer) | {"y": None if x is None else layer(x)} for layer in made]
 
 
@@ -63,9 +77,8 @@ def train(student, name, W, rank, alpha, everything):
 
     everything: requires_grad_(True) comes first. Then the layer is saved and loaded, and moved to another device.
     """
-    layer, other = (getattr(student, name)(linear_of(W), rank, alpha) for _ in range(2))
-    before = held(layer) | {"shared": shared(layer)}
-    before = {key: value.clone() if isinstance(value, torch.Tensor) else value for key, value in before.items()}
+    layer, other = (layer_of(student, name, W, rank, alpha) for _ in range(2))
+    before = {key: value.clone() if isinstance(value, torch.Tensor) else value for key, value in held(layer).items()}
     if everything:
         layer.requires_grad_(True)
     optimizer = torch.optim.AdamW(layer.parameters(), lr=1e-2, weight_decay=0.1)
@@ -78,22 +91,15 @@ def train(student, name, W, rank, alpha, everything):
             factor.zero_()
     other.load_state_dict(layer.state_dict())
     moved = copy.deepcopy(layer).to("meta")
-    stay = [n for n in FACTORS if getattr(moved, n, None) is not None and not getattr(moved, n).is_meta]
+    stay = [name for name in "AB" if not getattr(moved, name).is_meta]
     return before, held(layer), held(other), stay
-
-
-def shared(layer):
-    """Whether A0 or B0 is the same memory as A or B."""
-    places = [getattr(layer, name).untyped_storage().data_ptr() for name in FACTORS if hasattr(layer, name)]
-    return len(set(places)) < len(places)
 
 
 # --- checks, in the grader's process -----------------------------------------------------------------------------------
 
 
-def check_shapes(made, W, rank, names="A B"):
-    for name in names.split():
-        shape = (rank, W.shape[1]) if name[0] == "A" else (W.shape[0], rank)
+def check_shapes(made, W, rank):
+    for name, shape in (("A", (rank, W.shape[1])), ("B", (W.shape[0], rank))):
         check_tensor(made[name], shape, f"your {name}")
         require(made[name].dtype == W.dtype, f"your {name} is {made[name].dtype} for a W of {W.dtype}: it must be of W's")
         require(made[name].isfinite().all(), f"your {name} holds NaN or infinity: it was never filled")
@@ -108,21 +114,18 @@ def check_no_op(student, name, alpha=8):
         require(same, f"with W in {dtype} your layer does not start as the linear it was")
 
 
-def check_frozen(student, name, frozen, trained):
-    """What is `frozen` moves under nothing that is done to the layer, and comes back; what is `trained` moves."""
+def check_frozen(student, name, factor, trained):
+    """The frozen factor moves under nothing that is done to the layer, and comes back; the one that is `trained` moves."""
     for everything in (False, True):
         before, after, loaded, stay = student(train, name, weight(30, 20), 4, 8, everything)
         when = "as soon as somebody calls model.requires_grad_(True)" if everything else "as the rest is trained"
-        for factor in frozen.split():
-            require(not before["shared"], f"your {factor} is the memory of a trained factor and moves with it: clone it")
-            drifts = f"your {factor} drifts {when}"
-            mend = f"{drifts}: it has 1 as a parameter; frozen means an nn.Buffer"
-            mend = mend if factor in before["parameters"] else f"{drifts}, though it is no parameter"
-            require(torch.equal(before[factor], after[factor]), mend)
-            require(factor not in before["parameters"], f"your {factor} is a parameter, which anybody can unfreeze: nn.Buffer")
-            require(factor in after["saved"], f"your {factor} is not saved with the layer: make it an nn.Buffer")
-            back = torch.equal(loaded[factor], before[factor])
-            require(back, f"your {factor} does not come back when a saved layer is loaded")
-            require(factor not in stay, f"your {factor} stays behind when the layer moves to another device: nn.Buffer")
-        for factor in trained.split():
-            require(not torch.equal(before[factor], after[factor]), f"your {factor} never moves: no gradient reaches it")
+        drifts = f"your {factor} drifts {when}"
+        mend = f"{drifts}: it has 1 as a parameter; frozen means an nn.Buffer"
+        mend = mend if factor in before["parameters"] else f"{drifts}, though it is no parameter"
+        require(torch.equal(before[factor], after[factor]), mend)
+        require(factor not in before["parameters"], f"your {factor} is a parameter, which anybody can unfreeze: nn.Buffer")
+        require(factor in after["saved"], f"your {factor} is not saved with the layer: make it an nn.Buffer")
+        back = torch.equal(loaded[factor], before[factor])
+        require(back, f"your {factor} does not come back when a saved layer is loaded")
+        require(factor not in stay, f"your {factor} stays behind when the layer moves to another device: nn.Buffer")
+        require(not torch.equal(before[trained], after[trained]), f"your {trained} never moves: no gradient reaches it")

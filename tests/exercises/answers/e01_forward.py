@@ -6,9 +6,9 @@ from lora import LoRALayer
 
 
 class Reference(LoRALayer):
-    def init_factors(self, W):
-        self.A = nn.Parameter(nn.init.kaiming_uniform_(torch.empty(self.rank, W.shape[1]), a=5**0.5).to(W))
-        self.B = nn.Parameter(W.new_zeros(W.shape[0], self.rank))
+    def start(self, W):
+        A = nn.init.kaiming_uniform_(torch.empty(self.rank, W.shape[1]), a=5**0.5)
+        return A.to(W), W.new_zeros(W.shape[0], self.rank)
 
     def forward(self, x):
         y = self.linear(x)
@@ -21,9 +21,9 @@ REFERENCE = {"MyLoRA": Reference}
 class Different(LoRALayer):
     """A normal start, and the sum in the wider dtype, rounded once."""
 
-    def init_factors(self, W):
-        self.A = nn.Parameter((torch.randn(self.rank, W.shape[1]) * W.shape[1] ** -0.5).to(W.dtype))
-        self.B = nn.Parameter(torch.zeros((W.shape[0], self.rank), dtype=W.dtype))
+    def start(self, W):
+        A = (torch.randn(self.rank, W.shape[1]) * W.shape[1] ** -0.5).to(W.dtype)
+        return nn.Parameter(A), torch.zeros((W.shape[0], self.rank), dtype=W.dtype)
 
     def forward(self, x):
         y = self.linear(x)
@@ -35,9 +35,8 @@ class Different(LoRALayer):
 class Orthogonal(Reference):
     """Orthonormal rows, and a method of one's own beside forward."""
 
-    def init_factors(self, W):
-        self.A = nn.Parameter(nn.init.orthogonal_(torch.empty(self.rank, W.shape[1], dtype=W.dtype)))
-        self.B = nn.Parameter(torch.zeros_like(W[:, : self.rank]))
+    def start(self, W):
+        return [nn.init.orthogonal_(torch.empty(self.rank, W.shape[1], dtype=W.dtype)), torch.zeros_like(W[:, : self.rank])]
 
     def forward(self, x):
         y = self.linear(x)
@@ -52,18 +51,18 @@ DIFFERENT = {"summed in float32": {"MyLoRA": Different}, "orthonormal rows": {"M
 
 def start(A, B):
     class Layer(Reference):
-        def init_factors(self, W):
-            self.A, self.B = A(self, W), B(self, W)
+        def start(self, W):
+            return A(self, W), B(self, W)
 
     return {"MyLoRA": Layer}
 
 
 def zeros(*shape):
-    return lambda self, W: nn.Parameter(W.new_zeros([getattr(self, "rank") if s == "r" else W.shape[s] for s in shape]))
+    return lambda self, W: (W.new_zeros([getattr(self, "rank") if s == "r" else W.shape[s] for s in shape]))
 
 
 def random(*shape):
-    return lambda self, W: nn.Parameter(torch.randn([self.rank if s == "r" else W.shape[s] for s in shape]).to(W) / 20)
+    return lambda self, W: (torch.randn([self.rank if s == "r" else W.shape[s] for s in shape]).to(W) / 20)
 
 
 def forward(function):
@@ -176,10 +175,10 @@ def frozen_only(self, x):
 
 WRONG = {
     "no forward": (
-        {"MyLoRA": type("Layer", (LoRALayer,), {"init_factors": Reference.init_factors})},
+        {"MyLoRA": type("Layer", (LoRALayer,), {"start": Reference.start})},
         "forward is still",
     ),
-    "no start": ({"MyLoRA": type("Layer", (LoRALayer,), {"forward": Reference.forward})}, "init_factors is still"),
+    "no start": ({"MyLoRA": type("Layer", (LoRALayer,), {"forward": Reference.forward})}, "start is still"),
     "alpha divided down": (
         forward(alpha_divided_down),
         "is not W x + b",
@@ -209,25 +208,25 @@ WRONG = {
         "do not call",
     ),
     "the project's start": (
-        {"MyLoRA": type("Layer", (Reference,), {"init_factors": lambda s, W: LoRALayer.init_factors(s, W)})},
+        {"MyLoRA": type("Layer", (Reference,), {"start": lambda s, W: LoRALayer.start(s, W)})},
         "do not call",
     ),
-    "A unscaled": (start(lambda s, W: nn.Parameter(torch.randn(s.rank, W.shape[1]).to(W)), zeros(0, "r")), "sqrt(in)"),
+    "A unscaled": (start(lambda s, W: (torch.randn(s.rank, W.shape[1]).to(W)), zeros(0, "r")), "sqrt(in)"),
     "A over in": (
-        start(lambda s, W: nn.Parameter(torch.randn(s.rank, W.shape[1]).to(W) / W.shape[1]), zeros(0, "r")),
+        start(lambda s, W: (torch.randn(s.rank, W.shape[1]).to(W) / W.shape[1]), zeros(0, "r")),
         "sqrt(in)",
     ),
     "A never negative": (
-        start(lambda s, W: nn.Parameter(torch.rand(s.rank, W.shape[1]).to(W) * 2 / W.shape[1] ** 0.5), zeros(0, "r")),
+        start(lambda s, W: (torch.rand(s.rank, W.shape[1]).to(W) * 2 / W.shape[1] ** 0.5), zeros(0, "r")),
         "around zero",
     ),
     "both zero": (start(zeros("r", 1), zeros(0, "r")), "both zero"),
     "both random": (start(random("r", 1), random(0, "r")), "B is not zero"),
     "shapes exchanged": (start(random(1, "r"), zeros("r", 0)), "shape"),
-    "rows alike": (start(lambda self, W: nn.Parameter(W.new_ones(self.rank, W.shape[1])), zeros(0, "r")), "rank 1"),
-    "a plain tensor": (start(lambda self, W: torch.randn(self.rank, W.shape[1]).to(W), zeros(0, "r")), "nn.Parameter"),
+    "rows alike": (start(lambda self, W: (W.new_ones(self.rank, W.shape[1])), zeros(0, "r")), "rank 1"),
+    "A alone": ({"MyLoRA": type("Layer", (Reference,), {"start": lambda s, W: Reference.start(s, W)[0]})}, "return (A, B)"),
     "never filled": (
-        start(lambda self, W: nn.Parameter(W.new_full((self.rank, W.shape[1]), torch.nan)), zeros(0, "r")),
+        start(lambda self, W: (W.new_full((self.rank, W.shape[1]), torch.nan)), zeros(0, "r")),
         "NaN",
     ),
 }

@@ -1,6 +1,7 @@
 import torch
 from torch import nn
 
+from exercises.e03_frozen import MyMiCA
 from lora import LoRALayer
 from mica import MiCALayer, minor_directions
 
@@ -11,10 +12,15 @@ def gradients(*answers):
     return {"FIRST_GRADIENTS": dict(zip(("LoRA", "A = 0", "both 0"), answers))}
 
 
-REFERENCE = {"MyMiCA": MiCALayer} | gradients("B", "A", "")
+class Reference(MyMiCA):
+    def init_factors(self, W):
+        self.A, self.B = zero(self, W), nn.Buffer(minor(self, W))
 
 
-class Different(LoRALayer):
+REFERENCE = {"MyMiCA": Reference} | gradients("B", "A", "")
+
+
+class Different(MyMiCA):
     """A registered buffer, and the whole decomposition in W's own dtype."""
 
     def init_factors(self, W):
@@ -26,13 +32,14 @@ class Different(LoRALayer):
 
 DIFFERENT = {
     "a registered buffer": {"MyMiCA": Different} | gradients("b", "a", ""),
+    "declared": {"MyMiCA": MiCALayer},
     "in words": gradients(["B"], ("A",), "neither"),
     "None": gradients(" B ", "A", None),
 }
 
 
 def start(A, B):
-    class Layer(LoRALayer):
+    class Layer(MyMiCA):
         def init_factors(self, W):
             self.A, self.B = A(self, W), B(self, W)
 
@@ -47,7 +54,7 @@ def minor(self, W):
     return minor_directions(W, self.rank)
 
 
-class Unfrozen(LoRALayer):
+class Unfrozen(MyMiCA):
     """B moves though it is no parameter."""
 
     def init_factors(self, W):

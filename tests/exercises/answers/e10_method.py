@@ -9,11 +9,12 @@ from lora import LoRALayer
 
 
 class RandomReader(LoRALayer):
-    """mica.TransposedMiCALayer with directions that know nothing of W."""
+    """ablations.TransposedMiCALayer with directions that know nothing of W."""
 
-    def init_factors(self, W):
-        self.A = nn.Buffer(torch.linalg.qr(torch.randn(W.shape[1], self.rank)).Q.T.to(W))
-        self.B = nn.Parameter(W.new_zeros(W.shape[0], self.rank))
+    trained = "B"
+
+    def start(self, W):
+        return rows(self, W), W.new_zeros(W.shape[0], self.rank)
 
 
 def interval(differences):
@@ -27,10 +28,11 @@ REFERENCE = {"RandomReader": RandomReader, "interval": interval, "PREDICTION": -
 
 
 class Different(LoRALayer):
-    def init_factors(self, W):
+    trained = ("B",)
+
+    def start(self, W):
         A = nn.init.orthogonal_(torch.empty(self.rank, W.shape[1]))
-        self.register_buffer("A", A.to(W.dtype))
-        self.B = nn.Parameter(torch.zeros((W.shape[0], self.rank), dtype=W.dtype))
+        return A.to(W.dtype), torch.zeros((W.shape[0], self.rank), dtype=W.dtype)
 
 
 def by_scipy(differences):
@@ -52,12 +54,9 @@ DIFFERENT = {
 }
 
 
-def method(A, B=lambda s, W: nn.Parameter(W.new_zeros(W.shape[0], s.rank))):
-    class Layer(LoRALayer):
-        def init_factors(self, W):
-            self.A, self.B = A(self, W), B(self, W)
-
-    return {"RandomReader": Layer}
+def method(A, B=lambda s, W: W.new_zeros(W.shape[0], s.rank), trained="B"):
+    start = {"start": lambda self, W: (A(self, W), B(self, W)), "trained": trained}
+    return {"RandomReader": type("Layer", (LoRALayer,), start)}
 
 
 class Shared(RandomReader):
@@ -65,10 +64,9 @@ class Shared(RandomReader):
 
     drawn = {}
 
-    def init_factors(self, W):
-        super().init_factors(W)
-        key = torch.initial_seed(), W.shape, W.dtype
-        self.A = self.drawn.setdefault(key, self.A).clone()
+    def start(self, W):
+        A, B = super().start(W)
+        return self.drawn.setdefault((torch.initial_seed(), W.shape, W.dtype), A).clone(), B
 
 
 def rows(s, W):
@@ -94,32 +92,26 @@ def half_width(width):
 
 
 WRONG = {
-    "A trained": (method(lambda s, W: nn.Parameter(rows(s, W))), "it has 1 as a parameter"),
-    "A not saved": (method(rows), "not saved"),
-    "A not orthonormal": (method(lambda s, W: nn.Buffer(torch.randn(s.rank, W.shape[1]).to(W))), "orthonormal"),
-    "A the same for every seed": (method(lambda s, W: nn.Buffer(fixed(s, W))), "every seed"),
+    "A trained, too": (method(rows, trained="AB"), "it has 1 as a parameter"),
+    "A trained alone": (method(rows, trained="A"), "B would not be trained"),
+    "A not orthonormal": (method(lambda s, W: torch.randn(s.rank, W.shape[1]).to(W)), "orthonormal"),
+    "A the same for every seed": (method(fixed), "every seed"),
     "mica-transposed itself": (
-        method(lambda s, W: nn.Buffer(singular(s, W, slice(-s.rank, None)))),
+        method(lambda s, W: singular(s, W, slice(-s.rank, None))),
         "minor directions",
     ),
     "W's rows": (
-        method(lambda s, W: nn.Buffer(torch.linalg.qr(W[torch.randperm(len(W))[: s.rank]].T).Q.T)),
+        method(lambda s, W: torch.linalg.qr(W[torch.randperm(len(W))[: s.rank]].T).Q.T),
         "nothing of W",
     ),
     "one A for all layers": ({"RandomReader": Shared}, "every layer"),
     "a share": ({"PREDICTION": 0.05}, "whole points"),
     "singular vectors drawn at random": (
-        method(lambda s, W: nn.Buffer(singular(s, W, torch.randperm(min(W.shape))[: s.rank]))),
+        method(lambda s, W: singular(s, W, torch.randperm(min(W.shape))[: s.rank])),
         "nothing of W",
     ),
-    "B random": (
-        method(lambda s, W: nn.Buffer(rows(s, W)), lambda s, W: nn.Parameter(torch.randn(W.shape[0], s.rank).to(W))),
-        "B is not zero",
-    ),
-    "B frozen": (
-        method(lambda s, W: nn.Buffer(rows(s, W)), lambda s, W: nn.Buffer(W.new_zeros(W.shape[0], s.rank))),
-        "B would not be trained",
-    ),
+    "B random": (method(rows, lambda s, W: torch.randn(W.shape[0], s.rank).to(W)), "B is not zero"),
+    "nothing trained": (method(rows, trained=""), "B would not be trained"),
     "1.96": (half_width(lambda n, s: 1.959964 * s / math.sqrt(n)), "Student's t"),
     "one standard error": (half_width(lambda n, s: s / math.sqrt(n)), "one standard error"),
     "no root of n": (half_width(lambda n, s: stats.t.ppf(0.975, n - 1) * s), "sqrt(n)"),

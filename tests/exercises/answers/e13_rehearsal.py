@@ -1,7 +1,7 @@
 import torch
 from torch.nn import functional as F
 
-from eval_qa import IGNORE
+from corpus import IGNORE
 from lora import scale, without_adapters
 
 
