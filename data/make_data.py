@@ -42,7 +42,7 @@ class Attribute:
 
 @dataclass(frozen=True)
 class Kind:
-    pronouns: dict[str, list[list[str]]]  # full name, as in a sentence -> short references: [subject, possessive, object]
+    pronouns: dict[str, list[list[str]]]  # full name, as in a sentence -> references: [subject, possessive, object]
     attributes: dict[str, Attribute]
 
 
@@ -222,7 +222,7 @@ def write_world(parts, folder):
     from tools.cli import whole_folder
 
     def is_a_world(earlier):
-        return {path.name for path in earlier.iterdir()} <= {f"{name}.{kind}" for name in parts for kind in ("txt", "jsonl")}
+        return all(path.stem in parts and path.suffix in (".txt", ".jsonl") for path in earlier.iterdir())
 
     with whole_folder(folder, is_a_world) as new:
         sizes = write(parts, new)
@@ -260,11 +260,12 @@ def main():
     from tools.cli import Parser, one_sentence_errors
 
     parser = Parser(prog="make_data.py", description=__doc__)
-    parser.add_argument("--seed", type=int, default=SHIPPED_SEED, help="of the new world; the default is the shipped one")
-    parser.add_argument("--subjects", type=int, default=SUBJECTS_PER_KIND, help="of a kind, in new/: 1 to 400")
-    parser.add_argument("--texts", type=int, default=TEXTS_PER_SUBJECT, help="on each of them: 1 to 8")
-    parser.add_argument("--out", default=Path(__file__).parent, type=Path, help="folder that gets new/, few/ and old/")
-    parser.add_argument("--show", metavar="NAME", help="write nothing; print what is told of a subject and asked about it")
+    add = parser.add_argument
+    add("--seed", type=int, default=SHIPPED_SEED, help="of the new world; the default is the shipped one")
+    add("--subjects", type=int, default=SUBJECTS_PER_KIND, help="of a kind, in new/: 1 to 400")
+    add("--texts", type=int, default=TEXTS_PER_SUBJECT, help="on each of them: 1 to 8")
+    add("--out", default=Path(__file__).parent, type=Path, help="folder that gets new/, few/ and old/")
+    add("--show", metavar="NAME", help="write nothing; print what is told of a subject and asked about it")
     args = parser.parse_args()
     if not (1 <= args.subjects <= 400 and 1 <= args.texts <= 8):
         parser.error("--subjects takes 1 to 400, --texts 1 to 8")

@@ -4,14 +4,17 @@
 
 The facts are in data/general/facts.txt. Four facts at a time are a *quartet*: their four right answers are the choices
 of each of the four questions, and the right one stands once in each position. So a rule that looks only at the choices,
-or only at their positions, is right in exactly one case out of four. Standard library only.
+or only at their positions, is right in exactly one case out of four.
 """
 
-import argparse
 import json
-import os
 import random
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tools.cli import Parser, atomic, one_sentence_errors
 
 FOLDER = Path(__file__).parent / "general"
 LEFT_OUT = ("calendar and time", "numbers", "reading")  # topics that known.jsonl leaves out; README.md says why
@@ -42,15 +45,8 @@ def ask(topics):
                 choices.insert(position, right)
                 number = sum(question["attribute"] == name for question in questions) + 1
                 subject = left if wording != "{}" else f"{name} {number}"  # there, what is left is the whole question
-                questions.append(
-                    {
-                        form: text[0].upper() + text[1:],
-                        "choices": choices,
-                        "answer": position,
-                        "subject": subject,
-                        "attribute": name,
-                    }
-                )
+                question = {form: text[0].upper() + text[1:], "choices": choices, "answer": position}
+                questions.append(question | {"subject": subject, "attribute": name})
     return questions
 
 
@@ -60,27 +56,18 @@ def general():
     return {"questions": questions, "known": [q for q in questions if q["attribute"] not in LEFT_OUT]}
 
 
-def write(sets, folder):
-    """Each set to folder/NAME.jsonl, a question a line; a file is there whole or not at all."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, questions in sets.items():
-        path = folder / f"{name}.jsonl"
-        temporary = path.with_suffix(".tmp")
-        content = "".join(json.dumps(question) + "\n" for question in questions)
-        temporary.write_text(content, encoding="utf-8", newline="\n")
-        os.replace(temporary, path)
-        print(f"{path}: {len(questions)} questions")
-
-
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", default=FOLDER, help="folder that gets the two files (default: data/general)")
+    parser = Parser(prog="make_general.py", description=__doc__)
+    parser.add_argument("--out", default=FOLDER, type=Path, help="folder that gets the two files")
     args = parser.parse_args()
-    try:
-        write(general(), args.out)
-    except OSError as error:
-        parser.exit(2, f"make_general.py: cannot write: {error}\n")
+    with one_sentence_errors("make_general.py"):
+        args.out.mkdir(parents=True, exist_ok=True)
+        for name, questions in general().items():
+            path = args.out / f"{name}.jsonl"
+            with atomic(path) as temporary:
+                content = "".join(json.dumps(question) + "\n" for question in questions)
+                temporary.write_text(content, encoding="utf-8", newline="\n")
+            print(f"{path}: {len(questions)} questions")
 
 
 if __name__ == "__main__":

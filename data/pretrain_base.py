@@ -11,6 +11,7 @@ for the model to learn *how* to tie facts to names, and with few subjects it get
 plateau of arXiv 2503.21676). data/README.md has the recipe's figures.
 """
 
+import hashlib
 import io
 import json
 import math
@@ -21,12 +22,12 @@ from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import torch
 from tokenizers import Tokenizer as TokenizerTrainer
 from tokenizers import decoders, models, pre_tokenizers, trainers
 from torch.nn import functional as F
 
-from comparison import digest_of_code
 from corpus import IGNORE, pack
 from data.make_data import old_question, old_subjects, old_text
 from gpt import GPT, GPTConfig, load_tokenizer, save_pretrained
@@ -68,17 +69,10 @@ def train_tokenizer(documents, folder):
     trainer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer.train_from_iterator(
-        documents,
-        trainers.BpeTrainer(
-            vocab_size=CONFIG.vocab_size, special_tokens=[END_OF_TEXT], initial_alphabet=alphabet, show_progress=False
-        ),
-    )
-    settings = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "eos_token": END_OF_TEXT,
-        "model_max_length": CONFIG.context_length,
-    }
+    options = dict(vocab_size=CONFIG.vocab_size, special_tokens=[END_OF_TEXT], initial_alphabet=alphabet)
+    trainer.train_from_iterator(documents, trainers.BpeTrainer(**options, show_progress=False))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END_OF_TEXT}
+    settings |= {"model_max_length": CONFIG.context_length}
     with atomic(folder / "tokenizer.json") as temporary:
         temporary.write_text(trainer.to_str(pretty=True), encoding="utf-8")  # trainer.save has errors of its own
     with atomic(folder / "tokenizer_config.json") as temporary:
@@ -95,22 +89,18 @@ def initialise(model):
 
 def main():
     parser = Parser(prog="pretrain_base.py", description="Train the base model on the old world.")
-    parser.add_argument("--out", default="out/base", help="folder to write")
-    parser.add_argument("--passes", type=int, default=70, help="passes over the old world (about 100,000 tokens each)")
-    parser.add_argument(
-        "--start-small", type=float, default=0.2, help="share of the passes that tell of a fifth of the subjects"
-    )
-    parser.add_argument("--questions-each", type=int, default=4, help="questions a pass on each asked subject")
-    parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate")
-    parser.add_argument("--batch-size", type=int, default=16, help="windows a step")
-    parser.add_argument("--seq-len", type=int, default=128, help="window, in tokens")
-    parser.add_argument("--weight-decay", type=float, default=0.05, help="of matrices")
-    parser.add_argument(
-        "--width", type=int, default=CONFIG.hidden_size, help="hidden size, a multiple of 32; the MLP's is 8/3 of it"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of initialisation, wordings and order")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, mps or auto")
-    parser.add_argument("--restart", action="store_true", help="begin anew, not where an earlier call was stopped")
+    add = parser.add_argument
+    add("--out", default="out/base", help="folder to write")
+    add("--passes", type=int, default=70, help="passes over the old world (about 100,000 tokens each)")
+    add("--start-small", type=float, default=0.2, help="share of the passes that tell of a fifth of the subjects")
+    add("--questions-each", type=int, default=4, help="questions a pass on each asked subject")
+    add("--lr", type=float, default=2e-3, help="peak learning rate")
+    add("--batch-size", type=int, default=16, help="windows a step")
+    add("--seq-len", type=int, default=128, help="window, in tokens")
+    add("--weight-decay", type=float, default=0.05, help="of matrices")
+    add("--width", type=int, default=CONFIG.hidden_size, help="hidden size, a multiple of 32; the MLP's is 8/3 of it")
+    add("--seed", type=int, default=0, help="of initialisation, wordings and order")
+    add("--device", default="auto", help="cpu, cuda, mps or auto")
     args = parser.parse_args()
     if args.width < 32 or args.width % 32:
         parser.error(f"--width must be a multiple of 32, not {args.width}")
@@ -120,9 +110,6 @@ def main():
 
 def pretrain(args, out, device):
     """Train the model pass after pass, and write it when all are done."""
-    made_from = {name: value for name, value in vars(args).items() if name not in ("out", "device", "restart")}
-    made_from |= {"device": str(device), "torch": str(torch.__version__), "threads": torch.get_num_threads()}
-    made_from |= {"code (digest)": digest_of_code("data")}
     unfinished = out.with_name(f"{out.name}.unfinished")
     with whole_folder(out) as new:
         torch.manual_seed(args.seed)
@@ -130,34 +117,33 @@ def pretrain(args, out, device):
         asked, never_asked = old_subjects()
         train_tokenizer(one_pass(asked, never_asked, args.questions_each, random.Random("tokenizer")), new)
         tokenizer = load_tokenizer(new)
+        made_from = {name: value for name, value in vars(args).items() if name not in ("out", "device")}
+        made_from |= {"device": str(device), "torch": str(torch.__version__), "threads": torch.get_num_threads()}
+        made_from |= {
+            "tokenizer": hashlib.sha256((new / "tokenizer.json").read_bytes()).hexdigest()
+        }  # and so the words
 
         model = GPT(config_of(args.width)).to(device)
         initialise(model)
-        matrices = [p for p in model.parameters() if p.dim() == 2]
-        vectors = [p for p in model.parameters() if p.dim() < 2]
+        matrices, vectors = ([p for p in model.parameters() if (p.dim() == 2) == two] for two in (True, False))
         groups = [{"params": matrices, "weight_decay": args.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
         optimizer = torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.95))
 
         started, tokens, step, steps, passes = time.monotonic(), 0, 0, None, 0
-        if unfinished.exists() and not args.restart:
-            saved = read_unfinished(unfinished, made_from)
+        saved = read_unfinished(unfinished, made_from)
+        if saved:
             model.load_state_dict(saved["model"])
             optimizer.load_state_dict(saved["optimizer"])
             rng.setstate(saved["rng"])
             tokens, step, steps, passes = saved["counts"]
             print(f"going on after pass {passes}, from {unfinished}", file=sys.stderr)
         for number in range(passes + 1, args.passes + 1):
-            few = len(asked) // FEWER if number <= args.start_small * args.passes else None
-            repeats = FEWER if few else 1
-            texts = [
-                text
-                for _ in range(repeats)
-                for text in one_pass(asked[:few], never_asked[:few], args.questions_each, rng)
-            ]
-            inputs, targets = pack([tokenizer.encode(text) for text in texts], tokenizer.eot_id, args.seq_len)
+            few, repeats = (len(asked) // FEWER, FEWER) if number <= args.start_small * args.passes else (None, 1)
+            told = [one_pass(asked[:few], never_asked[:few], args.questions_each, rng) for _ in range(repeats)]
+            ids = [tokenizer.encode(text) for texts in told for text in texts]
+            inputs, targets = pack(ids, tokenizer.eot_id, args.seq_len)  # (windows, seq_len)
             steps_a_pass = len(inputs) // args.batch_size
-            steps = steps or steps_a_pass * args.passes
-            losses = []
+            steps, losses = steps or steps_a_pass * args.passes, []
             for x, y in zip(inputs.split(args.batch_size)[:steps_a_pass], targets.split(args.batch_size)):
                 x, y = x.to(device), y.to(device)
                 for group in optimizer.param_groups:
@@ -171,36 +157,32 @@ def pretrain(args, out, device):
                 optimizer.zero_grad()
                 losses.append(loss.detach())
                 step, tokens = step + 1, tokens + x.numel()
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "rng": rng.getstate()}
+            state |= {"made from": made_from, "counts": (tokens, step, steps, number)}
             with atomic(unfinished) as temporary:
-                state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "rng": rng.getstate()}
-                state |= {"made from": made_from, "counts": (tokens, step, steps, number)}
                 torch.save(state, content := io.BytesIO())  # to a file on a full disk it would be a RuntimeError
                 temporary.write_bytes(content.getvalue())
-            seconds = time.monotonic() - started
-            mean = torch.stack(losses).mean()
-            print(
-                f"pass {number}/{args.passes}: loss {mean:.4f}, {tokens:,} tokens, {seconds:.0f} s",
-                file=sys.stderr,
-                flush=True,
-            )
+            said = f"loss {torch.stack(losses).mean():.4f}, {tokens:,} tokens, {time.monotonic() - started:.0f} s"
+            print(f"pass {number}/{args.passes}: {said}", file=sys.stderr, flush=True)
         save_pretrained(model, new, tokenizer)
         write_json(new / MADE_BY, {"program": "pretrain_base.py"} | made_from)
     unfinished.unlink(missing_ok=True)
-    print(
-        f"{out}: {sum(p.numel() for p in model.parameters()):,} parameters, {tokens:,} tokens, {time.monotonic() - started:.0f} s"
-    )
+    total = sum(p.numel() for p in model.parameters())
+    print(f"{out}: {total:,} parameters, {tokens:,} tokens, {time.monotonic() - started:.0f} s")
 
 
 def read_unfinished(path, made_from):
-    """What an earlier call had after its last pass. Raises ValueError where it was called otherwise."""
+    """What an earlier call had after its last pass; None where there is none, or it was called otherwise."""
+    if not path.exists():
+        return None
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         old, *_ = (saved[name] for name in ("made from", "model", "optimizer", "rng", "counts"))
     except Exception as error:  # torch has many for a file that is not what it should be
-        raise ValueError(f"{path} cannot be read ({error}): remove it, or begin anew with --restart") from None
-    if old != json.loads(json.dumps(made_from)):
-        raise ValueError(f"{path} is of another pretraining: remove it, or begin anew with --restart")
-    return saved
+        raise ValueError(f"{path} cannot be read ({error}): remove it to begin anew") from None
+    if old == made_from:
+        return saved
+    print(f"beginning anew: {path} was made with other settings", file=sys.stderr)
 
 
 if __name__ == "__main__":

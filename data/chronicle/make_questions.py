@@ -86,16 +86,8 @@ def make(facts, text, seed=SEED):
     for fact, position in zip(facts, positions):
         choices = wrong[fact["id"]]
         choices.insert(position, fact["value"])
-        questions.append(
-            {
-                "question": fact["question"],
-                "choices": choices,
-                "answer": position,
-                "subject": fact["subject"],
-                "attribute": fact["attribute"],
-                "fact": fact["id"],
-            }
-        )
+        question = {"question": fact["question"], "choices": choices, "answer": position, "subject": fact["subject"]}
+        questions.append(question | {"attribute": fact["attribute"], "fact": fact["id"]})
     return questions
 
 

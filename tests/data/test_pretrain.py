@@ -107,15 +107,17 @@ def test_stopped_pretraining_goes_on_to_the_same_bytes(small, tmp_path, monkeypa
 
 
 @needs_fork
-def test_pretraining_does_not_go_on_from_other_settings_or_a_damaged_file(small, tmp_path, monkeypatch, capsys):
+def test_pretraining_begins_anew_with_other_settings_and_refuses_a_damaged_file(small, tmp_path, monkeypatch, capsys):
     line = ["--out", tmp_path / "base", *small]
-    forked(lambda: (stop_after(1, signal.SIGKILL), run(monkeypatch, pretrain_base, *line)))
     unfinished = tmp_path / "base.unfinished"
-    for changes, words in ((["--lr", "1"], "was made with another lr (0.002, not 1.0)"), ([], "cannot be read")):
-        if not changes:
-            unfinished.write_bytes(unfinished.read_bytes()[:1000])
-        with pytest.raises(SystemExit) as stopped:
-            run(monkeypatch, pretrain_base, *line, *changes)
-        assert stopped.value.code == 2 and words in capsys.readouterr().err
-    run(monkeypatch, pretrain_base, *line, "--restart")
-    assert (tmp_path / "base" / "model.safetensors").exists() and not unfinished.exists()
+    forked(lambda: (stop_after(1, signal.SIGKILL), run(monkeypatch, pretrain_base, *line)))
+    whole = unfinished.read_bytes()
+    unfinished.write_bytes(whole[:1000])
+    with pytest.raises(SystemExit) as stopped:
+        run(monkeypatch, pretrain_base, *line)
+    assert stopped.value.code == 2 and str(unfinished) in capsys.readouterr().err
+    unfinished.write_bytes(whole)
+    run(monkeypatch, pretrain_base, *line, "--lr", "1")
+    said = capsys.readouterr().err
+    assert "beginning anew" in said and said.count("loss") == 3 and not unfinished.exists()
+    assert json.loads((tmp_path / "base" / "MADE_BY").read_text())["lr"] == 1
