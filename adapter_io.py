@@ -19,10 +19,10 @@ import re
 import sys
 from argparse import SUPPRESS
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors.torch import save_file
@@ -32,12 +32,21 @@ from gpt import find_model, load_pretrained, save_pretrained
 from gpt.hub import base_of
 from gpt.tokenizer import copy_tokenizer
 from gpt.weights import FAMILIES, check_finite, checkpoint_name, open_weights
-from lora import LoRALayer, check_settings, factor_dtype, find_adapters, merge_adapters
-from tools.cli import MADE_BY, Parser, atomic, check_apart, one_sentence_errors, remove, whole_folder, write_json
-from tools.inputs import SIZE, is_number, is_whole, read_json, shown
+from lora import LoRALayer, check_method, check_settings, factor_dtype, find_adapters, merge_adapters
+from tools.cli import (
+    MADE_BY,
+    Parser,
+    atomic,
+    check_apart,
+    one_sentence_errors,
+    remove,
+    whole_folder,
+    write_json,
+    write_text,
+)
+from tools.schema import build, printable, read_json, reading, shown
 
-CONFIG, FACTORS = "adapter_config.json", "adapter_model.safetensors"
-REMEDY = "train again with a smaller learning rate"
+CONFIG, FACTORS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 CLASS = "base_model_class"  # in "auto_mapping", where PEFT notes what an adapter was made for
 
 
@@ -60,6 +69,11 @@ def factor_key(name, factor):
     return f"base_model.model.{name}.lora_{factor}.weight"
 
 
+def leaf(name):
+    """The last part of a name: q_proj."""
+    return name.rpartition(".")[2]
+
+
 def rescale(alpha, rank, new_rank):
     """The alpha that keeps alpha / rank at another rank, rounded once: the same alpha comes back from the files."""
     alpha = Fraction(alpha) * new_rank / rank
@@ -74,25 +88,23 @@ def save_adapters(model, folder, base_model=None, revision=None):
 
     base_model, revision: where the original weights come from (a folder, or a name on the Hub and its branch, tag or
     commit), noted in the config for PEFT.
-    Raises ValueError when the model has no adapters, or adapters of different dropout (PEFT knows one for all), and for
-    factors that are not finite.
+    Raises ValueError when the model has no adapters, for factors that are not finite, and for a method that changes the
+    weights otherwise than its plain_factors say.
     """
-    adapters = find_adapters(model)
+    adapters, linears = find_adapters(model), checkpoint_linears(model)
     if not adapters:
         raise ValueError("the model has no adapters to save")
-    dropouts = {layer.dropout.p for layer in adapters.values()}
-    if len(dropouts) > 1:
-        raise ValueError("one folder holds adapters of one dropout: adapt every layer with the same")
-    linears = checkpoint_linears(model)
+    for name, layer in adapters.items():
+        check_method(name, layer)
     factors, ranks, alphas = {}, {}, {}
     for name, ours in linears.items():
         if adapters.keys() & set(ours):
             A, B, alphas[name] = fuse([model.get_submodule(our) for our in ours])
-            factors[factor_key(name, "A")], factors[factor_key(name, "B")] = A, B
+            for key, factor in ((factor_key(name, "A"), A), (factor_key(name, "B"), B)):
+                factors[key] = check_finite(key, factor, "train again with a smaller learning rate")
             ranks[name] = len(A)
-    for key, factor in factors.items():
-        check_finite(key, factor, REMEDY)
     rank, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
+    others = {leaf(name) for name in linears.keys() - ranks.keys()}
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -100,21 +112,21 @@ def save_adapters(model, folder, base_model=None, revision=None):
         "revision": revision,
         "auto_mapping": {CLASS: base_class(model), "parent_library": "transformers"},
         "r": rank,
-        "rank_pattern": exceptions(ranks, rank),
+        "rank_pattern": {name: value for name, value in ranks.items() if value != rank},
         "lora_alpha": alpha,
-        "alpha_pattern": exceptions(alphas, alpha),
+        "alpha_pattern": {name: value for name, value in alphas.items() if value != alpha},
         # If PEFT goes on training, it also drops inputs of MiLoRA's and PiSSA's subtracted start, which we do not.
-        "lora_dropout": dropouts.pop(),
-        "target_modules": short_names(ranks, linears.keys() - ranks.keys()),
+        "lora_dropout": next(iter(adapters.values())).dropout.p,
+        # "q_proj" is every layer of this name; where some are not adapted, each that is has its full name
+        "target_modules": sorted({name if leaf(name) in others else leaf(name) for name in ranks}),
         "bias": "none",
         "fan_in_fan_out": FAMILIES[model.config.family].transposed,
         "init_lora_weights": True,
     }
-    remove(Path(folder) / CONFIG)  # the config makes a folder an adapter: of an earlier one, it goes first, and comes last
+    remove(Path(folder) / CONFIG)  # the config makes a folder an adapter: it comes last
     with atomic(Path(folder) / FACTORS) as path:
         save_file(factors, path, metadata={"format": "pt"})
-    with atomic(Path(folder) / CONFIG) as path:
-        path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_text(Path(folder) / CONFIG, json.dumps(config, indent=2) + "\n")
 
 
 def save_trained(model, tokenizer, out, name, folder):
@@ -129,63 +141,125 @@ def save_trained(model, tokenizer, out, name, folder):
         copy_tokenizer(folder, out / "model")
 
 
+def write_card(folder, model, facts):
+    """Write folder/README.md, a model card as the Hub shows it, so that an adapter can be shared as it is.
+
+    model: the base, as --model gives it; facts: {"method": "mica", "rank": 8, ...}, which become a table.
+    """
+    name, revision = base_of(model)
+    head = {"library_name": "peft", "tags": ["lora", facts.get("method", "lora")]}
+    if "/" in name and not Path(name).exists():  # of others, the Hub knows nothing
+        head["base_model"] = name
+    facts = {"base model": name, "revision": revision or "-"} | facts
+    rows = [f"| {key} | {printable(str(value)).replace('|', '/')} |" for key, value in facts.items()]
+    front = "".join(f"{key}: {json.dumps(value)}\n" for key, value in head.items())
+    how = "`PeftModel.from_pretrained(base_model, this_folder)` applies it."
+    text = "\n".join([f"---\n{front}---\n# An adapter in PEFT's format\n\n{how}\n", "| | |", "| --- | --- |", *rows])
+    write_text(Path(folder) / "README.md", text + "\n")
+
+
 def fuse(parts):
     """(A (k, in), B (out, k), alpha) of the one plain LoRA that changes the rows of a weight as its parts' adapters do.
 
     parts: LoRALayers, or nn.Linears that are not adapted; more than one only for a fused weight. A is the parts' A
     below each other. B is block-diagonal: each part's B in its own rows and columns, zero elsewhere.
     """
-    adapters = [part for part in parts if isinstance(part, LoRALayer)]
-    scale = adapters[0].alpha / adapters[0].rank  # of the whole: B makes up for another one of a part (else times 1.0)
-    As, Bs = [], []
+    first = next(part for part in parts if isinstance(part, LoRALayer))
+    scale, As, Bs = (
+        first.alpha / first.rank,
+        [],
+        [],
+    )  # the files know one scale: B makes up for another (else times 1.0)
     for part in parts:
-        if part in adapters:
+        if isinstance(part, LoRALayer):
             A, B = part.plain_factors()  # (k, in), (out, k)
             As.append(A.cpu())
-            Bs.append(B.cpu() * (part.alpha / part.rank / scale))
+            Bs.append(B.cpu() * (part.strength * part.scaling / scale))
         else:
             Bs.append(torch.zeros(part.out_features, 0))
     A, B = torch.cat(As), torch.block_diag(*Bs)
-    return A, B, rescale(adapters[0].alpha, adapters[0].rank, len(A))
+    return A, B, rescale(first.alpha, first.rank, len(A))
 
 
-def short_names(names, others):
-    """Names as PEFT's settings take them, which is for every layer that ends in them: as short as excludes the others.
+# --- what is accepted -------------------------------------------------------------------------------------------------
 
-    "c_attn", or "attn.c_proj" where mlp.c_proj is not meant, or the whole "transformer.h.0.attn.c_proj".
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """What is read of PEFT's adapter_config.json; the names are its LoraConfig's."""
+
+    peft_type: Literal["LORA"]
+    r: int
+    lora_alpha: int | float
+    target_modules: list[str] | str
+    rank_pattern: dict[str, int] = field(default_factory=dict)
+    alpha_pattern: dict[str, int | float] = field(default_factory=dict)
+    lora_dropout: int | float = 0.0
+    use_rslora: bool = False
+    bias: Literal["none"] = "none"
+    init_lora_weights: bool | str = True
+    exclude_modules: list[str] | str | None = None
+    layers_to_transform: list[int] | int | None = None
+    auto_mapping: dict | None = None
+    base_model_name_or_path: str | None = None
+
+
+# Starts that leave the model's own weights as they are: with others, the factors are relative to changed weights.
+STARTS = {"true", "false", "gaussian", "mica", "eva", "orthogonal"}
+# Settings that say nothing about the factors, or nothing that the factors do not. All others must be off.
+NOTES = set(
+    "task_type inference_mode peft_version revision megatron_core qalora_group_size fan_in_fan_out layers_pattern "
+    "eva_config corda_config lora_ga_config loftq_config".split()
+)
+
+
+def read_config(path):
+    """adapter_config.json as an AdapterConfig. Raises ValueError unless it is whole and describes plain LoRA."""
+    raw = {name: value for name, value in read_json(path, "save the adapter again").items() if value is not None}
+    if "fine_tune_type" in raw:
+        raise ValueError(
+            f"{path} is of an MLX adapter: fuse it with its model by mlx_lm.fuse, and load the model it gives"
+        )
+    with reading(path, "LoRA adapter", "save it again, or merge it with PEFT and load the merged model"):
+        config = build(AdapterConfig, raw)
+        for name, value in raw.items():
+            if value and name not in NOTES and name not in {known.name for known in fields(AdapterConfig)}:
+                raise ValueError(f'"{name}" is {shown(value)}, which is more than plain LoRA')
+        if str(config.init_lora_weights).lower() not in STARTS:
+            raise ValueError(
+                f"\"init_lora_weights\" is {shown(config.init_lora_weights)}, which changes the model's own weights (PEFT's "
+                "save_pretrained(..., path_initial_model_for_weight_conversion=...) converts it)"
+            )
+    return config
+
+
+def find_adapter(folder):
+    """(its own folder, its AdapterConfig) of an adapter, or of the one in the folder of a run of train.py.
+
+    Raises ValueError or OSError where there is none that can be read; its factors are not read yet.
     """
-    short = set()
-    for name in names:
-        parts = name.split(".")
-        ends = [".".join(parts[-n:]) for n in (1, 2)]
-        short.add(next((end for end in ends if not any(f".{other}".endswith(f".{end}") for other in others)), name))
-    return sorted(short)
-
-
-def exceptions(values, usual):
-    """{short name: value} of layers with another value than the usual one: PEFT's rank_pattern and alpha_pattern."""
-    patterns = {}
-    for value in set(values.values()) - {usual}:
-        names = [name for name in values if values[name] == value]
-        patterns |= dict.fromkeys(short_names(names, values.keys() - set(names)), value)
-    return dict(sorted(patterns.items()))
-
-
-# --- loading ----------------------------------------------------------------------------------------------------------
-
-
-def adapter_folder(folder):
-    """The adapter's own folder, of it or of a run of train.py."""
     folder = Path(folder)
-    return folder / "adapter" if (folder / "adapter").is_dir() and not (folder / CONFIG).exists() else folder
+    if not (folder / CONFIG).exists() and (folder / "adapter").is_dir():
+        folder = folder / "adapter"
+    elif not (folder / CONFIG).exists() and (folder / "model").is_dir():
+        raise ValueError(
+            f"{folder} has no adapter but a whole model: load {folder / 'model'} instead of the base model"
+        )
+    config = read_config(folder / CONFIG)
+    if not any((folder / name).is_file() for name in (FACTORS, PICKLED)):
+        raise ValueError(f"{folder} has neither {FACTORS} nor {PICKLED}: save the adapter again")
+    return folder, config
 
 
 def check_base(folder, model):
     """Say on stderr when an adapter notes that it was trained on another model than the one named: it may be a mistake."""
-    noted = read_settings(adapter_folder(folder) / CONFIG).get("base_model_name_or_path")
+    noted = find_adapter(folder)[1].base_model_name_or_path
     name, _ = base_of(str(model))
-    if isinstance(noted, str) and noted != name and Path(noted).resolve() != Path(name).resolve():
+    if noted and noted != name and Path(noted).resolve() != Path(name).resolve():
         print(f"note: this adapter was trained on {shown(noted)}, not on {model} (--model)", file=sys.stderr)
+
+
+# --- loading ----------------------------------------------------------------------------------------------------------
 
 
 def load_adapters(model, folder):
@@ -200,47 +274,72 @@ def load_adapters(model, folder):
     """
     if find_adapters(model):
         raise ValueError("the model is already adapted: merge its adapters first, or load the model again")
-    folder = adapter_folder(folder)
-    if (folder / "model").is_dir() and not (folder / CONFIG).exists():
-        raise ValueError(
-            f"{folder} has no adapter but a whole model: load {folder / 'model'} instead of the base model"
-        )
-    settings = read_settings(folder / CONFIG)
-    factors = read_factors(folder)
-    note = settings.get("auto_mapping")
-    ours, theirs = base_class(model), note.get(CLASS) if isinstance(note, dict) else None
-    if theirs not in (None, ours):  # Mistral's layers, say, can have the shapes of Llama's
-        raise ValueError(f"{folder} adapts a {shown(theirs)}, but this model is a {ours}: load a model of the same family")
-
-    linears, starts = checkpoint_linears(model), {}  # starts: our name -> (linear, A, B, alpha)
-    for name in adapted_names(folder, settings, factors, linears):
-        rank = matching(settings["rank_pattern"], name, settings["r"])
-        alpha = matching(settings["alpha_pattern"], name, settings["lora_alpha"])
-        if settings["use_rslora"]:  # the change is scaled by alpha / sqrt(rank)
-            alpha *= math.sqrt(rank)
-        parts = [model.get_submodule(our) for our in linears[name]]
-        sizes = [part.out_features for part in parts]
-        A, B = (factors[factor_key(name, factor)].to(factor_dtype(parts[0].weight)) for factor in "AB")
-        for factor, tensor, shape in (("A", A, (rank, parts[0].in_features)), ("B", B, (sum(sizes), rank))):
-            has = f"{folder} has {factor_key(name, factor)}"
-            if tensor.shape != shape:
-                raise ValueError(f"{has} of shape {tuple(tensor.shape)}, not {shape}: load the model it was made for")
-            check_finite(f"{folder}: {factor_key(name, factor)}", tensor, REMEDY)
-        for our, part, pair in zip(linears[name], parts, split(A, B, sizes), strict=True):
-            if pair:
-                A, B = fit(*pair)
-                starts[our] = (part, A, B, rescale(alpha, rank, len(A)))
-
-    dropout = settings["lora_dropout"]
-    for linear, A, _, alpha in starts.values():  # all are checked before any is touched
-        check_settings(linear, len(A), alpha, dropout)
+    folder, config = find_adapter(folder)
+    ours, theirs = base_class(model), (config.auto_mapping or {}).get(CLASS)
+    with reading(folder, f"adapter of this {ours}", "load the model it was made for, or save the adapter again"):
+        if theirs not in (None, ours):  # Mistral's layers, say, can have the shapes of Llama's
+            raise ValueError(f"it is one of a {shown(theirs)}")
+        factors, linears = read_factors(folder), checkpoint_linears(model)
+        starts = {}  # our name -> (linear, A, B, alpha)
+        for name in adapted_names(config, factors, linears):
+            rank = matching(config.rank_pattern, name, config.r)
+            alpha = matching(config.alpha_pattern, name, config.lora_alpha)
+            if config.use_rslora:  # the change is scaled by alpha / sqrt(rank)
+                alpha *= math.sqrt(rank)
+            parts = [model.get_submodule(our) for our in linears[name]]
+            sizes = [part.out_features for part in parts]
+            A, B = (factors[factor_key(name, factor)].to(factor_dtype(parts[0].weight)) for factor in "AB")
+            for factor, tensor, shape in (("A", A, (rank, parts[0].in_features)), ("B", B, (sum(sizes), rank))):
+                if tensor.shape != shape:
+                    raise ValueError(f"{factor_key(name, factor)} is of shape {tuple(tensor.shape)}, not {shape}")
+                check_finite(factor_key(name, factor), tensor, "train it again with a smaller learning rate")
+            for our, part, pair in zip(linears[name], parts, split(A, B, sizes), strict=True):
+                if pair:
+                    A, B = fit(*pair)
+                    starts[our] = (part, A, B, rescale(alpha, rank, len(A)))
+        for linear, A, _, alpha in starts.values():  # all are checked before any is touched
+            check_settings(linear, len(A), alpha, config.lora_dropout)
     model.requires_grad_(False)
     for name, (linear, A, B, alpha) in starts.items():
-        layer = LoRALayer(linear, len(A), alpha, dropout)
+        layer = LoRALayer(linear, len(A), alpha, config.lora_dropout)
         layer.A.data.copy_(A)
         layer.B.data.copy_(B)
         model.set_submodule(name, layer)
     return list(starts)
+
+
+def read_factors(folder):
+    """{key: tensor on the CPU} of adapter_model.safetensors or, where there is none, adapter_model.bin.
+
+    Names that a wrapper around the model has left in the keys (torch.compile's, DistributedDataParallel's) are taken out.
+    """
+    path = folder / FACTORS if (folder / FACTORS).is_file() else folder / PICKLED
+    wrapper = re.compile(r"(?<![^.])(_orig_mod|module)\.")
+    return {wrapper.sub("", key): stored.read() for key, stored in open_weights(path).items()}
+
+
+def adapted_names(config, factors, linears):
+    """The checkpoint's names of the adapted layers: those with factors. Raises ValueError where others should have some.
+
+    So whatever decides in PEFT which layers are meant (a regular expression, exclude_modules, layers_to_transform), its
+    outcome is read off the files.
+    """
+    found = [name for name in linears if factor_key(name, "A") in factors]
+    unexpected = factors.keys() - {factor_key(name, factor) for name in found for factor in "AB"}
+    if unexpected or not found:
+        raise ValueError(f"no layer of the model is adapted by {min(unexpected) if unexpected else 'it'}")
+    ends = config.target_modules if isinstance(config.target_modules, list) else []
+    if config.exclude_modules or config.layers_to_transform is not None:
+        ends = []
+    for name in linears:
+        if name not in found and any(f".{name}".endswith(f".{end}") for end in ends):
+            raise ValueError(f"it has no factors of {name}, which its target_modules name")
+    return found
+
+
+def matching(patterns, name, default):
+    """The value of the first pattern that the end of a name matches, as in PEFT."""
+    return next((value for end, value in patterns.items() if re.match(rf"(.*\.)?({end})$", name)), default)
 
 
 def split(A, B, sizes):
@@ -263,119 +362,6 @@ def fit(A, B):
     return (product, one) if limit == len(B) else (one, product)
 
 
-def adapted_names(folder, settings, factors, linears):
-    """The checkpoint's names of the adapted layers. Raises ValueError unless settings, factors and model agree.
-
-    Where PEFT has further rules (a regular expression, exclude_modules, layers_to_transform) their outcome is read off
-    the names of the factors. No expression from a file is run: some take Python's `re` practically for ever.
-    """
-    remedy = "load the model it was made for, or save the adapter again (in PEFT with save_embedding_layers=False)"
-    found = [name for name in linears if {factor_key(name, factor) for factor in "AB"} & factors.keys()]
-    names, targets = found, settings["target_modules"]
-    if isinstance(targets, list):
-        names = set()
-        for target in targets:
-            matches = {name for name in linears if f".{name}".endswith(f".{target}")}
-            if not matches:
-                raise ValueError(f"{folder} adapts {shown(target)}, which this model does not have: {remedy}")
-            if settings.get("exclude_modules") or settings.get("layers_to_transform") is not None:
-                matches &= set(found)
-                if not matches:
-                    raise ValueError(f"{folder} lacks factors of {shown(target)}: {remedy}")
-            names |= matches
-    keys = [factor_key(name, factor) for name in linears if name in names for factor in "AB"]
-    for key in [*keys, *factors]:
-        if key not in factors or key not in keys:
-            raise ValueError(f"{folder} {'lacks' if key in keys else 'has the unexpected'} {key}: {remedy}")
-    if not keys:
-        raise ValueError(f"{folder} adapts nothing: {remedy}")
-    return [name for name in linears if name in names]
-
-
-def matching(patterns, name, default):
-    """The value of the first pattern that the end of a name matches, as in PEFT."""
-    return next((value for end, value in patterns.items() if re.match(rf"(.*\.)?({end})$", name)), default)
-
-
-# --- what is accepted -------------------------------------------------------------------------------------------------
-
-
-is_amount = partial(is_number, low=0)
-is_rank = partial(is_whole, low=1, high=SIZE)
-
-
-def is_pattern(value, is_value):
-    """Whether it is {name: value} with plain names: PEFT takes any regular expression (see adapted_names)."""
-    plain = re.compile(r"\^?([\w-]|\\?\.)+")
-    return isinstance(value, dict) and all(plain.fullmatch(name) and is_value(v) for name, v in value.items())
-
-
-# The settings of PEFT that are honoured here: what they must be...
-READ = {
-    "r": is_rank,
-    "rank_pattern": lambda value: is_pattern(value, is_rank),
-    "lora_alpha": is_amount,
-    "alpha_pattern": lambda value: is_pattern(value, is_amount),
-    "lora_dropout": is_amount,
-    "use_rslora": lambda value: isinstance(value, bool),
-    "target_modules": lambda value: isinstance(value, (list, str)),
-}
-# ...those that are honoured at one value only...
-PLAIN = {"peft_type": "LORA", "bias": "none"}
-# ...starts that leave the model's own weights as they are: for others, the factors are relative to changed weights...
-STARTS = {"true", "false", "gaussian", "mica", "eva", "orthogonal"}
-# ...and settings that say nothing about the factors, or nothing that the factors do not. Others must be off.
-NOTES = set(
-    "task_type base_model_name_or_path inference_mode peft_version revision auto_mapping megatron_core "
-    "qalora_group_size fan_in_fan_out exclude_modules layers_to_transform layers_pattern init_lora_weights "
-    "eva_config corda_config lora_ga_config loftq_config".split()
-)
-
-
-def read_settings(path):
-    """adapter_config.json as a dict. Raises ValueError unless it is whole and describes plain LoRA."""
-    settings = read_json(path, "save the adapter again")
-    for name in [*PLAIN, *settings]:  # peft_type first: another type has other settings
-        value = settings.get(name)
-        if not (value == PLAIN[name] if name in PLAIN else not value or name in READ or name in NOTES):
-            raise ValueError(
-                f"{path} has {name} = {shown(value)}, which is not plain LoRA: merge it with PEFT, load the merged model"
-            )
-    start = settings.get("init_lora_weights", True)
-    if str(start).lower() not in STARTS:
-        raise ValueError(
-            f"{path} has init_lora_weights = {shown(start)}, which changes the model's own weights: convert it with PEFT's "
-            "save_pretrained(..., path_initial_model_for_weight_conversion=...), or merge it with PEFT, load the result"
-        )
-    settings = {"rank_pattern": {}, "alpha_pattern": {}, "use_rslora": False} | {
-        name: value for name, value in settings.items() if value is not None
-    }
-    for name, is_usable in READ.items():
-        if not is_usable(settings.get(name)):
-            raise ValueError(
-                f"{path} has no usable {name} ({shown(settings.get(name))}): save the adapter again, with names of layers "
-                "and numbers"
-            )
-    return settings
-
-
-def read_factors(folder):
-    """{key: tensor on the CPU} of adapter_model.safetensors or, where there is none, adapter_model.bin.
-
-    Names that a wrapper around the model has left in the keys (torch.compile's, DistributedDataParallel's) are taken out.
-    """
-    path = next((folder / name for name in (FACTORS, "adapter_model.bin") if (folder / name).is_file()), None)
-    if path is None:
-        raise ValueError(f"{folder} has neither {FACTORS} nor adapter_model.bin: save the adapter again")
-    factors = {}
-    for key, stored in open_weights(path).items():
-        plain = re.sub(r"(?<![^.])(_orig_mod|module)\.", "", key)
-        if plain in factors:
-            raise ValueError(f"{path} has two tensors {plain}: save the adapter again")
-        factors[plain] = stored.read()
-    return factors
-
-
 # --- the program ------------------------------------------------------------------------------------------------------
 
 
@@ -387,14 +373,11 @@ def main():
     )
     add("--adapter", required=True, default=SUPPRESS, help="folder of a run of train.py, or PEFT's of an adapter")
     add("--out", required=True, default=SUPPRESS, help="folder for the merged model and its tokenizer")
-    add(
-        "--dtype",
-        default="auto",
-        choices=["auto", "float32", "bfloat16", "float16"],
-        help="of the written weights; auto: the model's own",
-    )
+    dtypes = ["auto", "float32", "bfloat16", "float16"]
+    add("--dtype", default="auto", choices=dtypes, help="of the written weights; auto: the model's own")
     args = parser.parse_args()
     with one_sentence_errors("adapter_io.py", "model, or more memory: it is merged as a whole"):
+        find_adapter(args.adapter)  # what is wrong with it is said before a model is loaded
         source = find_model(args.model)
         check_apart([args.out], [source, args.adapter])
         with whole_folder(args.out) as new:

@@ -152,14 +152,32 @@ def without_adapters(model: nn.Module):
             layer.strength = strength
 
 
+@torch.no_grad()
+def check_method(name: str, layer: LoRALayer) -> None:
+    """Raise ValueError unless a layer's plain_factors(), delta() and forward() say the same change of its weight."""
+    W, (A, B), training = layer.linear.weight, layer.plain_factors(), layer.training
+    x = torch.randn(4, W.shape[1], generator=torch.Generator().manual_seed(0)).to(W)  # (4, in)
+    y = layer.eval()(x)  # eval: without dropout
+    layer.train(training)
+    x, forward, scale = x.to(A), (y - layer.linear(x)).to(A), layer.strength * layer.scaling
+    plain, delta = scale * (x @ A.T @ B.T), x @ layer.delta().T  # (4, out)
+    rounding = 4 * torch.finfo(W.dtype).eps * y.to(A).norm() + 1e-4 * abs(scale) * x.norm() * A.norm() * B.norm()
+    for one, other, methods in ((plain, delta, "plain_factors and delta"), (delta, forward, "delta and forward")):
+        if (one - other).norm() > rounding:
+            raise ValueError(f"{methods} of {type(layer).__name__} disagree ({name}): override both in the same sense")
+
+
 def merge_adapters(model: nn.Module) -> list[str]:
     """Put layer.merged(), a plain nn.Linear, in place of every adapter; return their full names.
 
-    The merged weights stay frozen like the rest of the model. Raises ValueError when there is nothing to merge.
+    The merged weights stay frozen like the rest of the model. Raises ValueError when there is nothing to merge, and for a
+    method of your own that would be merged as another (check_method).
     """
     layers = find_adapters(model)
     if not layers:
         raise ValueError("the model has no adapters to merge")
+    for name, layer in layers.items():
+        check_method(name, layer)
     for name, layer in layers.items():  # one at a time, so that only one weight is held twice
         model.set_submodule(name, layer.merged())
     return list(layers)

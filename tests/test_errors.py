@@ -13,6 +13,7 @@ import eval_qa
 import train
 
 QUESTION = '{"question": "Who?", "choices": ["the fox", "the dog"], "answer": 1}\n'
+Q = "model.layers.1.self_attn.q_proj.weight"
 
 
 @pytest.fixture
@@ -38,34 +39,23 @@ def train_line(model, files, **changes):
     return [str(part) for name, value in options.items() for part in (f"--{name}", value)]
 
 
-def refusal(program, line, monkeypatch, capsys):
-    """The one line that the program refuses with."""
+def eval_line(model, files):
+    return ["--model", model, "--qa", files / "questions.jsonl", "--text", files / "corpus.txt", "--device", "cpu"]
+
+
+def check_refused(program, line, words, monkeypatch, capsys):
+    """The program ends with one line that has all the words."""
     monkeypatch.setattr(sys, "argv", ["program", *map(str, line)])
     with pytest.raises(SystemExit) as exit:
         program.main()
     captured = capsys.readouterr()
-    assert exit.value.code == 2
-    assert captured.out == ""
-    (said,) = captured.err.splitlines()
-    assert said.startswith(f"{program.__name__}.py: ")
-    return said
+    *notes, said = captured.err.splitlines()
+    assert (exit.value.code, captured.out) == (2, "") and said.startswith(f"{program.__name__}.py: ")
+    assert all(note.startswith("note: ") for note in notes)
+    assert all(word in said for word in words), said
 
 
-def check_nothing_half_written(out):
-    names = [path.name for path in out.rglob("*") if path.is_file()] if out.is_dir() else []
-    assert "results.json" not in names
-    assert not [name for name in names if name.endswith(".tmp") or name == "writable"]
-    for path in out.rglob("*.json") if out.is_dir() else []:
-        json.loads(path.read_text())  # whole
-
-
-def train_refusal(line, out, monkeypatch, capsys):
-    said = refusal(train, [*line, "--out", out], monkeypatch, capsys)
-    check_nothing_half_written(out)
-    return said
-
-
-# --- the model --------------------------------------------------------------------------------------------------------
+# --- what is read -----------------------------------------------------------------------------------------------------
 
 
 def edit_tensors(folder, change):
@@ -84,148 +74,96 @@ def truncate(path, keep=0.5):
     path.write_bytes(content[: int(keep * len(content))])
 
 
-Q = "model.layers.1.self_attn.q_proj.weight"
 DAMAGED_MODELS = {
-    "missing folder": (shutil.rmtree, ["no folder", "model", "org/name"]),
-    "no config": (lambda folder: (folder / "config.json").unlink(), ["config.json not found"]),
-    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), ["has neither model.safetensors nor"]),
-    "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), ["tokenizer.json not found"]),
-    "truncated weights": (lambda folder: truncate(folder / "model.safetensors"), ["model.safetensors", "truncated"]),
-    "truncated header": (lambda folder: truncate(folder / "model.safetensors", 0.0001), ["truncated"]),
-    "truncated tokenizer": (lambda folder: truncate(folder / "tokenizer.json"), ["tokenizer.json", "not JSON", "download it again"]),
-    "wrong shape": (
-        lambda folder: edit_tensors(folder, lambda t: t.update({Q: torch.zeros(3, 5)})),
-        [Q, "is (3, 5) instead of (48, 32)"],
-    ),
-    "missing tensor": (lambda folder: edit_tensors(folder, lambda t: t.pop(Q)), [f"missing {Q}"]),
-    "unknown family": (lambda folder: edit_config(folder, model_type="mamba"), ["config.json: ", "'mamba'", "llama"]),
+    "missing folder": (shutil.rmtree, ["model", "org/name"]),
+    "no config": (lambda folder: (folder / "config.json").unlink(), ["config.json"]),
+    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), ["model.safetensors"]),
+    "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), ["tokenizer.json"]),
+    "truncated weights": (lambda folder: truncate(folder / "model.safetensors"), ["model.safetensors"]),
+    "truncated tokenizer": (lambda folder: truncate(folder / "tokenizer.json"), ["tokenizer.json"]),
+    "wrong shape": (lambda f: edit_tensors(f, lambda t: t.update({Q: torch.zeros(3, 5)})), [Q, "(3, 5)", "(48, 32)"]),
+    "missing tensor": (lambda folder: edit_tensors(folder, lambda t: t.pop(Q)), [Q]),
+    "unknown family": (lambda folder: edit_config(folder, model_type="mamba"), ["config.json", "mamba", "llama"]),
 }
 
 
 @pytest.mark.parametrize("damage, words", DAMAGED_MODELS.values(), ids=DAMAGED_MODELS)
-def test_train_refuses_a_model_that_cannot_be_loaded(model, files, tmp_path, monkeypatch, capsys, damage, words):
+def test_a_model_that_cannot_be_loaded_is_refused(model, files, tmp_path, monkeypatch, capsys, damage, words):
     damage(model)
-    said = train_refusal(train_line(model, files), tmp_path / "out", monkeypatch, capsys)
-    assert all(word in said for word in words), said
+    check_refused(train, [*train_line(model, files), "--out", tmp_path / "out"], words, monkeypatch, capsys)
+    check_refused(eval_qa, eval_line(model, files), words, monkeypatch, capsys)
     assert not (tmp_path / "out").exists()
 
-
-@pytest.mark.parametrize("damage, words", DAMAGED_MODELS.values(), ids=DAMAGED_MODELS)
-def test_eval_qa_refuses_a_model_that_cannot_be_loaded(model, files, tmp_path, monkeypatch, capsys, damage, words):
-    damage(model)
-    line = ["--model", model, "--qa", files / "questions.jsonl", "--scores", tmp_path / "scores.jsonl"]
-    said = refusal(eval_qa, line, monkeypatch, capsys)
-    assert all(word in said for word in words), said
-    assert not (tmp_path / "scores.jsonl").exists()
-
-
-# --- texts and questions ----------------------------------------------------------------------------------------------
 
 BAD_FILES = {
-    "empty corpus": ("corpus.txt", b"\n\n", ["corpus.txt holds no text"]),
-    "corpus not UTF-8": ("corpus.txt", b"caf\xe9", ["corpus.txt is not UTF-8"]),
-    "malformed question": ("questions.jsonl", QUESTION.encode() + b'{"quest', ["questions.jsonl, line 2: not JSON"]),
-    "answer out of range": ("questions.jsonl", QUESTION.replace("1}", "2}").encode(), ["line 1:", "0 to 1"]),
-    "questions not UTF-8": ("questions.jsonl", b"\xff\xfe", ["questions.jsonl is not UTF-8"]),
-    "no questions": ("questions.jsonl", b"", ["questions.jsonl holds no questions"]),
+    "empty corpus": ("corpus.txt", b"\n\n", ["corpus.txt", "no text"]),
+    "corpus not UTF-8": ("corpus.txt", b"caf\xe9", ["corpus.txt", "UTF-8"]),
+    "malformed question": ("questions.jsonl", QUESTION.encode() + b'{"quest', ["questions.jsonl, line 2"]),
+    "answer out of range": ("questions.jsonl", QUESTION.replace("1}", "2}").encode(), ["line 1", "0 to 1"]),
+    "no questions": ("questions.jsonl", b"", ["questions.jsonl", "no questions"]),
+    "no file": ("questions.jsonl", None, ["questions.jsonl", "no such file"]),
 }
 
 
 @pytest.mark.parametrize("name, content, words", BAD_FILES.values(), ids=BAD_FILES)
-def test_train_refuses_bad_files(model, files, tmp_path, monkeypatch, capsys, name, content, words):
-    (files / name).write_bytes(content)
-    said = train_refusal(train_line(model, files), tmp_path / "out", monkeypatch, capsys)
-    assert all(word in said for word in words), said
+def test_bad_files_are_refused(model, files, tmp_path, monkeypatch, capsys, name, content, words):
+    (files / name).unlink() if content is None else (files / name).write_bytes(content)
+    check_refused(train, [*train_line(model, files), "--out", tmp_path / "out"], words, monkeypatch, capsys)
+    check_refused(eval_qa, eval_line(model, files), words, monkeypatch, capsys)
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("name, content, words", BAD_FILES.values(), ids=BAD_FILES)
-def test_eval_qa_refuses_bad_files(model, files, tmp_path, monkeypatch, capsys, name, content, words):
-    (files / name).write_bytes(content)
-    line = ["--model", model, "--qa", files / "questions.jsonl", "--text", files / "corpus.txt"]
-    said = refusal(eval_qa, line, monkeypatch, capsys)
-    assert all(word in said for word in words), said
-
-
-@pytest.mark.parametrize("option", ["corpus", "qa", "retention", "text"])
-def test_a_file_that_is_not_there_is_named(model, files, tmp_path, monkeypatch, capsys, option):
-    line = train_line(model, files, **{option: files / "nowhere.txt"})
-    said = train_refusal(line, tmp_path / "out", monkeypatch, capsys)
-    assert "nowhere.txt" in said
 
 
 # --- settings ---------------------------------------------------------------------------------------------------------
 
-BAD_SETTINGS = {
-    "unknown method": ({"method": "magic"}, ["'magic'", "mica"]),
-    "unknown target": ({"targets": "c_attn"}, ["unknown target 'c_attn'", "q_proj"]),
-    "unknown device": ({"device": "abacus"}, ["device 'abacus'", "try cpu"]),
-    "rank 0": ({"rank": 0}, ["rank 0 does not fit"]),
-    "rank too big": ({"rank": 25}, ["rank 25 does not fit a weight of shape (24, 32): choose 1 to 24"]),
-    "negative alpha": ({"alpha": -1}, ["alpha is -1"]),
-    "alpha 0": ({"alpha": 0}, ["alpha is 0"]),
-    "dropout 1": ({"dropout": 1}, ["dropout is 1"]),
-    "negative learning rate": ({"lr": -0.1}, ["--lr must be a positive number, not -0.1"]),
-    "learning rate no number": ({"lr": "nan"}, ["--lr must be a positive number"]),
-    "no epochs": ({"epochs": 0}, ["--epochs must be at least 1"]),
-    "no batch": ({"batch-size": 0}, ["--batch-size must be at least 1"]),
-    "no part": ({"accumulate": 0}, ["--accumulate must be at least 1, not 0"]),
-    "no window": ({"seq-len": 0}, ["--seq-len must be at least 1"]),
-    "no seeds": ({"seeds": -1}, ["--seeds must be at least 1"]),
-    "negative eval-every": ({"eval-every": -2}, ["--eval-every must be at least 0"]),
-    "a word for a number": ({"rank": "eight"}, ["invalid int value: 'eight'"]),
-    "full in 16 bits": ({"method": "full", "dtype": "bfloat16"}, ["full fine-tuning needs --dtype float32"]),
-}
+BAD_SETTINGS = [
+    ({"method": "magic"}, ["magic", "mica"]), ({"targets": "c_attn"}, ["c_attn", "q_proj"]), ({"device": "abacus"}, ["abacus", "cpu"]),
+    ({"rank": 0}, ["rank 0"]), ({"rank": 25}, ["rank 25", "(24, 32)", "1 to 24"]), ({"rank": "eight"}, ["rank", "eight"]),
+    ({"alpha": -1}, ["alpha", "-1"]), ({"alpha": 0}, ["alpha", "0"]), ({"dropout": 1}, ["dropout 1"]),
+    ({"lr": -0.1}, ["--lr", "-0.1"]), ({"lr": "nan"}, ["--lr", "nan"]), ({"epochs": 0}, ["--epochs"]),
+    ({"batch-size": 0}, ["--batch-size"]), ({"accumulate": 0}, ["--accumulate"]), ({"seq-len": 0}, ["--seq-len"]),
+    ({"seeds": -1}, ["--seeds"]), ({"eval-every": -2}, ["--eval-every"]), ({"method": "full", "dtype": "bfloat16"}, ["--dtype float32"]),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("changes, words", BAD_SETTINGS.values(), ids=BAD_SETTINGS)
-def test_train_refuses_bad_settings_before_it_works(model, files, tmp_path, monkeypatch, capsys, changes, words):
-    said = train_refusal(train_line(model, files, **changes), tmp_path / "out", monkeypatch, capsys)
-    assert all(word in said for word in words), said
+@pytest.mark.parametrize("changes, words", BAD_SETTINGS, ids=str)
+def test_bad_settings_are_refused_before_any_work(model, files, tmp_path, monkeypatch, capsys, changes, words):
+    check_refused(train, [*train_line(model, files, **changes), "--out", tmp_path / "out"], words, monkeypatch, capsys)
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("place", ["file", "file/deeper"])
-def test_results_cannot_go_under_a_regular_file(model, files, tmp_path, monkeypatch, capsys, place):
-    (tmp_path / "file").write_text("precious")
-    said = train_refusal(train_line(model, files), tmp_path / place, monkeypatch, capsys)
-    assert "cannot write to" in said
-    assert (tmp_path / "file").read_text() == "precious"
-
-
-def test_eval_qa_refuses_bad_settings(model, files, monkeypatch, capsys):
-    line = ["--model", model, "--qa", files / "questions.jsonl"]
-    for extra, words in {("--batch-size", "0"): "must be at least 1", ("--device", "abacus"): "device 'abacus'",
-                         ("--adapter", str(files)): "adapter_config.json not found",
-                         ("--device", "meta"): "device 'meta' cannot be used here",
-                         ("--scores", "x" * 300): "File name too long",
-                         ("--scores", str(files)): "is a folder: name a file"}.items():  # fmt: skip
-        assert words in refusal(eval_qa, [*line, *extra], monkeypatch, capsys)
+def test_settings_of_eval_qa_too(model, files, monkeypatch, capsys):
+    for extra, words in (
+        (["--batch-size", "0"], ["--batch-size"]),
+        (["--device", "meta"], ["'meta'", "cpu"]),
+        (["--adapter", files], ["adapter_config.json"]),
+        (["--scores", "x" * 300], ["File name too long"]),
+        (["--scores", files], ["--scores", "folder"]),
+    ):
+        check_refused(eval_qa, [*eval_line(model, files), *extra], words, monkeypatch, capsys)
     line = ["--model", model, "--ask", "Who?", "--scores", files / "scores.jsonl"]
-    assert "give --qa" in refusal(eval_qa, line, monkeypatch, capsys)
+    check_refused(eval_qa, line, ["--qa"], monkeypatch, capsys)
 
 
-def test_a_folder_with_another_programs_files_is_not_written_to(model, files, tmp_path, monkeypatch, capsys):
-    for name in ("config.json", "results.json"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / name).write_text('{"model_type": "llama"}')
-        line = [*train_line(model, files), "--out", tmp_path / name]
-        said = refusal(train, line, monkeypatch, capsys)
-        assert "holds files that this program did not make: give another --out" in said
-        assert (tmp_path / name / name).read_text() == '{"model_type": "llama"}'
+@pytest.mark.parametrize("place", ["file", "file/deeper", "config.json", "results.json"])
+def test_what_another_program_wrote_is_not_written_over(model, files, tmp_path, monkeypatch, capsys, place):
+    out = tmp_path / place
+    precious = tmp_path / "file" if "file" in place else out / place
+    precious.parent.mkdir(exist_ok=True)
+    precious.write_text('{"model_type": "llama"}')
+    check_refused(train, [*train_line(model, files), "--out", out], [str(out)], monkeypatch, capsys)
+    assert precious.read_text() == '{"model_type": "llama"}'
 
 
 def test_the_command_itself_ends_with_one_line_and_exit_code_2(model, files):
     truncate(model / "model.safetensors")
-    command = [sys.executable, eval_qa.__file__, "--model", model, "--qa", files / "questions.jsonl"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2 and done.stdout == ""
+    done = subprocess.run([sys.executable, eval_qa.__file__, *eval_line(model, files)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
     (said,) = done.stderr.splitlines()
-    assert said.startswith("eval_qa.py: ") and "truncated" in said
+    assert said.startswith("eval_qa.py: ") and "model.safetensors" in said
 
 
-def test_a_bug_shows_where_it_is_when_asked_to(tiny_llama_folder, files, monkeypatch):
+def test_a_bug_shows_where_it_is_when_asked_to(model, files, monkeypatch):
     monkeypatch.setenv("TRACEBACK", "1")
-    monkeypatch.setattr(sys, "argv", ["train.py", *map(str, train_line(tiny_llama_folder, files, rank=0))])
+    monkeypatch.setattr(sys, "argv", ["train.py", *map(str, train_line(model, files, rank=0))])
     with pytest.raises(ValueError, match="rank 0"):
         train.main()

@@ -1,14 +1,14 @@
-"""Where files meet the outside: devices without float64, numbers that are not finite, companion files, JSON, texts."""
+"""Where the product meets the outside: what people bring, numbers that are not finite, JSON, companion files, devices."""
 
 import json
 import math
 import os
-import re
 import shutil
+import subprocess
 import sys
 import time
+from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from conftest import reference
@@ -18,16 +18,17 @@ import adapter_io
 import eval_qa
 import train
 from adapter_io import load_adapters, save_adapters
-from gpt import generate, load_pretrained, load_tokenizer, save_pretrained
+from corpus import perplexity
+from gpt import generate, load_pretrained, save_pretrained
 from gpt.weights import load_model, read_config
 from lora import LoRALayer, find_adapters, merge_adapters, replace_linears
-from questions import read_questions
+from questions import Question, read_questions
 from study.analysis import forgetting_loss, landing
-from tools.inputs import fits, is_number, is_whole
 from tools.reading import read_documents
-from tools.schema import parse_json, read_json, read_text
+from tools.schema import parse_json, read_text
 
 DEEP = "[" * 100_000
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
@@ -85,7 +86,9 @@ def test_not_finite_weights_are_refused_by_name(model, dtype, value):
 def test_not_finite_in_the_dtype_asked_for(model):
     edit_tensors(model, lambda t: t[NORM].fill_(70000))
     assert load_model(model, dtype=torch.bfloat16).norm.weight.max() > 65000
-    assert f"{NORM} holds NaN or infinity as float16: give a --dtype" in refusal(load_model, model, "cpu", torch.float16)
+    assert f"{NORM} holds NaN or infinity as float16: give a --dtype" in refusal(
+        load_model, model, "cpu", torch.float16
+    )
 
 
 def test_not_finite_weights_are_not_written(model, tmp_path):
@@ -153,7 +156,9 @@ def test_not_finite_a_run_that_diverges_is_marked_and_not_saved(model, tmp_path,
 # --- JSON and JSON lines ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors.index.json"])
+@pytest.mark.parametrize(
+    "name", ["config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors.index.json"]
+)
 @pytest.mark.parametrize("text", [DEEP, '{"a": ' * 100_000, '{"a": ' + DEEP, "[]", "3", "", "\x00", "{}\n{}"])  # fmt: skip
 def test_json_that_is_no_object_is_refused_in_every_file(model, name, text):
     if "index" in name:
@@ -169,11 +174,6 @@ def test_json_lines_that_are_no_objects_are_refused(model, tmp_path, name, text)
     path.write_text(text)
     read = {"a": lambda: load_adapters(load_model(model), tmp_path), "q": lambda: read_questions(path)}
     assert name in refusal(read.get(name[0], lambda: read_documents(path)))
-
-
-def test_json_numbers_have_bounds():
-    assert is_whole(3, 0, 3) and not any(is_whole(value, 0, 3) for value in (4, -1, True, 2.0, "2", None))
-    assert is_number(0.5) and is_number(3) and not any(map(is_number, (True, math.nan, math.inf, 1e13, "1", None)))
 
 
 SIZES = {
@@ -192,24 +192,6 @@ def test_json_sizes_of_a_model_have_bounds(model, key):
     assert time.process_time() - began < 2
 
 
-def test_json_ids_of_added_tokens_are_whole_numbers(model):
-    content = read_json(model / "tokenizer.json")
-    for i, value in ((0, False), (1, True), (1, 1.0), (1, "1"), (1, None), (1, -1), (1, 10**30)):
-        changed = json.loads(json.dumps(content))
-        changed["added_tokens"][i]["id"] = value
-        (model / "tokenizer.json").write_text(json.dumps(changed))
-        assert "tokenizer.json" in refusal(load_tokenizer, model)
-
-
-def test_json_a_vocabulary_has_whole_numbers(model):
-    content = read_json(model / "tokenizer.json")
-    for value in (True, 1.5, "1", None, -1, 10**30, 2**32):
-        changed = json.loads(json.dumps(content))
-        changed["model"]["vocab"]["!"] = value
-        (model / "tokenizer.json").write_text(json.dumps(changed))
-        assert "tokenizer.json" in refusal(load_tokenizer, model)
-
-
 @pytest.mark.parametrize("layout", ["sparse", "quantized", "meta", "complex", "number"])
 def test_json_aside_a_pickle_holds_plain_tensors_only(model, layout):
     tensors = load_file(model / "model.safetensors")
@@ -223,15 +205,6 @@ def test_json_aside_a_pickle_holds_plain_tensors_only(model, layout):
     }[layout](tensors[NORM])
     torch.save(tensors, model / "pytorch_model.bin")
     refusal(load_model, model)
-
-
-def test_json_shapes():
-    shape = {"n": is_number, "rest": [{"a": is_number}], "any": {...: is_number}}
-    assert fits({"n": 1, "rest": [{"a": 2, "b": 3}], "any": {"x": 1}, "more": None}, shape)
-    assert fits({"n": 1, "rest": [], "any": {}}, shape)
-    for wrong in ({"n": None}, {"rest": {}}, {"rest": [3]}, {"rest": [{}]}, {"any": []}, {"any": {"x": "1"}}):
-        assert not fits({"n": 1, "rest": [], "any": {}} | wrong, shape)
-    assert not any(fits(value, shape) for value in ([], None, 3, {}))
 
 
 def test_json_lines_of_texts_are_documents(tmp_path):
@@ -278,53 +251,8 @@ def test_texts_from_a_pipe_or_device_are_refused_not_waited_for(model, tmp_path)
     load_pretrained(model)
 
 
-def test_texts_of_hellaswag_are_cleaned_in_linear_time(tmp_path):
-    item = {"activity_label": "A", "ctx_a": "[" * 100_000, "ctx_b": "b [x] c", "endings": ["a [y]b", "c"], "label": 1}
-    (tmp_path / "h.jsonl").write_text(json.dumps(item) + "\n" + json.dumps(item | {"ctx_a": "[]" * 50_000 + "[" * 9}))
-    began = time.process_time()
-    first, second = read_questions(tmp_path / "h.jsonl")
-    assert time.process_time() - began < 1
-    assert (first.prompt, first.choices[0]) == ("A: c", "a b")
-
-
-def test_texts_of_hellaswag_are_cleaned_as_before():
-    rng = np.random.default_rng(0)
-    from tools.reading import without_brackets
-
-    for _ in range(2000):
-        text = "".join(rng.choice(list("[]ab\n "), 12))
-        assert "\n".join(map(without_brackets, text.split("\n"))) == re.sub(r"\[.*?\]", "", text)
-
-
-NASTY = "\x1b[31mred\x07\n\u202e"
-
-
-def test_texts_from_a_checkpoint_reach_no_terminal_as_they_are(model):
-    for key in ("model_type", "hidden_act", "layer_types", "rope_parameters", "tie_word_embeddings", "hidden_size"):
-        shutil.copy(model / "config.json", model / "kept")
-        for value in (NASTY, [NASTY], {"a": NASTY}, NASTY * 10_000, [0] * 100_000, {NASTY * 1000: 1}):
-            edit(model / "config.json", **{key: value})
-            refusal(read_config, model)
-        shutil.copy(model / "kept", model / "config.json")
-    for name in (NASTY, "x" * 10_000, "model.layers.0.self_attn.q_proj.weight\n"):
-        tensors = load_file(model / "model.safetensors")
-        save_file(tensors | {name: torch.zeros(2)}, model / "model.safetensors", metadata={"format": "pt"})
-        refusal(load_model, model)
-        save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
-    index = {"weight_map": {"x": NASTY}}
-    (model / "model.safetensors").unlink()
-    (model / "model.safetensors.index.json").write_text(json.dumps(index))
-    refusal(load_model, model)
-
-
-def test_texts_of_a_wrong_number_of_layers_are_short(model):
-    edit(model / "config.json", num_hidden_layers=900)
-    said = refusal(load_model, model)
-    assert "missing model.layers.3." in said and "more" in said
-
-
 def test_texts_of_the_programs_are_one_printable_line(tmp_path, monkeypatch, capsys):
-    folder = tmp_path / NASTY.replace("\n", "\r")
+    folder = tmp_path / "\x1b[31mred\x07\r\u202e"
     folder.mkdir()
     (folder / "config.json").write_text("[")
     assert run(eval_qa, monkeypatch, "--model", folder, "--ask", "x") == 2
@@ -332,7 +260,91 @@ def test_texts_of_the_programs_are_one_printable_line(tmp_path, monkeypatch, cap
     assert said.isprintable() and "not" in said
     assert run(eval_qa, monkeypatch, "--model", "x" * 5000, "--ask", "x") == 2
     (said,) = capsys.readouterr().err.splitlines()
-    assert len(said) < 400
+    assert len(said) <= 400
+
+
+# --- kinds of faults that users of other tools reported ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-16"])
+def test_a_text_of_another_encoding_is_refused_with_the_likely_one(tmp_path, encoding):
+    for name, text in (
+        ("a.txt", "The fox likes the dog."),
+        ("b.md", "Лиса любит собаку"),
+        ("q.jsonl", '{"text": "fox"}'),
+    ):
+        (tmp_path / name).write_bytes(text.encode(encoding))
+        said = refusal(read_documents, tmp_path / name)
+        assert name in said and "UTF-16" in said and "save it as UTF-8" in said
+    (tmp_path / "latin1.txt").write_bytes(b"caf\xe9")
+    assert "latin1.txt is not UTF-8" in refusal(read_documents, tmp_path / "latin1.txt")
+
+
+def test_marks_and_no_break_spaces_in_a_text_are_no_letters(tmp_path):
+    mark, space = "\ufeff", "\u00a0"
+    (tmp_path / "joined.txt").write_text(
+        f"{mark}one\n{space}\n{mark}two{space}words\n \t\n{space}{mark}\n", encoding="utf-8"
+    )
+    assert read_documents(tmp_path / "joined.txt") == ["one", "two words"]
+
+
+@pytest.mark.parametrize(
+    "text", ['{"text": "a"}\n{"text": "b"}', '\n{ "text": "a"}\n\n{"text":"b"}\n', '[\n {"text": "a"}, {"text": "b"}]']
+)
+def test_json_lines_under_the_name_of_a_text_are_read(tmp_path, text):
+    (tmp_path / "a.txt").write_text(text)
+    assert read_documents(tmp_path / "a.txt") == ["a", "b"]
+
+
+def test_links_in_a_corpus_are_followed_once_and_what_is_skipped_is_said(tmp_path, capsys):
+    corpus, elsewhere = tmp_path / "corpus", tmp_path / "elsewhere"
+    for folder in (corpus / "notes.md", corpus / ".hidden", elsewhere):
+        folder.mkdir(parents=True)
+        (folder / "c.txt").write_text(folder.name)
+    (corpus / "b.TXT").write_text("b")
+    (corpus / "linked").symlink_to(elsewhere)
+    (corpus / "back").symlink_to(corpus)
+    (corpus / "again.txt").symlink_to("b.TXT")
+    (corpus / "broken.md").symlink_to("nowhere.md")
+    os.mkfifo(corpus / "pipe.txt")
+    assert sorted(read_documents(corpus)) == ["b", "elsewhere", "notes.md"]
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2 and all("is skipped" in line for line in said)
+    assert {name for name in ("broken.md", "pipe.txt") if any(name in line for line in said)} == {
+        "broken.md",
+        "pipe.txt",
+    }
+
+
+def test_a_file_name_that_is_not_utf_8_is_written_with_replacement(tiny_llama_folder, tmp_path, monkeypatch, capsys):
+    questions = tmp_path / os.fsdecode(b"caf\xe9.jsonl")
+    questions.write_text('{"question": "Who?", "choices": ["the fox", "the dog"], "answer": 1}\n' * 2)
+    line = ["--model", tiny_llama_folder, "--qa", questions, "--scores", tmp_path / "scores.jsonl"]
+    assert run(eval_qa, monkeypatch, *line) == 0
+    assert "/caf?" in capsys.readouterr().out and "/caf?" in (tmp_path / "scores.jsonl").read_text(encoding="utf-8")
+
+
+def test_programs_work_without_docstrings():
+    environment = os.environ | {"PYTHONOPTIMIZE": "2"}
+    command = [sys.executable, "train.py", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "") and "usage" in done.stdout
+    for path in (
+        *ROOT.glob("*.py"),
+        *(p for room in ("gpt", "study", "exercises", "data", "bench") for p in (ROOT / room).rglob("*.py")),
+    ):
+        assert "__doc__." not in path.read_text(encoding="utf-8"), path  # Parser takes the first line
+
+
+@pytest.mark.parametrize("flag", ["--qa", "--text", "--primer", "--adapter"])
+def test_a_missing_path_is_said_to_be_missing(tiny_llama_folder, tmp_path, monkeypatch, capsys, flag):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    asked = ["--ask", "Who?"] if flag != "--qa" else []
+    assert run(eval_qa, monkeypatch, "--model", tiny_llama_folder, *asked, f"{flag}=~/nowhere.txt") == 2
+    said = capsys.readouterr().err
+    assert (
+        str(tmp_path / "nowhere.txt") in said and ("no such file" in said or "not found" in said) and "room" not in said
+    )
 
 
 # --- companion files --------------------------------------------------------------------------------------------------
@@ -440,7 +452,9 @@ class Device(torch.Tensor):
         result = super().__torch_function__(function, types, args, kwargs or {})
         for one in result if isinstance(result, (tuple, list)) else [result]:
             if isinstance(one, Device) and one.dtype == torch.float64:
-                raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64")
+                raise TypeError(
+                    "Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64"
+                )
         return result.as_subclass(torch.Tensor) if function in (torch.Tensor.cpu, torch.Tensor.numpy) else result
 
     def __deepcopy__(self, memo):
@@ -477,11 +491,11 @@ def test_devices_without_float64_train_score_and_save(model, tmp_path, method):
     documents = ["The fox likes the dog.", "The dog likes the fox and the wood."]
     train.adapt(trained, tokenizer, documents, method, settings, lr=1e-3)
     assert isinstance(trained.embed_tokens.weight, Device)
-    question = eval_qa.Question("Who?", ("the fox", "the dog"), 1)
+    question = Question("Who?", ("the fox", "the dog"), 1)
     (fast,) = eval_qa.score_questions(trained, tokenizer, [question])
     plain = eval_qa.score_question(trained, tokenizer, question)
     assert fast.loglikelihoods == pytest.approx(plain.loglikelihoods, abs=1e-3)
-    assert eval_qa.perplexity(trained, tokenizer, documents) > 1
+    assert perplexity(trained, tokenizer, documents) > 1
     assert forgetting_loss(base, trained, tokenizer, documents) > 0
     assert landing(base, trained, 2) is not None
     eval_qa.greedy_answer(trained, tokenizer, "The fox")

@@ -3,48 +3,77 @@
 Everything is checked as it is read: a ValueError names the file, the line or item, and what is wrong with it.
 """
 
+import os
 import re
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 
-from tools.schema import parse_json, read_text
+from tools.schema import build, parse_json, read_text
 
-BLANK_LINE = re.compile(r"\n[ \t\r]*\n")
+BLANK_LINE = re.compile(r"\n\s*\n")
 HEADING = re.compile(r"^(?=#{1,6} )", re.MULTILINE)
 
 
 def read_documents(path):
-    """The documents of a text file, or of a folder's .txt and .md files (hidden ones aside): what blank lines separate.
+    """The documents of a text file, or of a folder's .txt and .md files (text_files): what blank lines separate.
 
     In an .md file with headings, each begins a document: a chapter stays whole. Of a file of JSON lines {"text": ...}, as
-    data sets come, each is a document. Never an empty list: without any text a ValueError is raised.
+    data sets come, each is a document. Byte-order marks are taken off wherever they are, and a no-break space is a space.
+    Never an empty list: without any text a ValueError is raised.
     """
     path = Path(path)
-    files = [path]
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in (".txt", ".md"))
-        files = [file for file in files if not any(part.startswith(".") for part in file.relative_to(path).parts)]
+    files = text_files(path) if path.is_dir() else [path]
     documents = [document for file in files for document in split_documents(file, read_text(file))]
     if not documents:
         raise ValueError(f"{path} holds no text" + (" (no .txt or .md file with any)" if path.is_dir() else ""))
     return documents
 
 
+def text_files(folder):
+    """The .txt and .md files in a folder and below, in order, each once, hidden ones aside; links are followed.
+
+    A line on stderr names what is called so but is no file: a broken link, say.
+    """
+
+    def stop(error):  # os.walk would leave out what it cannot read
+        raise error
+
+    found, entered = {}, set()
+    for place, folders, files in os.walk(folder, followlinks=True, onerror=stop):
+        here, folders[:] = Path(place), [name for name in folders if not name.startswith(".")]
+        if here.resolve() in entered:
+            folders.clear()  # a link that leads back
+            continue
+        entered.add(here.resolve())
+        for file in (here / name for name in files):
+            if file.suffix.lower() in (".txt", ".md") and not file.name.startswith("."):
+                if file.is_file():
+                    found.setdefault(file.resolve(), file)
+                else:
+                    print(f"note: {file} is skipped: it is a broken link, or no file", file=sys.stderr)
+    return sorted(found.values())
+
+
 def split_documents(path, text):
     """The documents of one file's text; path: for messages."""
-    if Path(path).suffix not in (".jsonl", ".json") and not text.startswith('{"'):
+    text = text.replace("\ufeff", "").replace("\u00a0", " ")
+    if Path(path).suffix not in (".jsonl", ".json") and not re.match(r'\s*\[?\s*\{\s*"', text):
         sections = Path(path).suffix.lower() == ".md" and HEADING.search(text)
         return [part.strip() for part in re.split(HEADING if sections else BLANK_LINE, text) if part.strip()]
     items = json_items(path, text)
     for place, item in items:
         if not isinstance(item, dict) or not isinstance(item.get("text"), str):
-            raise ValueError(f'{place}: not a document {{"text": "..."}}: give plain text, or JSON lines that hold it so')
+            raise ValueError(
+                f'{place}: not a document {{"text": "..."}}: give plain text, or JSON lines that hold it so'
+            )
     return [item["text"].strip() for _, item in items if item["text"].strip()]
 
 
 def table_name(path):
-    """How tables call a file: data/new/cloze.jsonl -> new/cloze."""
+    """How tables call a file: data/new/cloze.jsonl -> new/cloze. What is not UTF-8 in a name is "?"."""
     path = Path(path).absolute()
-    return f"{path.parent.name}/{path.stem}"
+    return f"{path.parent.name}/{path.stem}".encode("utf-8", "replace").decode("utf-8")
 
 
 def read_named(paths, read):
@@ -74,59 +103,62 @@ def json_items(path, text):
     return [(place, parse_json(line, place)) for place, line in places]
 
 
+@dataclass
+class TruthfulQA:
+    """A question of TruthfulQA (arXiv 2109.07958) in its multiple-choice form MC1."""
+
+    question: str
+    mc1_targets: dict  # {choice: label} in its mc_task.json, {"choices": [...], "labels": [...]} on the Hub
+
+
+@dataclass
+class Targets:
+    choices: list[str]
+    labels: list[int]
+
+
+@dataclass
+class HellaSwag:
+    """A line of HellaSwag's validation file (arXiv 1905.07830)."""
+
+    activity_label: str
+    ctx_a: str
+    ctx_b: str
+    endings: list[str]
+    label: int | str  # index of the right ending; the test split has none
+
+
 def to_our_format(item, primer=""):
     """An item as its file gives it -> the same in our format; what is in ours already, or in none, stays as it is.
 
     primer: text that TruthfulQA's questions follow. Raises ValueError that says what is wrong with it.
     """
-    convert = {"mc1_targets": truthfulqa, "endings": hellaswag}
-    for key in convert.keys() & (item.keys() if isinstance(item, dict) else set()):
-        try:
-            return convert[key](item, primer)
-        except (KeyError, TypeError, AttributeError) as error:
-            said = f"{type(error).__name__}: {error}"
-            raise ValueError(f"not a whole question of TruthfulQA or HellaSwag ({said})") from None
-    return item
+    keys = item.keys() if isinstance(item, dict) else ()
+    if "mc1_targets" in keys:
+        return from_truthfulqa(build(TruthfulQA, item), primer)
+    return from_hellaswag(build(HellaSwag, item)) if "endings" in keys else item
 
 
-def truthfulqa(item, primer):
-    """An item of TruthfulQA (arXiv 2109.07958) -> its MC1 question, after the primer's examples if any.
-
-    "mc1_targets" is {choice: label} in its mc_task.json, {"choices": [...], "labels": [...]} on the Hub.
-    """
-    targets = item["mc1_targets"]
-    if targets.keys() == {"choices", "labels"}:
-        choices, labels = targets["choices"], targets["labels"]
-    else:
-        choices, labels = list(targets.keys()), list(targets.values())
-    paired = isinstance(choices, list) and isinstance(labels, list) and len(choices) == len(labels) >= 2
-    if not paired or sorted(labels) != [0] * (len(labels) - 1) + [1] or not all(c.strip() for c in choices):
-        raise ValueError('"mc1_targets" must give two or more choices, 1 for the right one and 0 for the others')
-    if not item["question"].strip():
-        raise ValueError('"question" must be a non-empty string')
-    prompt = f"Q: {item['question']}\nA:"
+def from_truthfulqa(item, primer):
+    raw = item.mc1_targets
+    if raw.keys() != {"choices", "labels"}:
+        raw = {"choices": list(raw.keys()), "labels": list(raw.values())}
+    targets = build(Targets, raw)
+    if len(targets.choices) != len(targets.labels) or sorted(targets.labels) != [0] * (len(targets.labels) - 1) + [1]:
+        raise ValueError('"mc1_targets" must give 1 for the right choice and 0 for each other')
+    prompt = f"Q: {item.question}\nA:"
     prompt = f"{primer}\n\n{prompt}" if primer else prompt
-    return {"prompt": prompt, "choices": choices, "answer": labels.index(1), "benchmark": "TruthfulQA MC1"}
+    answer = targets.labels.index(1)
+    return {"prompt": prompt, "choices": targets.choices, "answer": answer, "benchmark": "TruthfulQA MC1"}
 
 
-def without_brackets(line):
-    """A line without [what is in brackets]. Only up to the last "]" is searched: "[" a thousand times is quadratic else."""
-    head, bracket, tail = line.rpartition("]")
-    return re.sub(r"\[.*?\]", "", head + bracket) + tail
-
-
-def hellaswag(item, primer):
-    """A line of HellaSwag's validation file (arXiv 1905.07830), cleaned up as lm-evaluation-harness does; no primer."""
+def from_hellaswag(item):
+    """Cleaned up as lm-evaluation-harness does; without a primer."""
 
     def clean(text):  # WikiHow's texts have leftovers of their layout, in brackets
-        lines = text.strip().replace(" [title]", ". ").split("\n")
-        return "\n".join(map(without_brackets, lines)).replace("  ", " ")
+        return re.sub(r"\[.*?\]", "", text.strip().replace(" [title]", ". ")).replace("  ", " ")
 
-    prompt = clean(f"{item['activity_label']}: {item['ctx_a']} {item['ctx_b'].capitalize()}")
-    choices, answer = list(map(clean, item["endings"])), item["label"]
-    answer = int(answer) if str(answer).isdecimal() else -1  # the test split has none
-    several = isinstance(item["endings"], list) and len(choices) >= 2
-    if not (several and all(choice.strip() for choice in choices) and 0 <= answer < len(choices)):
-        raise ValueError('"endings" must be two or more texts, and "label" the index of the right one')
-    attribute = item["activity_label"]
+    prompt = clean(f"{item.activity_label}: {item.ctx_a} {item.ctx_b.capitalize()}")
+    choices, answer = list(map(clean, item.endings)), int(item.label) if str(item.label).isdecimal() else -1
+    attribute = item.activity_label
     return {"prompt": prompt, "choices": choices, "answer": answer, "attribute": attribute, "benchmark": "HellaSwag"}

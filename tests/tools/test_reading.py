@@ -11,7 +11,6 @@ from tools.reading import read_documents
 
 GOOD = '{"question": "Who?", "choices": ["me", "you"], "answer": 1}'
 # Made-up items in the two benchmarks' formats.
-# Made-up items in the two benchmarks' formats.
 TRUTHFUL = {
     "question": "What do foxes sell?",
     "mc1_targets": {"Nothing": 0, "They sell nothing, as far as is known": 1, "Sea shells": 0},
@@ -79,7 +78,6 @@ def without(item, key):
 MALFORMED_BENCHMARKS = {
     "no question": without(TRUTHFUL, "question"),
     "question no text": TRUTHFUL | {"question": None},
-    "blank question": TRUTHFUL | {"question": " "},
     "targets no object": TRUTHFUL | {"mc1_targets": [1, 0]},
     "targets empty": TRUTHFUL | {"mc1_targets": {}},
     "one choice": TRUTHFUL | {"mc1_targets": {"a": 1}},

@@ -69,7 +69,11 @@ def test_whatever_goes_wrong_names_the_file(go_wrong):
 
 
 def test_an_inner_file_is_named_once():
-    with pytest.raises(ValueError) as caught, reading("folder", "model"), reading("folder/config.json", "configuration"):
+    with (
+        pytest.raises(ValueError) as caught,
+        reading("folder", "model"),
+        reading("folder/config.json", "configuration"),
+    ):
         raise ValueError("no layers")
     assert str(caught.value) == "folder/config.json is not a usable configuration: no layers"
 
