@@ -1,4 +1,4 @@
-"""How fast questions are scored: eval_qa.score_questions beside lm-evaluation-harness, same model, same questions, one run.
+"""How fast questions are scored: eval_qa.score_questions beside lm-evaluation-harness, same model, same questions.
 
     pip install -r requirements-oracles.txt
     python bench/eval_qa.py                                  # about five minutes on two cores
@@ -8,8 +8,8 @@
 In float32 on the CPU:
     base         data/base and data/old/never_asked.jsonl, 720 short questions of four choices
     general      with --model: every tenth question of data/general/known.jsonl, short ones of four choices
-    truthfulqa   --model, or a random model of SmolLM2-135M's shape; made-up questions shaped like TruthfulQA's: 170 tokens of primer,
-                 the same before each, a question of 20, 4 or 5 choices of 12
+    truthfulqa   --model, or a random model of SmolLM2-135M's shape; made-up questions shaped like TruthfulQA's: 170
+                 tokens of primer, the same before each, a question of 20, 4 or 5 choices of 12
     hellaswag    the same model; made-up questions shaped like HellaSwag's: a prompt of 60 tokens, 4 endings of 25
 
 Both start from text, so that encoding counts; building tasks and averaging, which the harness also does, does not. The
@@ -44,7 +44,7 @@ from questions import Question, read_questions
 from tools.cli import Parser, one_sentence_errors
 
 BASE = ROOT / "data" / "base"
-# Set -> (tokens of the primer, of a question, fewest and most choices, tokens of a choice), questions without --questions.
+# Set -> (tokens of the primer, of a question, fewest and most choices, tokens of a choice), questions by default.
 MADE_UP = {"truthfulqa": ((170, 20, 4, 5, 12), 16), "hellaswag": ((0, 60, 4, 4, 25), 16)}
 # The harness's, in choices.
 BATCH_SIZES = {"base": (16, 64, 256), "general": (4, 16, 64), "truthfulqa": (1, 8, 32), "hellaswag": (4, 16, 64)}

@@ -3,12 +3,13 @@
     python bench/gpu.py             # a GPU with 40 GB or more
     python bench/gpu.py --tiny      # does it run at all? On a CPU, with models of nothing much
 
-It needs torch and requirements.txt, no file from elsewhere: the models are random ones of real shapes, made on the device,
-weights in bfloat16, adapters in float32. Where transformers and PEFT are installed they are measured beside. Printed:
+It needs torch and requirements.txt, no file from elsewhere: the models are random ones of real shapes, made on the
+device, weights in bfloat16, adapters in float32. Where transformers and PEFT are installed they are measured beside.
+Printed:
     the card, and the rate of a large matrix product on it, in bfloat16
     for each shape: setting MiCA up (rank 16, q_proj and v_proj), a training step, tokens a second, peak memory, and the
-        matmul share: the operations that such a step needs at least (see real_sizes.py), as a share of that rate; whether
-        attention takes its flash kernel; how often a step makes the host wait; what computes in float64
+        matmul share: the operations that such a step needs at least (see real_sizes.py), as a share of that rate;
+        whether attention takes its flash kernel; how often a step makes the host wait; what computes in float64
     questions a second at SmolLM2-135M's shape: prompts of 60 tokens, four endings of 25
     train.py --method all on the shipped data: its seconds and its table
 A part that fails says why, and the next one runs; one that would begin after seven minutes is left out.

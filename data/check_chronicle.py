@@ -2,10 +2,10 @@
 
     python data/check_chronicle.py     # a line a check; the exit status is 1 where one fails
 
-What is checked: every quote stands in its chapter and holds the fact's value; people are born before they do anything and
-do nothing when dead, parents and ages fit; questions have their fact's value as the right answer and are not answered by
-another question; no rule that needs no reading (the longest choice, the one most frequent in the text, ...) is right more
-often than LIMIT.
+What is checked: every quote stands in its chapter and holds the fact's value; people are born before they do anything
+and do nothing when dead, parents and ages fit; questions have their fact's value as the right answer and are not
+answered by another question; no rule that needs no reading (the longest choice, the one most frequent in the text,
+...) is right more often than LIMIT.
 """
 
 import json
@@ -54,7 +54,7 @@ def occurrences(phrase, text):
     return len(re.findall(rf"(?<!\w){re.escape(phrase)}(?!\w)", text)) if phrase in text else 0
 
 
-# --- facts -------------------------------------------------------------------------------------------------------------
+# --- facts ---
 
 
 def check_facts(facts, chapters):
@@ -100,7 +100,7 @@ def check_people(people, facts):
     return wrong
 
 
-# --- questions ---------------------------------------------------------------------------------------------------------
+# --- questions ---
 
 
 def check_questions(questions, facts):
@@ -130,7 +130,7 @@ def check_questions(questions, facts):
 
 
 def share_right(questions, scores):
-    """How often the choice with the highest score is right; where n are equal, each counts 1/n. scores: question -> 4."""
+    """How often the choice with the highest score is right; n equal ones count 1/n each. scores: question -> 4."""
     total = 0
     for question in questions:
         values = scores(question)
@@ -180,7 +180,7 @@ def open_book(questions, text):
     return share_right(questions, scores)
 
 
-# --- the program -------------------------------------------------------------------------------------------------------
+# --- the program ---
 
 
 def main(folder=FOLDER):

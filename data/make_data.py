@@ -31,7 +31,7 @@ FEW_SUBJECTS, FEW_TEXTS = 8, 8  # the same of data/few, 144 facts: so few that a
 
 @dataclass(frozen=True)
 class Attribute:
-    """One thing to know about a subject. Slots: {S} the subject, {P} its possessive, {O} as an object, {v} the value."""
+    """One thing to know about a subject. Slots: {S} the subject, {P} its possessive, {O} as an object, {v} value."""
 
     values: list[str]  # 20, none a prefix of another
     statements: list[str]  # the wordings of texts
@@ -115,10 +115,10 @@ def question_wording(attribute, rng):
 def ask(subjects, rng, *, unbound_names=None, only_told=False):
     """Questions about every fact of `subjects`, in four sets that share facts, choices and answer positions.
 
-    only_told: wrong choices are values that others of `subjects` have. In a small world not all values are anybody's, and
-    else those that its texts mention would more often be right. (A handful of subjects have too few: then any will do.)
-    Returns {"questions": in a wording of pretraining, "reworded": in the one it never uses, "cloze": as a sentence to
-    complete, "unbound": as "questions", but about the names `unbound_names`, of whom nothing is told}.
+    only_told: wrong choices are values that others of `subjects` have. In a small world not all values are anybody's,
+    and else those that its texts mention would more often be right. (A handful of subjects have too few: then any will
+    do.) Returns {"questions": in a wording of pretraining, "reworded": in the one it never uses, "cloze": as a
+    sentence to complete, "unbound": as "questions", but about the names `unbound_names`, of whom nothing is told}.
     """
     facts = [(i, subject, attribute) for i, subject in enumerate(subjects) for attribute in subject.facts]
     positions = [i % 4 for i in range(len(facts))]
@@ -152,8 +152,8 @@ def old_and_other_names(kind):
 def world(seed, subjects_per_kind=SUBJECTS_PER_KIND, texts_per_subject=TEXTS_PER_SUBJECT, kinds=tuple(KINDS)):
     """A new world: {"corpus": [text, ...], "questions": [...], "reworded": [...], "cloze": [...], "unbound": [...]}.
 
-    Each subject is told of in `texts_per_subject` texts, which share no wording of a fact. kinds: of KINDS, which there are.
-    The same arguments give the same world.
+    Each subject is told of in `texts_per_subject` texts, which share no wording of a fact. kinds: of KINDS, which
+    there are. The same arguments give the same world.
     """
     rng = random.Random(f"new world {seed}")
     subjects, unbound, corpus = [], [], []
@@ -170,7 +170,7 @@ def world(seed, subjects_per_kind=SUBJECTS_PER_KIND, texts_per_subject=TEXTS_PER
 
 
 def old_subjects():
-    """(asked, never_asked): the old world's subjects, by whether pretraining asks questions about them. Kinds take turns."""
+    """(asked, never_asked): the old world's subjects, by whether pretraining asks about them. Kinds take turns."""
     rng = random.Random("old world")
     by_kind = [make_subjects(kind, old_and_other_names(kind)[0], rng) for kind in KINDS]
     in_turn = [subject for subjects in zip(*by_kind) for subject in subjects]

@@ -6,9 +6,9 @@ The model gets its folder when it is finished. Until then, OUT.unfinished holds 
 
 A pass over the old world is one text on each of its 900 subjects, in ever-new wordings, and questions with answers on
 the *asked* half of them only. So the model learns what the questions mean, and can answer them about the other half.
-The first passes tell of a fifth of the subjects only, five times as often: what each fact needs is to be seen often enough
-for the model to learn *how* to tie facts to names, and with few subjects it gets there several times sooner (the
-plateau of arXiv 2503.21676). data/README.md has the recipe's figures.
+The first passes tell of a fifth of the subjects only, five times as often: what each fact needs is to be seen often
+enough for the model to learn *how* to tie facts to names, and with few subjects it gets there several times sooner
+(the plateau of arXiv 2503.21676). data/README.md has the recipe's figures.
 """
 
 import hashlib

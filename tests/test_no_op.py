@@ -1,4 +1,4 @@
-"""The no-op: adapters that are not trained yet change no bit of what a model computes, and the first step can train them."""
+"""The no-op: adapters that are not trained yet change no bit of what a model computes, and can be trained."""
 
 import pytest
 import torch

@@ -3,10 +3,10 @@
     python data/chronicle/make_questions.py
 
 A fact with "distractors" takes three of these, such that by length, and by how often it stands in the text, the right
-choice comes first, second, third and last about equally often. All others share theirs with the facts of the same "kind"
-(men, towns, years of one span, ...), each value being a wrong choice three times for every time it is the right one, so
-that to be a likely value says nothing. Values under "not" are never wrong choices there: they would be right as well, or
-absurd. Same facts and text, same questions, byte for byte.
+choice comes first, second, third and last about equally often. All others share theirs with the facts of the same
+"kind" (men, towns, years of one span, ...), each value being a wrong choice three times for every time it is the right
+one, so that to be a likely value says nothing. Values under "not" are never wrong choices there: they would be right
+as well, or absurd. Same facts and text, same questions, byte for byte.
 """
 
 import json
