@@ -315,7 +315,7 @@ def read_factors(folder):
     """
     path = folder / FACTORS if (folder / FACTORS).is_file() else folder / PICKLED
     wrapper = re.compile(r"(?<![^.])(_orig_mod|module)\.")
-    return {wrapper.sub("", key): stored.read() for key, stored in open_weights(path).items()}
+    return {wrapper.sub("", key): read() for key, read in open_weights(path).items()}
 
 
 def adapted_names(config, factors, linears):

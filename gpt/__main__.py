@@ -15,36 +15,25 @@ from tools.cli import Parser, one_sentence_errors, pick_device
 def parse_args():
     description = "Print a model's configuration and sizes, and continue a text."
     parser = Parser(texts=["prompt"], prog="python -m gpt", description=description)
-    parser.add_argument("model", help="a model's folder, *.gguf, package:NAME, or org/name[@revision] on the Hub")
-    parser.add_argument("prompt", help="the text to continue")
-    parser.add_argument("--max-new-tokens", type=int, default=100, help="length of the continuation, in tokens")
-    parser.add_argument(
-        "--temperature", type=float, default=0.8, help="0: always the likeliest token; higher: more varied"
-    )
-    parser.add_argument("--top-k", type=int, help="sample among this many likeliest tokens only; None: all")
-    parser.add_argument(
-        "--top-p", type=float, help="sample among the likeliest tokens with this total probability; None: all"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the random choices: the same seed gives the same text")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
-    parser.add_argument(
-        "--dtype", default="float32", choices=["float32", "bfloat16", "float16"], help="of the model's weights"
-    )
+    add = parser.add_argument
+    add("model", help="a model's folder, *.gguf, package:NAME, or org/name[@revision] on the Hub")
+    add("prompt", help="the text to continue")
+    add("--max-new-tokens", type=int, default=100, help="length of the continuation, in tokens")
+    add("--temperature", type=float, default=0.8, help="0: always the likeliest token; higher: more varied")
+    add("--top-k", type=int, help="sample among this many likeliest tokens only; None: all")
+    add("--top-p", type=float, help="sample among the likeliest tokens with this total probability; None: all")
+    add("--seed", type=int, default=0, help="of the random choices: the same seed gives the same text")
+    add("--device", default="auto", help="auto, cpu, cuda or mps")
+    add("--dtype", default="float32", choices=["float32", "bfloat16", "float16"], help="of the model's weights")
     return parser.parse_args()
 
 
 def count_parameters(model):
     """{part: number of parameters}; a tied embedding counts once."""
-    counts = {"embeddings": 0, "attention": 0, "MLP": 0, "norms": 0}
+    parts = {"self_attn": "attention", "mlp": "MLP", "norm": "norms", "": "embeddings"}  # the last: and the head
+    counts = dict.fromkeys(["embeddings", "attention", "MLP", "norms"], 0)
     for name, parameter in model.named_parameters():
-        if "self_attn" in name:
-            counts["attention"] += parameter.numel()
-        elif ".mlp." in name:
-            counts["MLP"] += parameter.numel()
-        elif "norm" in name:
-            counts["norms"] += parameter.numel()
-        else:  # embed_tokens, embed_positions, and lm_head where it is not tied
-            counts["embeddings"] += parameter.numel()
+        counts[next(part for key, part in parts.items() if key in name)] += parameter.numel()
     return counts
 
 
@@ -70,8 +59,7 @@ def main():
         top_p=args.top_p,
         eot_id=tokenizer.eot_id,
         generator=torch.Generator(device).manual_seed(args.seed),
-    )
-    tokens = tokens[0].tolist()
+    )[0].tolist()
     print(f"\n{tokenizer.decode(tokens[1:] if tokens[0] == tokenizer.bos_id else tokens)}")
 
 

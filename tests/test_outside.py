@@ -428,7 +428,7 @@ def test_real_configurations_say_what_to_change(model):
     edit(model / "config.json", quantization_config={"quant_method": "bitsandbytes"})
     assert "no longer quantised" in refusal(read_config, model)
     edit(model / "config.json", quantization_config=None, model_type="mistral", sliding_window=48)
-    assert "not in force below 48 tokens, so set max_position_embeddings to 48" in refusal(read_config, model)
+    assert "set max_position_embeddings to 48" in refusal(read_config, model)
     edit(model / "config.json", max_position_embeddings=48)
     read_config(model)
 

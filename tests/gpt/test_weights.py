@@ -36,11 +36,6 @@ def llama_copy(tiny_llama_folder, tmp_path):
     return shutil.copytree(tiny_llama_folder, tmp_path / "copy")
 
 
-@pytest.fixture
-def gpt2_copy(tiny_gpt2_folder, tmp_path):
-    return shutil.copytree(tiny_gpt2_folder, tmp_path / "copy")
-
-
 def edit_config(folder, **changes):
     """Change keys of config.json; ... as a value removes the key."""
     path = folder / "config.json"
@@ -64,13 +59,13 @@ def pickle_weights(folder, change=lambda tensors: None, zipped=True):
     (folder / "model.safetensors").unlink()
 
 
-def refusal(folder, error=ValueError):
-    """The message with which loading the folder fails: one line."""
-    with pytest.raises(error) as raised:
+def refusal(folder):
+    """The message with which loading the folder fails: one line that names the folder."""
+    with pytest.raises((ValueError, FileNotFoundError)) as raised:
         load_pretrained(folder)
-    assert type(raised.value) is error
-    assert "\n" not in str(raised.value)
-    return str(raised.value)
+    said = str(raised.value)
+    assert said.isprintable() and len(said) < 400 and str(folder) in said, said
+    return said
 
 
 def assert_same_weights(model, other):
@@ -208,10 +203,7 @@ def test_stored_tied_head_must_equal_the_embedding(copy):
     assert_same_weights(loaded, expected)
     assert loaded.lm_head.weight is loaded.embed_tokens.weight
     edit_weights(copy, lambda tensors: tensors["lm_head.weight"].add_(1))
-    assert "lm_head.weight differs from the embedding" in refusal(copy)
-    embedding = checkpoint_name(expected.config, "embed_tokens.weight")
-    edit_weights(copy, lambda tensors: tensors.pop(embedding))
-    assert f"missing {embedding}" in refusal(copy)
+    assert "lm_head.weight" in refusal(copy)
 
 
 def test_rope_in_old_and_new_places(folder_of, tmp_path):
@@ -271,7 +263,7 @@ def test_pickled_shards(copy):
     (copy / "model.safetensors").unlink()
     assert_same_weights(load_model(copy), expected)
     (copy / "pytorch_model-00002-of-00003.bin").unlink()
-    assert "pytorch_model-00002-of-00003.bin not found" in refusal(copy, FileNotFoundError)
+    assert "pytorch_model-00002-of-00003.bin" in refusal(copy)
 
 
 def test_safetensors_win_over_a_pickle(copy):
@@ -279,7 +271,7 @@ def test_safetensors_win_over_a_pickle(copy):
     (copy / "pytorch_model.bin").write_bytes(b"not to be read")
     assert_same_weights(load_model(copy), expected)
     (copy / "model.safetensors").rename(copy / "part.safetensors")
-    assert f"{copy / 'pytorch_model.bin'} is truncated or damaged" in refusal(copy)
+    assert "pytorch_model.bin" in refusal(copy)
     index = {"weight_map": dict.fromkeys(["a", "b"], "part.safetensors")}
     (copy / "model.safetensors.index.json").write_text(json.dumps(index))
     assert_same_weights(load_model(copy), expected)
@@ -299,30 +291,33 @@ class Attack:
 def test_code_in_a_pickle_does_not_run(copy, tmp_path, zipped):
     marker = tmp_path / "marker"
     pickle_weights(copy, lambda tensors: tensors.update(attack=Attack(marker)), zipped)
-    assert "pytorch_model.bin holds io.open, not only tensors, and code in it is never run" in refusal(copy)
+    assert "io.open" in refusal(copy)
     assert not marker.exists()
     torch.load(copy / "pytorch_model.bin", weights_only=False)["attack"].close()
     assert marker.exists()  # else this test would show nothing
 
 
-@pytest.mark.parametrize("zipped", [True, False])
-@pytest.mark.parametrize("keep", [0, 1, 100, 1000, 4000, -1, -100, -5000])
-def test_truncated_pickles(copy, zipped, keep):
-    pickle_weights(copy, zipped=zipped)
-    path = copy / "pytorch_model.bin"
-    path.write_bytes(path.read_bytes()[:keep])
-    assert f"{path} is truncated or damaged, download it again" in refusal(copy)
+@pytest.mark.parametrize("name", ["zip", "pickle", "model.safetensors"])
+@pytest.mark.parametrize("keep", [0, 8, 100, 1000, -1, -5000])
+def test_truncated_weights(copy, name, keep):
+    if name != "model.safetensors":
+        pickle_weights(copy, zipped=name == "zip")
+        name = "pytorch_model.bin"
+    (copy / name).write_bytes((copy / name).read_bytes()[:keep])
+    said = refusal(copy)
+    assert name in said and "download it again" in said
 
 
 @pytest.mark.parametrize(
     "content",
-    [[torch.ones(1)], torch.ones(1), {"state_dict": {"norm": torch.ones(1)}}, {"step": 3}, {1: torch.ones(1)}],
-    ids=["list", "tensor", "nested", "number", "unnamed"],
-)
-def test_pickles_of_other_things(copy, content):
-    (copy / "model.safetensors").unlink()
-    torch.save(content, copy / "pytorch_model.bin")
-    assert "pytorch_model.bin is not a table of tensors with their names" in refusal(copy)
+    [[torch.ones(1)], torch.ones(1), {"state_dict": {"norm": torch.ones(1)}}, {"step": 3}, {1: torch.ones(1)},
+     {"model.norm.weight": torch.ones(32).to_sparse()}, {"model.norm.weight": torch.ones(32, device="meta")}],
+    ids=["list", "tensor", "nested", "number", "unnamed", "sparse", "meta"],
+)  # fmt: skip
+def test_pickles_of_other_things(llama_copy, content):
+    (llama_copy / "model.safetensors").unlink()
+    torch.save(content, llama_copy / "pytorch_model.bin")
+    refusal(llama_copy)
 
 
 # What is written
@@ -546,7 +541,7 @@ def test_configurations_of_real_models(name, tmp_path):
     assert sum(parameter.numel() for parameter in model.parameters()) == theirs.num_parameters() == parameters
 
 
-# What is refused: configurations
+# What is refused. Each sentence names what is in the list.
 
 
 def scaled(kind, **options):
@@ -554,233 +549,139 @@ def scaled(kind, **options):
 
 
 WITHOUT_RAMP = {key: value for key, value in LLAMA3_ROPE.items() if key != "low_freq_factor"}
-REFUSALS = {
+UNKNOWN = ["mamba", "mixtral", "qwen2_moe", "qwen3_moe", "gemma2", "phi3", "ministral", ["llama"]]  # some have experts
+CONFIGURATIONS = {  # a folder's name: [(changes of its config.json, words)]
     "llama": [
-        *[
-            (
-                {"model_type": kind},
-                f"the model_type {kind!r} is not supported: known are llama, mistral, qwen2, qwen3, gpt2",
-            )
-            for kind in ("mamba", "mixtral", "qwen2_moe", "qwen3_moe", "gemma2", "phi3", "ministral", ["llama"])
-        ],
-        ({"model_type": ..., "architectures": ...}, "the model_type None is not supported"),
-        ({"tie_word_embeddings": "false"}, "tie_word_embeddings='false' is neither true nor false"),
-        ({"attention_bias": True}, "attention_bias=True is not supported"),
-        ({"mlp_bias": True}, "mlp_bias=True is not supported"),
-        ({"hidden_act": "gelu"}, "hidden_act='gelu' is not supported: known is 'silu'"),
-        ({"quantization_config": {"bits": 4}}, "quantization_config="),
-        ({"rope_interleaved": True}, "rope_interleaved=True is not supported"),
-        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5 is not supported"),
-        ({"layer_types": 3}, "layer_types=3 is not supported"),
-        (scaled("linear", factor=2.0), "rope_scaling={'factor': 2.0, 'rope_type': 'linear'} is not supported"),
-        (scaled("dynamic", factor=2.0), "'dynamic'"),
-        (scaled("yarn", factor=4.0, original_max_position_embeddings=48), "'yarn'"),
-        (scaled("longrope", short_factor=[1.0] * 6, long_factor=[2.0] * 6), "'longrope'"),
-        ({"rope_parameters": ..., "rope_scaling": {"type": "linear", "factor": 2.0}}, "'type': 'linear'"),
-        ({"rope_parameters": {"rope_type": "default", "factor": 2.0}}, "factor"),
-        ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
-        ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "full_attention"),
-        ({"rope_parameters": "yarn"}, "rope_parameters='yarn' is not an object"),
-        ({"rope_parameters": WITHOUT_RAMP}, "the key 'low_freq_factor' is missing"),
-        ({"rope_parameters": LLAMA3_ROPE | {"factor": -8.0}}, "factor=-8.0 is not a positive number"),
-        (
-            {"rope_parameters": LLAMA3_ROPE | {"high_freq_factor": 0.5}},
-            "low_freq_factor must be below high_freq_factor",
-        ),
-        ({"original_max_position_embeddings": 24}, "original_max_position_embeddings=24 is not supported"),
-        ({"rope_scaling": LLAMA3_ROPE}, "rope_theta, rope_scaling and rope_parameters contradict each other"),
-        ({"rope_theta": 1000.0}, "rope_theta, rope_scaling and rope_parameters contradict each other"),
-        ({"rope_theta": "500"}, "rope_theta='500' is not a positive number"),
-        ({"hidden_size": ...}, "the key 'hidden_size' is missing"),
-        ({"intermediate_size": ...}, "the key 'intermediate_size' is missing"),
-        ({"num_hidden_layers": ...}, "the key 'num_hidden_layers' is missing"),
-        ({"num_attention_heads": ...}, "the key 'num_attention_heads' is missing"),
-        ({"max_position_embeddings": ...}, "the key 'max_position_embeddings' is missing"),
-        ({"rms_norm_eps": ...}, "the key 'rms_norm_eps' is missing"),
-        ({"vocab_size": ...}, "the key 'vocab_size' is missing"),
-        ({"vocab_size": "512"}, "vocab_size='512' is not a positive whole number"),
-        ({"vocab_size": True}, "vocab_size=True is not a positive whole number"),
-        ({"num_hidden_layers": -1}, "num_hidden_layers=-1 is not a positive whole number"),
-        ({"rms_norm_eps": 0}, "rms_norm_eps=0 is not a positive number"),
-        ({"num_key_value_heads": 3}, "4 query heads cannot share 3 key/value heads"),
-        ({"head_dim": 11}, "head_dim=11 is odd"),
-        ({"head_dim": ..., "hidden_size": 30}, "the hidden size 30 does not divide into 4 heads"),
+        *[({"model_type": kind}, ["model_type", str(kind), "qwen3"]) for kind in UNKNOWN],
+        ({"model_type": ..., "architectures": ...}, ["model_type"]),
+        ({"hidden_act": "gelu"}, ["hidden_act", "gelu", "silu"]),
+        ({"quantization_config": {"bits": 4}}, ["quantization_config"]),
+        ({"partial_rotary_factor": 0.5}, ["partial_rotary_factor"]),
+        (scaled("linear", factor=2.0), ["rope_type", "linear"]),
+        (scaled("dynamic", factor=2.0), ["dynamic"]),
+        (scaled("yarn", factor=4.0, original_max_position_embeddings=48), ["yarn"]),
+        (scaled("longrope", short_factor=[1.0] * 6, long_factor=[2.0] * 6), ["longrope"]),
+        ({"rope_parameters": ..., "rope_scaling": {"type": "linear", "factor": 2.0}}, ["linear"]),
+        ({"rope_parameters": {"rope_type": "default", "factor": 2.0}}, ["factor"]),
+        ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, ["partial_rotary_factor"]),
+        ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, ["full_attention"]),
+        ({"rope_parameters": "yarn"}, ["rope_parameters", "yarn"]),
+        ({"rope_parameters": WITHOUT_RAMP}, ["low_freq_factor"]),
+        ({"rope_parameters": LLAMA3_ROPE | {"factor": -8.0}}, ["factor", "-8.0"]),
+        ({"rope_parameters": LLAMA3_ROPE | {"high_freq_factor": 0.5}}, ["low_freq_factor", "high_freq_factor"]),
+        ({"original_max_position_embeddings": 24}, ["original_max_position_embeddings", "24"]),
+        ({"rope_scaling": LLAMA3_ROPE}, ["rope_scaling", "rope_parameters"]),
+        ({"rope_theta": 1000.0}, ["rope_theta", "rope_parameters"]),
+        ({"rope_theta": "500"}, ["rope_theta", "500"]),
+        ({"vocab_size": ...}, ["vocab_size"]),
+        ({"rms_norm_eps": 0}, ["rms_norm_eps"]),
+        ({"num_hidden_layers": -1}, ["num_hidden_layers", "-1"]),
+        ({"num_hidden_layers": 2**40}, ["num_hidden_layers", str(2**40)]),
+        ({"num_attention_heads": 0}, ["num_attention_heads"]),
+        ({"num_key_value_heads": 3}, ["4 query heads", "3 key/value heads"]),
+        ({"head_dim": 11}, ["head_dim", "11"]),
+        ({"vocab_size": 400}, ["vocab_size of 400", "511"]),  # the tokenizer has more ids
+        ({"tie_word_embeddings": False}, ["missing lm_head.weight"]),
+        ({"num_hidden_layers": 2}, ["unexpected", "layers.2."]),
+        ({"num_hidden_layers": 4}, ["missing", "layers.3."]),
+        ({"head_dim": 14}, ["q_proj", "(48, 32)", "(56, 32)"]),
     ],
     "mistral": [
-        (MISTRAL_1, "sliding_window=4096 is shorter than the context of 32768 tokens"),
-        ({"sliding_window": 95}, "sliding_window=95 is shorter than the context of 96 tokens"),
-        ({"sliding_window": ..., "max_position_embeddings": 32768}, "sliding_window=4096 is shorter"),
-        ({"sliding_window": "all"}, "sliding_window='all' is not a positive whole number"),
-        ({"num_key_value_heads": ...}, "the key 'num_key_value_heads' is missing"),
-        ({"hidden_act": "gelu"}, "hidden_act='gelu' is not supported"),
+        ({"rope_parameters": ...} | MISTRAL_1, ["sliding_window=4096", "32768"]),
+        ({"sliding_window": 95}, ["sliding_window=95", "96"]),
+        ({"sliding_window": ..., "max_position_embeddings": 32768}, ["sliding_window=4096"]),
+        ({"sliding_window": "all"}, ["sliding_window", "all"]),
     ],
     "qwen2": [
-        ({"use_sliding_window": True}, "use_sliding_window=True is not supported"),
-        ({"layer_types": ["full_attention", "sliding_attention", "full_attention"]}, "'sliding_attention'"),
-        ({"num_key_value_heads": ...}, "the key 'num_key_value_heads' is missing"),
-        ({"use_mrope": True}, "use_mrope=True is not supported"),
-        ({"quantization_config": {"quant_method": "awq"}}, "quantization_config="),
-    ],
-    "qwen3": [
-        ({"use_sliding_window": True}, "use_sliding_window=True is not supported"),
-        ({"layer_types": ["full_attention", "full_attention", "sliding_attention"]}, "'sliding_attention'"),
-        ({"attention_bias": True}, "attention_bias=True is not supported"),
-        ({"head_dim": ...}, "the key 'head_dim' is missing"),
-        ({"num_key_value_heads": ...}, "the key 'num_key_value_heads' is missing"),
-        (scaled("yarn", factor=4.0, original_max_position_embeddings=48), "'yarn'"),
+        ({"use_sliding_window": True}, ["use_sliding_window"]),
+        (
+            {"layer_types": ["full_attention", "sliding_attention", "full_attention"]},
+            ["layer_types", "sliding_attention"],
+        ),
+        ({"num_key_value_heads": ...}, ["k_proj", "(16, 32)"]),  # transformers has a default of its own here
     ],
     "gpt2": [
-        ({"activation_function": "relu"}, "activation_function='relu' is not supported: known is 'gelu_new'"),
-        ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx=True is not supported"),
-        ({"reorder_and_upcast_attn": True}, "reorder_and_upcast_attn=True is not supported"),
-        ({"scale_attn_weights": False}, "scale_attn_weights=False is not supported"),
-        ({"add_cross_attention": True}, "add_cross_attention=True is not supported"),
-        ({"quantization_config": {"bits": 4}}, "quantization_config="),
-        ({"n_head": 5}, "the hidden size 32 does not divide into 5 heads"),
-        ({"n_positions": ...}, "the key 'n_positions' is missing"),
-        ({"layer_norm_epsilon": ...}, "the key 'layer_norm_epsilon' is missing"),
+        ({"activation_function": "relu"}, ["activation_function", "relu"]),
+        ({"scale_attn_by_inverse_layer_idx": True}, ["scale_attn_by_inverse_layer_idx"]),
+        ({"scale_attn_weights": False}, ["scale_attn_weights"]),
+        ({"quantization_config": {"bits": 4}}, ["quantization_config"]),
+        ({"n_head": 5}, ["c_attn", "(32, 90)"]),
     ],
 }
 
 
 @pytest.mark.parametrize(
-    ("name", "changes", "message"), [(name, *refused) for name, refusals in REFUSALS.items() for refused in refusals]
+    ("name", "changes", "words"),
+    [(name, *refused) for name, refusals in CONFIGURATIONS.items() for refused in refusals],
 )
-def test_configurations_that_are_refused(folder_of, tmp_path, name, changes, message):
+def test_configurations_that_are_refused(folder_of, tmp_path, name, changes, words):
     folder = shutil.copytree(folder_of(name), tmp_path / "copy")
-    read_config(folder)
+    load_pretrained(folder)
     edit_config(folder, **changes)
-    assert refusal(folder).startswith(f"{folder / 'config.json'}: ")
-    assert message in refusal(folder)
+    said = refusal(folder)
+    assert all(word in said for word in words), said
 
 
-def test_a_tokenizer_with_more_ids_than_the_model(llama_copy):
-    edit_config(llama_copy, vocab_size=400)
-    assert "the tokenizer has ids up to 511, but the model a vocab_size of 400" in refusal(llama_copy)
+Q = "model.layers.0.self_attn.q_proj"
+TENSORS = {  # what is changed in a Llama's tensors, words
+    "missing": (lambda t: t.pop(f"{Q}.weight"), [f"missing {Q}.weight"]),
+    "a bias": (lambda t: t.update({f"{Q}.bias": torch.ones(48)}), [f"unexpected '{Q}.bias'"]),
+    "several": (
+        lambda t: (t.pop(f"{Q}.weight"), t.update({"a\nb": torch.ones(1)})),
+        [f"missing {Q}.weight", "unexpected"],
+    ),
+    "shape": (lambda t: t.update({f"{Q}.weight": torch.ones(3, 5)}), [f"{Q}.weight", "(3, 5)", "(48, 32)"]),
+    "no shape": (lambda t: t.update({f"{Q}.weight": torch.ones(())}), [f"{Q}.weight", "()", "(48, 32)"]),
+    "twice": (lambda t: t.update({f"{Q}.weight"[6:]: t[f"{Q}.weight"].clone()}), [f"{Q}.weight"[6:]]),
+    **{
+        str(dtype): (lambda t, dtype=dtype: t.update({f"{Q}.weight": torch.ones(48, 32).to(dtype)}), [Q, str(dtype)])
+        for dtype in (torch.int8, torch.uint8, torch.int32, torch.bool, torch.float8_e4m3fn, torch.float8_e5m2)
+    },
+}
 
 
-# What is refused: tensors
+@pytest.mark.parametrize("edit", [edit_weights, pickle_weights])
+@pytest.mark.parametrize(("change", "words"), TENSORS.values(), ids=TENSORS)
+def test_tensors_that_are_refused(llama_copy, edit, change, words):
+    edit(llama_copy, change)
+    said = refusal(llama_copy)
+    assert all(word in said for word in words), said
 
 
-def test_all_wrong_tensors_are_listed_at_once(llama_copy):
-    def damage(tensors):
-        del tensors["model.layers.0.self_attn.q_proj.weight"]
-        tensors["model.norm.weight"] = torch.ones(31)
-        tensors["model.layers.1.self_attn.q_proj.bias"] = torch.ones(48)
-        tensors["model.layers.2.mlp.up_proj.weight"] = torch.ones(56, 32, dtype=torch.int8)
-
-    edit_weights(llama_copy, damage)
-    message = refusal(llama_copy)
-    assert "missing model.layers.0.self_attn.q_proj.weight" in message
-    assert "model.norm.weight is (31,) instead of (32,)" in message
-    assert "unexpected model.layers.1.self_attn.q_proj.bias" in message
-    assert "model.layers.2.mlp.up_proj.weight is I8, not 16- to 64-bit floating point" in message
-    assert message.count(";") == 3
+def test_gpt2_shapes_are_named_as_stored(tiny_gpt2_folder, tmp_path):
+    copy, name = shutil.copytree(tiny_gpt2_folder, tmp_path / "copy"), "transformer.h.0.attn.c_attn.weight"
+    edit_weights(copy, lambda tensors: tensors.update({name: tensors[name].T}))
+    assert f"{name} is (96, 32) instead of (32, 96)" in refusal(copy)
 
 
-@pytest.mark.parametrize("pickled", [False, True])
-@pytest.mark.parametrize(
-    "dtype", [torch.int8, torch.uint8, torch.int32, torch.bool, torch.float8_e4m3fn, torch.float8_e5m2]
-)
-def test_quantized_tensors(llama_copy, dtype, pickled):
-    def quantize(tensors):
-        tensors["model.layers.2.mlp.up_proj.weight"] = torch.ones(56, 32).to(dtype)
-
-    (pickle_weights if pickled else edit_weights)(llama_copy, quantize)
-    message = refusal(llama_copy)
-    assert "model.layers.2.mlp.up_proj.weight is " in message and "not 16- to 64-bit floating point" in message
-
-
-def test_gpt2_shapes_are_named_as_stored(gpt2_copy):
-    def transpose(tensors):
-        tensors["transformer.h.0.attn.c_attn.weight"] = tensors["transformer.h.0.attn.c_attn.weight"].T
-
-    edit_weights(gpt2_copy, transpose)
-    assert "transformer.h.0.attn.c_attn.weight is (96, 32) instead of (32, 96)" in refusal(gpt2_copy)
-
-
-def test_one_tensor_under_two_names(copy):
-    def double(tensors):
-        name = next(name for name in tensors if name.endswith("0.mlp.down_proj.weight") or name.endswith("c_fc.weight"))
-        tensors[name.split(".", 1)[1]] = tensors[name].clone()
-
-    edit_weights(copy, double)
-    assert "was there already" in refusal(copy)
-
-
-def test_an_untied_model_needs_its_head(llama_copy):
-    edit_config(llama_copy, tie_word_embeddings=False)
-    assert "missing lm_head.weight" in refusal(llama_copy)
-
-
-def test_layers_that_the_configuration_does_not_count(copy):
-    key = "n_layer" if "gpt2" in (copy / "config.json").read_text() else "num_hidden_layers"
-    edit_config(copy, **{key: 2})
-    assert "unexpected" in refusal(copy)
-    edit_config(copy, **{key: 4})
-    assert "missing" in refusal(copy)
-
-
-# What is refused: files
-
-
-def test_missing_folder_and_files(copy, tmp_path):
-    assert "no folder" in refusal(tmp_path / "nowhere", FileNotFoundError)
-    for name in ("config.json", "tokenizer.json", "model.safetensors"):
-        (copy / name).rename(tmp_path / name)
-        message = refusal(copy, FileNotFoundError)
-        assert name in message and str(copy) in message
-        (tmp_path / name).rename(copy / name)
-    load_pretrained(copy)
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"[1, 2]", b"\xff\xfe\x00", b'{"model_type": "llama"'])
-def test_malformed_config(copy, content):
-    (copy / "config.json").write_bytes(content)
-    assert str(copy / "config.json") in refusal(copy)
-
-
-@pytest.mark.parametrize("keep", [0, 4, 8, 100, -1, -1000])
-def test_truncated_weights(copy, keep):
-    path = copy / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:keep])
-    assert f"{path} is truncated or damaged" in refusal(copy)
-
-
-def test_garbage_as_weights(copy):
-    path = copy / "model.safetensors"
-    path.write_bytes(b"\x80\x04\x95" * 1000)  # a pickle's first bytes
-    assert f"{path} is truncated or damaged" in refusal(copy)
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+@pytest.mark.parametrize("content", [None, b"", b"{", b"[1, 2]", b"\xff\xfe\x00", b"\x80\x04\x95" * 1000])
+def test_files_that_are_absent_or_something_else(llama_copy, name, content):
+    (llama_copy / name).unlink()
+    if content is not None:
+        (llama_copy / name).write_bytes(content)
+    assert name in refusal(llama_copy)
 
 
 @pytest.mark.parametrize("single", ["model.safetensors", "pytorch_model.bin"])
-@pytest.mark.parametrize("shard", ["../stolen", "/etc/passwd", "C:stolen", "sub\\x", "sub/x", "..", "x.txt", 3])
-def test_shards_outside_the_folder(llama_copy, tmp_path, single, shard):
+@pytest.mark.parametrize(
+    "shard", ["../stolen", "/etc/passwd", "C:stolen", "sub\\x", "sub/x", "..", "x.txt", 3, "absent"]
+)
+def test_an_index_names_files_beside_it_only(llama_copy, tmp_path, single, shard):
     if isinstance(shard, str) and not shard.endswith(("passwd", "..", "txt")):
         shard += Path(single).suffix
     shutil.copy(llama_copy / "model.safetensors", tmp_path / "stolen.safetensors")
     (llama_copy / "model.safetensors").unlink()
-    index = llama_copy / f"{single}.index.json"
-    index.write_text(json.dumps({"weight_map": {"model.norm.weight": shard}}))
-    message = f"{index} lists {shard!r}, which is not the name of a {Path(single).suffix} file beside it"
-    assert message in refusal(llama_copy)
-
-
-def test_damaged_index(copy):
-    (copy / "model.safetensors").rename(copy / "part.safetensors")
-    index = copy / "model.safetensors.index.json"
-    index.write_text(json.dumps({"weight_map": {"a": "part.safetensors"}}))
-    load_pretrained(copy)
-    index.write_text(json.dumps({"weight_map": {"a": "part.safetensors", "b": "absent.safetensors"}}))
-    assert "absent.safetensors not found" in refusal(copy, FileNotFoundError)
-    index.write_text("{}")
-    assert "has no weight_map" in refusal(copy)
+    (llama_copy / f"{single}.index.json").write_text(json.dumps({"weight_map": {"model.norm.weight": shard}}))
+    assert repr(shard).strip("'") in refusal(llama_copy)
+    (llama_copy / f"{single}.index.json").write_text("{}")
+    assert "weight_map" in refusal(llama_copy)
 
 
 def test_a_model_with_adapters_or_an_untied_head_is_not_written(tiny_llama_folder, tmp_path):
     model = load_model(tiny_llama_folder)
     model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
-    with pytest.raises(ValueError, match="lm_head has a weight of its own"):
+    with pytest.raises(ValueError, match="lm_head"):
         save_pretrained(model, tmp_path / "out")
     model = load_model(tiny_llama_folder)
     model.layers[0].self_attn.q_proj = torch.nn.Sequential(model.layers[0].self_attn.q_proj)

@@ -3,7 +3,7 @@ import torch
 from gpt.gguf import unpair
 from gpt.model import rotary_tables, rotate  # noqa: F401, the tables for test_graders.py
 
-REFERENCE = {"rotate": rotate, "from_interleaved": lambda weight, heads: unpair(lambda: weight, heads)}
+REFERENCE = {"rotate": rotate, "from_interleaved": lambda weight, heads: unpair(weight, heads)}
 
 
 def as_complex(x, cos, sin):
