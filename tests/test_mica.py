@@ -21,25 +21,13 @@ def test_minor_directions_are_the_last_columns_of_the_thin_svd(shape, dtype, tol
     assert torch.linalg.matrix_norm(W.T @ B, 2) > 1e-3  # in the left null space of a tall weight it would be zero
 
 
-# --- MiCA ---
-
-
-@pytest.fixture
-def adapted():
+def test_a_frozen_B_of_minor_directions_is_all_that_the_update_writes_to():
     torch.manual_seed(0)
     model = GPT(TINY)
-    return model, replace_linears(model, MiCALayer, 4, 8, ["q_proj", "v_proj"])
-
-
-def test_only_A_is_a_parameter(adapted):
-    model, names = adapted
+    names = replace_linears(model, MiCALayer, 4, 8, ["q_proj", "v_proj"])
     assert {n for n, p in model.named_parameters() if p.requires_grad} == {f"{name}.A" for name in names}
     assert {n for n, _ in model.named_buffers()} == {f"{name}.B" for name in names}
     assert count_trainable(model)[0] == 4 * 4 * 24  # four layers, rank * in each
-
-
-def test_the_update_writes_only_into_the_minor_subspace(adapted):
-    model, names = adapted
     for layer in find_adapters(model).values():
         layer.A.data.normal_()
         W, delta = (tensor.detach().double().numpy() for tensor in (layer.linear.weight, layer.delta()))
