@@ -32,7 +32,7 @@ from gpt import find_model, load_pretrained, save_pretrained
 from gpt.hub import base_of
 from gpt.tokenizer import copy_tokenizer
 from gpt.weights import FAMILIES, check_finite, checkpoint_name, open_weights
-from lora import LoRALayer, check_method, check_settings, factor_dtype, find_adapters, merge_adapters
+from lora import LoRALayer, check_method, check_settings, factor_dtype, find_adapters, merge_adapters, scale
 from tools.cli import (
     MADE_BY,
     Parser,
@@ -40,6 +40,7 @@ from tools.cli import (
     check_apart,
     one_sentence_errors,
     remove,
+    shipped,
     whole_folder,
     write_json,
     write_text,
@@ -368,11 +369,10 @@ def fit(A, B):
 def main():
     parser = Parser(prog="adapter_io.py", description="Write a model with its adapter merged into the weights.")
     add = parser.add_argument
-    add(
-        "--model", default="data/base", help="a model's folder, *.gguf, package:NAME, or org/name[@revision] on the Hub"
-    )
+    add("--model", default=str(shipped("data/base")), help="a folder, *.gguf, package:NAME, or org/name[@revision]")
     add("--adapter", required=True, default=SUPPRESS, help="folder of a run of train.py, or PEFT's of an adapter")
     add("--out", required=True, default=SUPPRESS, help="folder for the merged model and its tokenizer")
+    add("--strength", type=float, default=1.0, help="how much of what the adapter learned is added, 0 to 1")
     dtypes = ["auto", "float32", "bfloat16", "float16"]
     add("--dtype", default="auto", choices=dtypes, help="of the written weights; auto: the model's own")
     args = parser.parse_args()
@@ -385,14 +385,14 @@ def main():
             model, tokenizer = load_pretrained(source, dtype=None if args.dtype == "auto" else torch.float32)
             load_adapters(model, args.adapter)
             check_base(args.adapter, args.model)
+            scale(model, args.strength)
             if "lm_head" in merge_adapters(model):  # it was perhaps the embedding, which has not changed
                 model.config = replace(model.config, tie_embeddings=False)
             if args.dtype != "auto":
                 model.to(getattr(torch, args.dtype))
             save_pretrained(model, new, tokenizer, source)
             copy_tokenizer(source, new)
-            made_by = {"program": "adapter_io.py", "model": args.model, "adapter": args.adapter, "dtype": args.dtype}
-            write_json(new / MADE_BY, made_by)
+            write_json(new / MADE_BY, {"program": "adapter_io.py"} | vars(args))
         print(f"written to {args.out}: config.json, model.safetensors and the tokenizer's files", file=sys.stderr)
 
 

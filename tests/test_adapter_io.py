@@ -217,13 +217,6 @@ def test_the_files_are_pefts(folder):
     assert {tuple(t.shape) for n, t in factors.items() if "v_proj.lora_A" in n} == {(4, 24)}  # (rank, in)
 
 
-def test_short_targets_only_where_they_mean_the_same_layers(tmp_path):
-    save_adapters(trained_model(targets=["layers.1.self_attn.q_proj"]), tmp_path, base_model="somewhere")
-    settings = json.loads((tmp_path / SETTINGS).read_text())
-    assert settings["target_modules"] == ["model.layers.1.self_attn.q_proj"]  # "q_proj" would mean layer 0's as well
-    assert settings["base_model_name_or_path"] == "somewhere"
-
-
 # --- beside PEFT ------------------------------------------------------------------------------------------------------
 
 FAMILIES = ["gpt2", "llama", "qwen2"]
@@ -670,6 +663,16 @@ def test_the_sum_is_rounded_once(tmp_path, folder_of, bfloat16_folder, command, 
             assert any(
                 ((weights[n] + d).to(dtype) != weights[n].to(dtype) + d.to(dtype)).any() for n, d in deltas.items()
             )
+
+
+def test_half_of_what_was_learned_is_merged(tmp_path, folder_of, command):
+    save_trained(folder_of("llama"), tmp_path / "adapter")
+    command(folder_of("llama"), tmp_path / "adapter", tmp_path / "merged", "--strength", 0.5)
+    model, merged = load_model(folder_of("llama")), dict(load_model(tmp_path / "merged").named_parameters())
+    load_adapters(model, tmp_path / "adapter")
+    for name, layer in find_adapters(model).items():
+        W = layer.linear.weight
+        torch.testing.assert_close(merged[f"{name}.weight"] - W, 0.5 * layer.delta(), atol=1e-6, rtol=1e-4)
 
 
 def test_auto_rounds_once_too(tmp_path, bfloat16_folder, command):

@@ -22,14 +22,7 @@ SHORT.maxlevel, SHORT.maxstring, SHORT.maxother = 4, 80, 80
 WRONG = (
     LookupError, TypeError, AttributeError, ArithmeticError, AssertionError, RecursionError, EOFError, struct.error, re.error,
 )  # fmt: skip
-NAMES = {
-    int: "a whole number",
-    float: "a number",
-    str: "a text",
-    bool: "true or false",
-    list: "a list",
-    dict: "an object",
-}
+NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", list: "a list", dict: "an object"}  # fmt: skip
 
 
 def printable(text, limit=math.inf):
@@ -84,13 +77,8 @@ def fit(value, kind, name):
         return float(value)
     if kind is int and type(value) is int and abs(value) >= 2**63:  # no size, count or index of anything
         raise ValueError(f'"{name}" is {shown(value)}, which is too large')
-    if (
-        kind in (typing.Any, object)
-        or type(value) is kind
-        and kind is not float
-        or kind is type(None)
-        and value is None
-    ):
+    whole = type(value) is kind and kind is not float  # the very type: True is no int
+    if whole or kind in (typing.Any, object) or (kind is type(None) and value is None):
         return value
     wanted = f"one of {', '.join(map(str, inner))}" if outer is typing.Literal else NAMES.get(outer or kind, "null")
     raise ValueError(f'"{name}" must be {wanted}, not {shown(value)}')
