@@ -27,6 +27,7 @@ OLD_SUBJECTS_PER_KIND = 300  # the first half is *asked* about in pretraining, t
 OLD_SUBJECTS_REPORTED = 120  # of the never-asked ones: data/old is about these
 TEXTS_PER_SUBJECT = 4  # each tells all six facts, in four different wordings: this and the epochs set the difficulty
 FEW_SUBJECTS, FEW_TEXTS = 8, 8  # the same of data/few, 144 facts: so few that a real model reads them in minutes
+PRACTICE_SUBJECTS = 2  # of a kind: other ones, of whom data/few/practice.txt also has questions with answers
 
 
 @dataclass(frozen=True)
@@ -156,17 +157,43 @@ def world(seed, subjects_per_kind=SUBJECTS_PER_KIND, texts_per_subject=TEXTS_PER
     there are. The same arguments give the same world.
     """
     rng = random.Random(f"new world {seed}")
-    subjects, unbound, corpus = [], [], []
+    subjects, unbound = [], []
     for kind in kinds:
         names = rng.sample(old_and_other_names(kind)[1], 2 * subjects_per_kind)
         subjects += make_subjects(kind, names[:subjects_per_kind], rng)
         unbound += names[subjects_per_kind:]
+    corpus = tellings(subjects, texts_per_subject, rng)
+    rng.shuffle(corpus)
+    return {"corpus": corpus, **ask(subjects, rng, unbound_names=unbound, only_told=True)}
+
+
+def tellings(subjects, texts_per_subject, rng):
+    """So many texts on each subject, which share no wording of a fact."""
+    corpus = []
     for subject in subjects:
         attributes = KINDS[subject.kind].attributes
         chosen = {name: rng.sample(attribute.statements, texts_per_subject) for name, attribute in attributes.items()}
         corpus += [tell(subject, {name: chosen[name][i] for name in chosen}, rng) for i in range(texts_per_subject)]
-    rng.shuffle(corpus)
-    return {"corpus": corpus, **ask(subjects, rng, unbound_names=unbound, only_told=True)}
+    return corpus
+
+
+def practice(new, subjects_per_kind=PRACTICE_SUBJECTS, texts_per_subject=FEW_TEXTS):
+    """Texts on subjects that the world `new` does not have, and the questions on them with their answers.
+
+    Read beside a corpus they show how facts of texts are asked for, without telling any of those that are asked.
+    """
+    rng, subjects = random.Random("practice"), []
+    taken = {item["subject"] for name in ("questions", "unbound") for item in new[name]}
+    for kind in KINDS:
+        names = [name for name in old_and_other_names(kind)[1] if name not in taken]
+        subjects += make_subjects(kind, rng.sample(names, subjects_per_kind), rng)
+    texts = tellings(subjects, texts_per_subject, rng)
+    for subject in subjects:
+        for words in (lambda attribute: question_wording(attribute, rng), lambda attribute: attribute.reworded):
+            asked = [(fill(words(KINDS[subject.kind].attributes[name]), subject.full), subject.facts[name]) for name in subject.facts]
+            texts.append("\n".join(f"Question: {question}\nAnswer: {answer}" for question, answer in asked))
+    rng.shuffle(texts)
+    return texts
 
 
 def old_subjects():
@@ -274,7 +301,8 @@ def main():
             print(show(args.show, args.seed))
             return
         write_world(world(args.seed, args.subjects, args.texts), args.out / "new")
-        write_world(world(args.seed, FEW_SUBJECTS, FEW_TEXTS), args.out / "few")
+        few = world(args.seed, FEW_SUBJECTS, FEW_TEXTS)
+        write_world(few | {"practice": practice(few)}, args.out / "few")
         write_world(old_world(), args.out / "old")
 
 

@@ -15,9 +15,11 @@ from corpus import pack
 from data import make_data
 from data.make_data import (
     FEW_SUBJECTS,
+    FEW_TEXTS,
     KINDS,
     OLD_SUBJECTS_PER_KIND,
     OPENERS,
+    SHIPPED_SEED,
     TEXTS_PER_SUBJECT,
     Subject,
     capitalise,
@@ -26,6 +28,7 @@ from data.make_data import (
     old_subjects,
     old_text,
     old_world,
+    practice,
     show,
     world,
 )
@@ -260,7 +263,7 @@ def test_the_command_writes_the_shipped_files_byte_for_byte(made_again, name):
     shipped = {path.name: path.read_bytes() for path in (DATA / name).iterdir()}
     assert {path.name: path.read_bytes() for path in (made_again / name).iterdir()} == shipped
     world_files = {"corpus.txt", *(f"{part}.jsonl" for part in SETS)}
-    assert set(shipped) == {"new": world_files, "few": world_files,
+    assert set(shipped) == {"new": world_files, "few": world_files | {"practice.txt"},
                             "old": {"text.txt", "never_asked.jsonl", "asked.jsonl", "reworded.jsonl", "cloze.jsonl"},
                             }[name]  # fmt: skip
 
@@ -274,6 +277,14 @@ def test_how_often_a_choice_is_told_says_nothing(subjects):
         counts = [text.count(choice) for choice in item["choices"]]
         hits.append((counts[item["answer"]] == max(counts)) / counts.count(max(counts)))
     assert sum(hits) / len(hits) < 0.3
+
+
+def test_practice_tells_of_nobody_who_is_asked_about():
+    few = world(SHIPPED_SEED, FEW_SUBJECTS, FEW_TEXTS)
+    text = "\n".join(practice(few))
+    names = {item["subject"] for part in ("questions", "unbound") for item in few[part]}
+    assert len(names) == 48 and not any(name in text for name in names)
+    assert text.count("\nAnswer: ") == 2 * 36  # of six subjects, in two wordings
 
 
 def test_the_files_read_back_as_the_world_they_were_written_from(made_again):
