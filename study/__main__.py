@@ -11,18 +11,17 @@
 The same command goes on where it was stopped. README.md here says what was compared and what it says.
 """
 
-import os
 import sys
 from pathlib import Path
 
 from gpt import find_model, load_pretrained
-from study.figures import draw_all, save_figure
 from study.real import REAL
 from study.report import answers, fill_in, report
 from study.runs import run_missing
 from study.tables import Results, look, primary_line
 from study.toy import EXTENDED_DESIGN, FULL, LONG_QV, QUICK
-from tools.cli import Parser, atomic, check_writable, one_sentence_errors, pick_device
+from tools.cli import Parser, atomic, check_writable, one_sentence_errors, pick_device, usable_cores
+from tools.report import drawing
 
 HERE = Path("study")  # from the repository's root, where the program is started
 
@@ -36,10 +35,13 @@ def write_all(results, base, readme):
     for path, text in texts.items():
         with atomic(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
-    pictures = {results.folder / f"{name}.png": figure for name, figure in draw_all(results, base).items()}
-    for path, figure in pictures.items():
-        save_figure(figure, path)
-    print("\n".join([primary_line(results), *map(str, [*texts, *pictures])]))
+    print("\n".join([primary_line(results), *map(str, texts)]))
+    with drawing("what is missing of the pictures"):
+        from study.figures import draw_all, save_figure  # here, since a broken matplotlibrc may stop the import
+
+        for name, figure in draw_all(results, base).items():
+            save_figure(figure, results.folder / f"{name}.png")
+            print(results.folder / f"{name}.png")
 
 
 def main():
@@ -64,7 +66,7 @@ def main():
         "--results",
         help="folder of the records; None: study/results, study/results/real, study/results/qv or out/quick",
     )
-    add("--workers", type=int, default=os.cpu_count(), help="runs side by side, each with one thread")
+    add("--workers", type=int, default=usable_cores(), help="runs side by side, each with one thread")
     add(
         "--scheduler",
         help="address of a Dask scheduler whose workers do the runs, such as tcp://host:8786; None: this machine",

@@ -2,15 +2,12 @@
 
 import math
 
-import matplotlib
 import torch
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
 
 from study.design import NEW, RETENTION, Arm, curve_rates
 from study.tables import COSTS, PLAIN, scale_of, with_unit
 from tools.cli import atomic
+from tools.drawing import plt
 from tools.report import mean_and_error
 from train import METHODS, Method
 

@@ -6,6 +6,7 @@ trained one also "trained", "all" (parameters), "lr", "history" and "seconds". `
 
 import math
 import sys
+from contextlib import contextmanager
 from dataclasses import asdict
 
 import torch
@@ -77,21 +78,31 @@ def results_table(untouched, runs, primary, notes=(), with_seconds=True):
     return "\n".join([*aligned(rows), f"+- one standard error over {unit}", *notes])
 
 
+@contextmanager
+def drawing(name):
+    """What goes wrong while a picture is drawn is a line on stderr: a picture never fails a command."""
+    try:
+        yield
+    except Exception as error:
+        print(printable(f"note: {name} is not drawn ({type(error).__name__}: {error})", 400), file=sys.stderr)
+
+
 def draw_comparison(untouched, runs, colors, panels, path):
     """A figure of accuracies: a panel for each of `panels` (title -> question set), a bar a method, the untouched dashed.
 
-    The first panel's set is also drawn over epochs where every run measured it while training. colors: {method: color}.
+    The first panel's set is also drawn over epochs where every run measured it while training, and against the second's
+    where every run was measured at several strengths. colors: {method: color}.
     """
-    import matplotlib
+    from tools.drawing import plt
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    primary = next(iter(panels.values()))
-    curves = all(any(primary in epoch for epoch in records[0]["history"]) for records in runs.values())
-    width = len(panels) + curves
+    primary, *others = panels.values()
+    records = [record for some in runs.values() for record in some]
+    curves = all(any(primary in epoch for epoch in some[0]["history"]) for some in runs.values())
+    trade = bool(others) and all("strengths" in record for record in records)
+    width = len(panels) + curves + trade
     figure, axes = plt.subplots(1, width, figsize=(4.2 * width, 3.6), squeeze=False, sharey=True)
-    for ax, (title, name) in zip(axes[0], panels.items()):
+    axes = list(axes[0])
+    for ax, (title, name) in zip(axes, panels.items()):
         for x, (method, records) in enumerate(runs.items()):
             mean, error = over_seeds(records, name, "acc")
             ax.bar(x, 100 * mean, yerr=100 * error, capsize=4, width=0.6, color=colors[method])
@@ -99,8 +110,10 @@ def draw_comparison(untouched, runs, colors, panels, path):
         if len("".join(runs)) > 24:  # side by side the names would overlap
             ax.tick_params(axis="x", rotation=40)
             plt.setp(ax.get_xticklabels(), ha="right", rotation_mode="anchor")
+    if trade:
+        draw_strengths(axes.pop(), untouched, runs, colors, primary, others[0])
     if curves:
-        ax = axes[0][-1]
+        ax = axes[-1]
         for method, records in runs.items():
             measured = [[epoch for epoch in record["history"] if primary in epoch] for record in records]
             means = [mean_and_error([epoch[primary] for epoch in same])[0] for same in zip(*measured)]
@@ -109,15 +122,34 @@ def draw_comparison(untouched, runs, colors, panels, path):
         ax.set(xlabel="epoch", title=f"while training\n({primary})")
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.legend(frameon=False, fontsize=8)
-    for ax, name in zip(axes[0], [*panels.values(), primary]):
+    for ax, name in zip(axes, [*panels.values(), primary]):
         level = 100 * untouched["summary"][name]["acc"]
         ax.axhline(level, color="black", linestyle="--", linewidth=1)
         ax.annotate(" untouched", (1, level), xycoords=("axes fraction", "data"), va="center", fontsize=8)
-    axes[0][0].set(ylim=(0, 105), ylabel="accuracy, %")
+    axes[0].set(ylim=(0, 105), ylabel="accuracy, %")
     figure.tight_layout()
     with atomic(path) as temporary:
         figure.savefig(temporary, dpi=150, format="png")
     plt.close(figure)
+
+
+def draw_strengths(ax, untouched, runs, colors, learned, kept):
+    """Accuracy on `learned` against that on `kept`: a line a method, from the untouched model through its strengths."""
+
+    def accuracies(summaries):
+        return [100 * mean_and_error([summary[name]["acc"] for summary in summaries])[0] for name in (kept, learned)]
+
+    for method, records in runs.items():
+        measured = [{0.0: untouched["summary"], 1.0: record["summary"]} for record in records]
+        for some, record in zip(measured, records):
+            some |= {float(strength): summary for strength, summary in record["strengths"].items()}
+        points = [accuracies([some[strength] for some in measured]) for strength in sorted(measured[0])]
+        ax.plot(*zip(*points), "o-", color=colors[method], label=method)
+    start = accuracies([untouched["summary"]])
+    ax.plot(*start, "k*", markersize=11, zorder=3)
+    ax.annotate("untouched", start, (6, -10), textcoords="offset points", fontsize=8)
+    ax.set(xlabel=f"{kept}, %", title=f"through the strengths\n({learned})")
+    ax.legend(frameon=False, fontsize=8)
 
 
 def examples_text(questions, answers):
@@ -173,7 +205,8 @@ def write_report(out, untouched, runs, panels, colors, examples, notes):
         lasting = {m: [{k: v for k, v in run.items() if k != "seconds"} for run in some] for m, some in runs.items()}
         write_json(out / "results.json", {"untouched": untouched["summary"], "runs": lasting})
         write_json(out / "seconds.json", {method: [run["seconds"] for run in some] for method, some in runs.items()})
-        draw_comparison(untouched, runs, colors, panels, out / "comparison.png")
     finally:  # where they cannot be written they are at least seen
         print(results_table(untouched, runs, primary, notes) + (f"\n\n{examples}" if examples else ""), flush=True)
-    print(f"written to {out}: table.txt, comparison.png, results.json, and a folder for each method", file=sys.stderr)
+    print(f"written to {out}: table.txt, results.json, a folder for each method; drawing comparison.png", file=sys.stderr)
+    with drawing(out / "comparison.png"):
+        draw_comparison(untouched, runs, colors, panels, out / "comparison.png")

@@ -22,6 +22,7 @@ from tools.cli import (
     explain,
     one_sentence_errors,
     progress,
+    usable_cores,
     whole_folder,
     write_json,
     write_text,
@@ -364,3 +365,14 @@ def test_progress_is_a_line_now_and_then_where_there_is_no_terminal(monkeypatch,
     assert captured.out == "" and captured.err.splitlines() == [
         "steps: 2/5, 6 s, loss 2", "steps: 4/5, 12 s, loss 2", "steps: 5/5, 15 s, loss 2",
     ]  # fmt: skip
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes cannot be bound to cores here")
+def test_cores_are_those_that_may_be_used():
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(before)})
+        assert usable_cores() == 1
+    finally:
+        os.sched_setaffinity(0, before)
+    assert usable_cores() == len(before)

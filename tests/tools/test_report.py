@@ -1,10 +1,15 @@
 """tools/report.py: means and their errors, the table, the picture and the examples."""
 
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from questions import Question
+from tools import report
 from tools.report import aligned, examples_text, mean_and_error, plus_minus
 
 
@@ -30,3 +35,77 @@ def test_examples_say_what_is_right():
     text = examples_text([question], {"untouched": ["me"], "mica": ["you"]})
     assert text.splitlines() == ["Who? (you)", "  untouched  me", "  mica       you  <- right"]
     assert examples_text([], {"untouched": []}) == ""
+
+
+# --- the picture -------------------------------------------------------------------------------------------------------
+
+PANELS = {"new knowledge": "new", "retention": "old"}
+
+
+def summary(new, old):
+    zeros = dict.fromkeys(["acc_se", "acc_norm", "acc_norm_se", "exact", "exact_se", "logprob", "logprob_se"], 0.0)
+    return {"new": {"acc": new} | zeros, "old": {"acc": old} | zeros, "perplexity": {}}
+
+
+def record(new, old, **more):
+    return {"summary": summary(new, old), "history": [{"epoch": 1}], "trained": 1, "all": 2, "lr": 1.0, "seconds": 1.0} | more
+
+
+def axes_of(runs, tmp_path, monkeypatch):
+    """The panels that are drawn of runs, once the picture is written."""
+    from tools.drawing import plt
+
+    monkeypatch.setattr(plt, "close", lambda figure: None)
+    colors = dict.fromkeys(runs, "blue")
+    report.draw_comparison({"summary": summary(0.25, 0.75)}, runs, colors, PANELS, tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+    axes = plt.gcf().axes
+    monkeypatch.undo()
+    plt.close("all")
+    return axes
+
+
+def test_what_is_learned_is_drawn_against_what_is_kept_through_the_strengths(tmp_path, monkeypatch):
+    half = [{"0.5": summary(0.5, 0.75)}, {"0.5": summary(0.75, 0.5)}]
+    runs = {"mica": [record(1.0, 0.5, strengths=half[0]), record(0.5, 0.25, strengths=half[1])]}
+    runs["full"] = [record(1.0, 0.0, strengths={"0.5": summary(0.25, 0.5), "2": summary(0.0, 0.0)})] * 2
+    *panels, ax = axes_of(runs, tmp_path, monkeypatch)
+    mica, full, untouched = ax.get_lines()
+    assert len(panels) == 2 and (mica.get_label(), full.get_label()) == ("mica", "full")
+    assert mica.get_xydata().tolist() == [[75, 25], [62.5, 62.5], [37.5, 75]]  # (kept, learned), means over the seeds
+    assert full.get_xydata().tolist() == [[75, 25], [50, 25], [0, 100], [0, 0]]
+    assert untouched.get_xydata().tolist() == [[75, 25]] and ax.get_ylim() == (0, 105)
+    measured = [{"epoch": 1, "new": 0.5}]
+    assert len(axes_of({"mica": [runs["mica"][0] | {"history": measured}]}, tmp_path, monkeypatch)) == 4
+
+
+def test_without_strengths_of_every_run_there_is_no_such_panel(tmp_path, monkeypatch):
+    runs = {"mica": [record(1.0, 0.5, strengths={"0.5": summary(0.5, 0.75)})], "lora": [record(1.0, 0.5)]}
+    assert len(axes_of(runs, tmp_path, monkeypatch)) == 2
+
+
+@pytest.mark.parametrize("settings, drawn", [(b"text.usetex: True\nbackend: TkAgg\n", True), (b"\xff\xfe", False)])
+def test_the_picture_fails_no_run_whatever_matplotlibs_settings_are(tmp_path, settings, drawn):
+    (tmp_path / "matplotlibrc").write_bytes(settings)
+    code = (
+        "from test_report import *; one = {'mica': [record(1.0, 0.5)]}; "
+        "report.write_report(Path('out'), {'summary': summary(0.25, 0.75)}, one, PANELS, {'mica': 'blue'}, '', ())"
+    )
+    path = os.pathsep.join(map(str, (Path(__file__).parent, Path(report.__file__).parents[1])))
+    env = os.environ | {"PYTHONPATH": path, "MPLBACKEND": "Qt4Agg"}  # a backend that matplotlib no longer knows
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=env)
+    assert done.returncode == 0 and "new, %" in done.stdout and "Traceback" not in done.stderr
+    assert (tmp_path / "out" / "table.txt").exists()
+    assert (tmp_path / "out" / "comparison.png").exists() == drawn != ("is not drawn" in done.stderr)
+
+
+def test_an_error_in_drawing_is_one_line_after_the_table(tmp_path, monkeypatch, capsys):
+    def draw(*_):
+        assert "new, %" in capsys.readouterr().out  # seen and written before
+        assert (tmp_path / "results.json").exists()
+        raise RuntimeError("latex could not\nbe found")
+
+    monkeypatch.setattr(report, "draw_comparison", draw)
+    report.write_report(tmp_path, {"summary": summary(0.25, 0.75)}, {"mica": [record(1.0, 0.5)]}, PANELS, {}, "", ())
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said == f"note: {tmp_path / 'comparison.png'} is not drawn (RuntimeError: latex could not be found)"
