@@ -8,7 +8,8 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cache
 
 import pytest
 import torch
@@ -17,13 +18,14 @@ from test_lora import trained_by
 import eval_qa
 import train
 from adapter_io import save_trained
+from corpus import perplexity
 from gpt import load_pretrained
 from lora import LoRALayer, find_adapters
-from questions import read_questions
-from tools.cli import printable
+from questions import Question, read_questions
+from tools.cli import printable, write_json
 from tools.reading import read_named
 from tools.report import REPORT_FILES, mean_and_error
-from train import METHODS, Settings, Task, adapt, copy_for, learning_rate, next_token_loss, prepare
+from train import METHODS, Settings, Task, adapt, at_strength, learning_rate, next_token_loss, prepare
 
 FACTS = {"Mo": "red", "Ann": "blue", "Bo": "green", "Cy": "grey", "Di": "pink", "Ed": "white"}
 SHORT = Settings(rank=2, epochs=4, batch_size=2, seq_len=24)
@@ -51,11 +53,6 @@ def world(tmp_path_factory):
     return folder
 
 
-def task_of(world):
-    questions = {"tiny/new": read_questions(world / "new.jsonl")}
-    return Task(corpus(), questions, {"tiny/corpus": corpus()})
-
-
 def arguments(model_folder, world, **changes):
     """A command line, as short to run as possible. Keywords replace its options."""
     options = {"model": model_folder, "corpus": world / "corpus.txt", "qa": world / "new.jsonl",
@@ -77,71 +74,87 @@ def lines_of(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def results_of(out):
+    return json.loads((out / "results.json").read_text())
+
+
 # --- the training loop ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_adapt_lowers_the_loss_and_teaches_the_corpus(tiny_folder, method):
-    model, tokenizer = load_pretrained(tiny_folder)
-    before = eval_qa.perplexity(model, tokenizer, corpus())
-    settings = Settings(rank=4, epochs=8, batch_size=2, seq_len=24)
-    history = adapt(model, tokenizer, corpus(), method, settings, lr=1e-2, seed=1)
+@dataclass
+class Taught:
+    base: torch.nn.Module
+    before: dict  # the base's state_dict before it was copied and the copy taught
+    model: torch.nn.Module
+    tokenizer: object
+    record: dict
+    orders: list  # the documents of each epoch
+
+
+@pytest.fixture(scope="module")
+def taught(folder_of, world):
+    """A function: what train.run makes of a kind of model with a method. Each is trained once; not to be changed."""
+    task = Task(corpus(), {"tiny/new": read_questions(world / "new.jsonl")}, {"tiny/corpus": corpus()})
+    settings, pack = Settings(rank=4, epochs=8, batch_size=2, seq_len=24), train.pack
+
+    @cache
+    def teach(kind, method):
+        base, tokenizer = load_pretrained(folder_of(kind))
+        before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
+        orders = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(train, "pack", lambda documents, *rest: orders.append([*documents]) or pack(documents, *rest))
+            model, _, record = train.run(base, tokenizer, task, method, settings, 1e-2, seed=1)
+        return Taught(base, before, model, tokenizer, record, orders)
+
+    return teach
+
+
+@pytest.mark.parametrize("kind, method", [("llama", method) for method in METHODS] + [("gpt2", m) for m in train.ALL])
+def test_a_run_teaches_the_corpus_and_leaves_the_base_bit_for_bit_as_it_was(taught, kind, method):
+    run = taught(kind, method)
+    history, base, model = run.record["history"], run.base, run.model
     assert [entry["epoch"] for entry in history] == [1, 2, 3, 4, 5, 6, 7, 8]
     assert history[-1]["loss"] < history[0]["loss"] - 0.1
-    assert eval_qa.perplexity(model, tokenizer, corpus()) < 0.9 * before
+    learned = run.record["summary"]["perplexity"]["tiny/corpus"]
+    assert learned == perplexity(model, run.tokenizer, corpus()) < 0.9 * perplexity(base, run.tokenizer, corpus())
     assert not model.training
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_a_run_leaves_the_base_bit_for_bit_as_it_was(tiny_folder, world, method):
-    base, tokenizer = load_pretrained(tiny_folder)
-    before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
-    *_, record = train.run(base, tokenizer, task_of(world), method, SHORT, 1e-2, 0, 0)
-    assert record["history"][-1]["loss"] < record["history"][0]["loss"]  # something was trained
-    assert base.state_dict().keys() == before.keys() and not find_adapters(base)
+    assert base.state_dict().keys() == run.before.keys() and not find_adapters(base)
     for name, tensor in base.state_dict().items():
-        assert torch.equal(tensor, before[name]), name
-
-
-def test_adapters_share_the_weights_of_the_base_and_full_fine_tuning_copies_them(tiny_folder):
-    base, _ = load_pretrained(tiny_folder)
-    shared = {p.data_ptr() for p in base.parameters()}
-    for method in METHODS:
-        copied = {p.data_ptr() for p in copy_for(base, method).parameters()}
-        assert copied == shared if METHODS[method].layer else not copied & shared
+        assert torch.equal(tensor, run.before[name]), name
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_only_what_the_method_names_is_trained(tiny_llama_folder, method):
-    model, _ = load_pretrained(tiny_llama_folder)
-    prepare(model, METHODS[method].layer, SHORT)
+def test_only_what_the_method_names_is_trained_and_only_full_fine_tuning_copies_the_weights(taught, method):
+    base, model = taught("llama", method).base, taught("llama", method).model
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    shared, own = ({p.data_ptr() for p in some.parameters()} for some in (base, model))
     if METHODS[method].layer is None:
         assert trained == {name for name, _ in model.named_parameters()}
+        assert not shared & own
     else:
         adapters = find_adapters(model)
         factors = trained_by(METHODS[method].layer)
         assert trained == {f"{name}.{factor}" for name in adapters for factor in factors}
         assert len(adapters) == 3 * 7  # all linears of the three blocks, not lm_head
+        assert shared < own
 
 
-def test_every_method_sees_the_same_data_in_the_same_order(tiny_llama_folder, monkeypatch):
-    seen, orders, pack = {}, [], train.pack
+def test_every_method_sees_the_same_data_in_the_same_order(taught):
+    first = taught("llama", "mica").orders
+    assert all(taught("llama", method).orders == first for method in METHODS)
+    assert len(first) == 8 and first[0] != first[1]  # another order in every epoch
 
-    def spy(documents, *rest):
-        orders.append(list(documents))
-        return pack(documents, *rest)
 
-    monkeypatch.setattr(train, "pack", spy)
-    for method in METHODS:
+def test_the_seed_decides_the_result_and_the_order(tiny_llama_folder, monkeypatch):
+    given, orders, histories, pack = corpus(), [], [], train.pack
+    monkeypatch.setattr(train, "pack", lambda some, *rest: orders.append([*some]) or pack(some, *rest))
+    for seed in (0, 0, 1):
         model, tokenizer = load_pretrained(tiny_llama_folder)
-        adapt(model, tokenizer, corpus(), method, SHORT, seed=3)
-        seen[method], orders[:] = list(orders), []
-    first = seen.pop(next(iter(METHODS)))
-    assert all(order == first for order in seen.values())
-    assert len(first) == 4 and first[0] != first[1]  # another order in every epoch
-    adapt(load_pretrained(tiny_llama_folder)[0], tokenizer, corpus(), "lora", SHORT, seed=4)
-    assert orders != first  # and with another seed
+        histories.append(adapt(model, tokenizer, given, "lora", SHORT, seed=seed))
+    assert histories[0] == histories[1] != histories[2]
+    assert orders[:4] == orders[4:8] != orders[8:]
+    assert given == corpus()  # the caller's stay as they are
 
 
 def test_documents_begin_as_the_models_texts_do(tiny_llama_folder, monkeypatch):
@@ -151,28 +164,6 @@ def test_documents_begin_as_the_models_texts_do(tiny_llama_folder, monkeypatch):
     tokenizer.bos_id = 7
     adapt(model, tokenizer, corpus(), "lora", SHORT)
     assert set(seen) == {(tokenizer.eot_id, SHORT.seq_len, 7)}
-
-
-def test_the_callers_documents_keep_their_order(tiny_llama_folder):
-    model, tokenizer = load_pretrained(tiny_llama_folder)
-    documents = corpus()
-    adapt(model, tokenizer, documents, "lora", SHORT)
-    assert documents == corpus()
-
-
-def test_the_seed_decides_the_result(tiny_llama_folder):
-    losses = []
-    for seed in (0, 0, 1):
-        model, tokenizer = load_pretrained(tiny_llama_folder)
-        losses.append(adapt(model, tokenizer, corpus(), "lora", SHORT, seed=seed))
-    assert losses[0] == losses[1] != losses[2]
-
-
-def test_each_epoch_is_reported_and_what_the_caller_returns_joins_it(tiny_llama_folder):
-    model, tokenizer = load_pretrained(tiny_llama_folder)
-    twice = lambda epoch: {"twice": 2 * epoch} if epoch > 2 else None  # noqa: E731
-    history = adapt(model, tokenizer, corpus(), "mica", SHORT, on_epoch=twice)
-    assert [entry.get("twice") for entry in history] == [None, None, 6, 8]
 
 
 @pytest.mark.parametrize("steps, warmup", [(100, 0.1), (40, 0.5), (7, 0.0), (3, 0.1)])
@@ -185,23 +176,32 @@ def test_the_learning_rate_rises_to_its_peak_and_falls_to_almost_nothing(steps, 
     assert learning_rate(steps, steps, 2.0, warmup) == pytest.approx(0)
 
 
-def test_the_optimizer_is_given_that_learning_rate(tiny_llama_folder, monkeypatch):
-    used = []
+def test_the_optimizer_is_given_that_learning_rate_and_each_step_and_epoch_is_told(tiny_llama_folder, monkeypatch):
+    rates, told = [], []
 
     class Spy(torch.optim.AdamW):
         def step(self):
-            used.append(self.param_groups[0]["lr"])
+            rates.append(self.param_groups[0]["lr"])
             assert self.param_groups[0]["weight_decay"] == 0
+            norms = [p.grad.norm() for p in self.param_groups[0]["params"]]
+            assert torch.stack(norms).norm() <= 1.001 * SHORT.clip
             return super().step()
 
     monkeypatch.setattr(torch.optim, "AdamW", Spy)
     model, tokenizer = load_pretrained(tiny_llama_folder)
-    adapt(model, tokenizer, corpus(), "lora", SHORT, lr=0.5)
-    assert used == [learning_rate(step, len(used), 0.5, SHORT.warmup) for step in range(len(used))]
-    assert len(used) % SHORT.epochs == 0 and len(used) > 10
+    twice = lambda epoch: {"twice": 2 * epoch} if epoch > 2 else None  # noqa: E731
+    history = adapt(model, tokenizer, corpus(), "lora", SHORT, 0.5, 0, twice, lambda *step: told.append(step))
+    n = len(rates)
+    assert rates == [learning_rate(step, n, 0.5, SHORT.warmup) for step in range(n)]
+    assert n % SHORT.epochs == 0 and n > 10
+    assert [entry.get("twice") for entry in history] == [None, None, 6, 8]
+    steps, losses, norms = zip(*told)
+    assert steps == (*range(1, n + 1),) and max(norms) > SHORT.clip  # before clipping
+    per_epoch = torch.tensor(losses).view(SHORT.epochs, -1).mean(dim=1).tolist()
+    assert per_epoch == pytest.approx([entry["loss"] for entry in history])
 
 
-def gradients_of_first_step(folder, monkeypatch, method="lora", **changes):
+def gradients_of_first_step(folder, monkeypatch, method, dropout, **changes):
     """What the optimizer is given in a first step, of windows that do not predict equally many tokens, and the loss."""
     seen, pack = [], train.pack
 
@@ -215,33 +215,32 @@ def gradients_of_first_step(folder, monkeypatch, method="lora", **changes):
             seen.append([p.grad.clone() for group in self.param_groups for p in group["params"]])
             return super().step()
 
-    monkeypatch.setattr(torch.optim, "AdamW", Spy)
-    monkeypatch.setattr(train, "pack", uneven)
     model, tokenizer = load_pretrained(folder)
-    settings = replace(SHORT, epochs=1, batch_size=5, clip=1e9, **changes)
-    history = adapt(model, tokenizer, corpus()[:4], method, settings, seed=1)
+    settings = replace(SHORT, epochs=1, batch_size=5, clip=1e9, dropout=dropout, **changes)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim, "AdamW", Spy)
+        patch.setattr(train, "pack", uneven)
+        history = adapt(model, tokenizer, corpus()[:4], method, settings, seed=1)
     assert not model.training and not any(p.grad is not None for p in model.parameters())
     return seen[0], history[0]["loss"]
 
 
+SAVING = {  # what saves memory, by the dropout it is compared under
+    0.0: [{"accumulate": 2}, {"accumulate": 100}, {"checkpointing": True}, {"accumulate": 3, "checkpointing": True}],
+    0.3: [{"checkpointing": True}],  # not parts: windows computed together share their random numbers
+}
+
+
 @pytest.mark.parametrize("method", ["lora", "full"])
-@pytest.mark.parametrize(
-    "change, dropout",
-    [
-        ({"accumulate": 2}, 0.0),  # not with dropout: windows computed together share their random numbers
-        ({"accumulate": 100}, 0.0),
-        ({"checkpointing": True}, 0.0),
-        ({"checkpointing": True}, 0.3),
-        ({"accumulate": 3, "checkpointing": True}, 0.0),
-    ],
-)
-def test_what_saves_memory_changes_no_gradient(tiny_folder, monkeypatch, method, change, dropout):
-    plain, loss = gradients_of_first_step(tiny_folder, monkeypatch, method, dropout=dropout)
-    saving, same = gradients_of_first_step(tiny_folder, monkeypatch, method, dropout=dropout, **change)
-    assert same == pytest.approx(loss, rel=1e-6)
+@pytest.mark.parametrize("dropout", SAVING)
+def test_what_saves_memory_changes_no_gradient(tiny_folder, monkeypatch, method, dropout):
+    plain, loss = gradients_of_first_step(tiny_folder, monkeypatch, method, dropout)
     assert any(gradient.abs().max() > 1e-3 for gradient in plain)
-    for one, other in zip(saving, plain, strict=True):
-        assert (one - other).norm() <= 1e-5 * max(other.norm(), 1e-3)
+    for change in SAVING[dropout]:
+        saving, same = gradients_of_first_step(tiny_folder, monkeypatch, method, dropout, **change)
+        assert same == pytest.approx(loss, rel=1e-6), change
+        for one, other in zip(saving, plain, strict=True):
+            assert (one - other).norm() <= 1e-5 * max(other.norm(), 1e-3), change
 
 
 def test_checkpointing_computes_each_block_twice_and_only_while_training(tiny_llama_folder):
@@ -259,12 +258,6 @@ def test_checkpointing_computes_each_block_twice_and_only_while_training(tiny_ll
         assert len(calls) == expected
 
 
-def test_full_fine_tuning_of_16_bit_weights_is_refused(tiny_llama_folder):
-    model, tokenizer = load_pretrained(tiny_llama_folder, dtype=torch.bfloat16)
-    with pytest.raises(ValueError, match="full fine-tuning needs --dtype float32"):
-        adapt(model, tokenizer, corpus(), "full", SHORT)
-
-
 def test_adapters_train_in_float32_on_16_bit_weights(tiny_folder):
     model, tokenizer = load_pretrained(tiny_folder, dtype=torch.bfloat16)
     history = adapt(model, tokenizer, corpus(), "mica", Settings(rank=4, epochs=6, batch_size=2, seq_len=24))
@@ -278,13 +271,64 @@ def test_a_loss_that_is_not_a_number_is_said(tiny_llama_folder, capsys):
     torch.nn.init.constant_(model.norm.weight, 1e38)
     history = adapt(model, tokenizer, corpus(), "mica", SHORT)
     assert not math.isfinite(history[-1]["loss"])
-    assert "use a smaller --lr" in capsys.readouterr().err
+    assert "--lr" in capsys.readouterr().err
+
+
+def test_the_loss_is_on_screen(tiny_llama_folder, capsys, monkeypatch):
+    moments = iter(range(0, 10**6, 10))
+    monkeypatch.setattr("tools.cli.time.monotonic", lambda: next(moments))  # ten seconds between any two looks
+    model, tokenizer = load_pretrained(tiny_llama_folder)
+    history = adapt(model, tokenizer, corpus(), "lora", replace(SHORT, epochs=1, batch_size=100))
+    said = capsys.readouterr().err
+    assert f"lora, seed 0, epoch 1/1: 1/1, 10 s, loss {history[0]['loss']:.3f}" in said
+
+
+@pytest.mark.parametrize("method", ["mica", "milora", "full"])
+def test_at_a_strength_from_the_untouched_model_to_the_taught_one(taught, input_ids, method):
+    """To the bit at both ends, on the way between them, and as it was afterwards."""
+    run = taught("llama", method)
+    untouched, whole = run.base(input_ids), run.model(input_ids)
+    weights = [tensor.clone() for tensor in run.model.state_dict().values()]
+    found = {}
+    for strength in (0, 0.5, 1):
+        with at_strength(run.model, run.base, strength):
+            found[strength] = run.model(input_ids)
+    assert torch.equal(found[0], untouched) and torch.equal(found[1], whole)
+    assert not torch.equal(found[0.5], untouched) and not torch.equal(found[0.5], whole)
+    assert torch.equal(run.model(input_ids), whole)
+    assert all(map(torch.equal, run.model.state_dict().values(), weights))
+
+
+def test_half_the_strength_is_half_the_change_of_every_weight(taught):
+    run = taught("llama", "full")
+    whole = [p.detach().clone() for p in run.model.parameters()]
+    with at_strength(run.model, run.base, 0.5):
+        for half, start, end in zip(run.model.parameters(), run.base.parameters(), whole, strict=True):
+            torch.testing.assert_close(half - start, 0.5 * (end - start), rtol=1e-4, atol=1e-6)
+
+
+def test_an_adapter_remembers_the_name_and_the_revision_of_its_base(taught, tiny_llama_folder, tmp_path):
+    run = taught("llama", "lora")
+    for name, expected in {"org/name@v1": ("org/name", "v1"), "org/name": ("org/name", None)}.items():
+        save_trained(run.model, run.tokenizer, tmp_path, name, tiny_llama_folder)
+        settings = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+        assert (settings["base_model_name_or_path"], settings["revision"]) == expected
 
 
 # --- the program ------------------------------------------------------------------------------------------------------
 
 COMPARISON = {"method": ["mica", "lora", "full"], "seeds": 2, "eval-every": 2, "epochs": 5, "lr": 0.004,
-              "targets": ["q_proj", "v_proj"], "rank": 3}  # fmt: skip
+              "targets": ["q_proj", "v_proj"], "rank": 3, "strengths": [0, 0.5, 1]}  # fmt: skip
+
+
+def draw_nothing(untouched, runs, colors, panels, path):
+    """The picture's numbers instead of the picture: drawing takes longer than all the rest."""
+    write_json(path, [untouched, [[run["summary"], run["history"]] for some in runs.values() for run in some], panels])
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr("tools.report.draw_comparison", draw_nothing)
 
 
 @pytest.fixture(scope="module")
@@ -304,7 +348,7 @@ def compared(line, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def results(compared):
-    return json.loads((compared / "results.json").read_text())
+    return results_of(compared)
 
 
 def test_the_same_command_writes_the_same_bytes_but_for_the_seconds(compared, line, tmp_path):
@@ -315,6 +359,7 @@ def test_the_same_command_writes_the_same_bytes_but_for_the_seconds(compared, li
     files = {path.relative_to(compared) for path in compared.rglob("*") if path.is_file()}
     again = {path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert files == again and len(files) > 20
+    assert not [path for path in files if path.name.endswith(".tmp") or path.name == "writable"]
     for path in (path for path in files if path.name != "seconds.json"):
         assert (compared / path).read_bytes() == (tmp_path / "out" / path).read_bytes(), path
     printed = done.stdout.splitlines()
@@ -337,6 +382,17 @@ def test_the_results_hold_every_run_with_its_settings(results):
     assert set(results["untouched"]) == {"tiny/new", "tiny/control", "perplexity"}
 
 
+def test_the_results_hold_what_is_known_at_each_strength(results):
+    for run in (run for runs in results["runs"].values() for run in runs):
+        assert list(run["strengths"]) == ["0", "0.5", "1"]
+        assert run["strengths"]["0"] == results["untouched"] and run["strengths"]["1"] == run["summary"]
+        half, untouched, taught = (
+            some["perplexity"]["tiny/corpus"]
+            for some in (run["strengths"]["0.5"], results["untouched"], run["summary"])
+        )
+        assert taught < half < untouched
+
+
 @pytest.mark.parametrize(
     "given, methods",
     [
@@ -349,12 +405,6 @@ def test_the_results_hold_every_run_with_its_settings(results):
 def test_all_is_the_five_main_methods_each_once(monkeypatch, given, methods):
     monkeypatch.setattr(sys, "argv", ["train.py", "--method", *given])
     assert train.parse_arguments().method == methods
-
-
-def test_the_default_learning_rate_is_the_methods_own(tiny_llama_folder, world, tmp_path):
-    run_program(arguments(tiny_llama_folder, world, method=["lora", "mica"], out=tmp_path))
-    runs = json.loads((tmp_path / "results.json").read_text())["runs"]
-    assert {name: run["lr"] for name, (run,) in runs.items()} == {name: METHODS[name].lr for name in ("lora", "mica")}
 
 
 def test_accuracy_is_measured_every_so_many_epochs(compared, results):
@@ -380,10 +430,14 @@ def test_the_table_has_a_column_a_method_and_a_row_a_measure(compared, results):
     assert (compared / "comparison.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_one_seed_is_reported_with_the_error_over_questions(tiny_llama_folder, world, tmp_path, capsys):
-    run_program(arguments(tiny_llama_folder, world, out=tmp_path))
-    summary = json.loads((tmp_path / "results.json").read_text())["runs"]["mica"][0]["summary"]["tiny/new"]
-    out = capsys.readouterr().out
+@pytest.mark.usefixtures("quick")
+def test_one_seed_at_the_methods_own_rates_is_reported_with_the_error_over_questions(
+    tiny_llama_folder, world, tmp_path, capsys
+):
+    run_program(arguments(tiny_llama_folder, world, method=["lora", "mica"], out=tmp_path))
+    runs = results_of(tmp_path)["runs"]
+    assert {name: run["lr"] for name, (run,) in runs.items()} == {name: METHODS[name].lr for name in ("lora", "mica")}
+    summary, out = runs["mica"][0]["summary"]["tiny/new"], capsys.readouterr().out
     assert f"{100 * summary['acc']:.1f} +- {100 * summary['acc_se']:.1f}" in out
     assert "+- one standard error over questions" in out.splitlines()
 
@@ -427,20 +481,15 @@ def test_a_saved_adapter_has_the_settings_and_a_saved_model_is_whole(compared, t
     assert not any(torch.equal(a, b) for a, b in zip(model.parameters(), base.parameters()))
 
 
-def test_no_temporary_file_is_left(compared):
-    assert not [path for path in compared.rglob("*") if path.name.endswith(".tmp") or path.name == "writable"]
-
-
-def test_16_bit_weights_work_from_the_command_line(tiny_folder, world, tmp_path):
-    run_program(arguments(tiny_folder, world, dtype="bfloat16", epochs=3, out=tmp_path))
-    results = json.loads((tmp_path / "results.json").read_text())
+@pytest.mark.usefixtures("quick")
+def test_16_bit_weights_work_from_the_command_line(tiny_llama_folder, world, tmp_path):
+    run_program(arguments(tiny_llama_folder, world, dtype="bfloat16", epochs=3, out=tmp_path))
+    results = results_of(tmp_path)
     (run,) = results["runs"]["mica"]
     assert run["summary"]["perplexity"]["tiny/corpus"] < 0.98 * results["untouched"]["perplexity"]["tiny/corpus"]
 
 
-def test_examples_are_what_every_model_answers_to_questions_on_what_is_new(
-    compared, line, tmp_path, monkeypatch, capsys
-):
+def test_examples_are_what_every_model_answers_to_questions_on_what_is_new(compared):
     text = (compared / "examples.txt").read_text()
     blocks = [block.split("\n") for block in re.split(r"\n(?=\S)", text.strip())]
     assert len(blocks) == 3
@@ -451,78 +500,45 @@ def test_examples_are_what_every_model_answers_to_questions_on_what_is_new(
     asked = blocks[0][0].split(" (")[0]
     answer = eval_qa.greedy_answer(model, tokenizer, f"Question: {asked}\nAnswer:")
     assert blocks[0][4].removesuffix("  <- right").removeprefix("  full").strip() == printable(answer)
-    monkeypatch.chdir(tmp_path)
-    run_program([*line, "--examples", "0", "--method", "mica", "--seeds", "1"])
-    assert not (tmp_path / "out" / "examples.txt").exists() and "(red)" not in capsys.readouterr().out
 
 
-def test_the_loss_is_on_screen(tiny_llama_folder, capsys, monkeypatch):
-    moments = iter(range(0, 10**6, 10))
-    monkeypatch.setattr("tools.cli.time.monotonic", lambda: next(moments))  # ten seconds between any two looks
-    model, tokenizer = load_pretrained(tiny_llama_folder)
-    history = adapt(model, tokenizer, corpus(), "lora", replace(SHORT, epochs=1, batch_size=100))
-    said = capsys.readouterr().err
-    assert f"lora, seed 0, epoch 1/1: 1/1, 10 s, loss {history[0]['loss']:.3f}" in said
+STOPS = [  # in which run, by what, and the runs that are reported: the seeds that all methods have
+    (1, KeyboardInterrupt, {}),
+    (2, KeyboardInterrupt, {"mica": [0]}),
+    (2, RuntimeError("a bug"), {"mica": [0]}),
+    (4, KeyboardInterrupt, {"mica": [0], "lora": [0]}),  # in lora's second
+]
 
 
-@pytest.mark.parametrize("finished", [0, 1])
-def test_an_interruption_reports_the_runs_that_are_finished_and_exits_130(
-    tiny_llama_folder, world, tmp_path, monkeypatch, capsys, finished
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("stop, error, reported", STOPS)
+def test_a_stop_reports_the_runs_that_are_finished(
+    tiny_llama_folder, world, tmp_path, monkeypatch, capsys, stop, error, reported
 ):
     real, calls = train.run, []
 
-    def interrupted(*args):
+    def stopped(*args):
         calls.append(args)
-        if len(calls) > finished:
-            raise KeyboardInterrupt
+        if len(calls) == stop:
+            raise error
         return real(*args)
 
-    monkeypatch.setattr(train, "run", interrupted)
-    with pytest.raises(SystemExit) as exit:
-        run_program(arguments(tiny_llama_folder, world, method=["mica", "lora"], out=tmp_path))
-    assert exit.value.code == 130
+    monkeypatch.setattr(train, "run", stopped)
+    with pytest.raises(SystemExit if error is KeyboardInterrupt else RuntimeError) as exit:
+        run_program(arguments(tiny_llama_folder, world, method=["mica", "lora"], seeds=2, out=tmp_path))
     captured = capsys.readouterr()
-    assert "interrupted" in captured.err
-    if finished:
-        assert list(json.loads((tmp_path / "results.json").read_text())["runs"]) == ["mica"]
-        assert captured.out.splitlines()[0].split() == ["untouched", "mica"]
+    if error is KeyboardInterrupt:
+        assert exit.value.code == 130 and "interrupted" in captured.err
+    if reported:
+        runs = results_of(tmp_path)["runs"]
+        assert {method: [run["seed"] for run in some] for method, some in runs.items()} == reported
+        assert captured.out.splitlines()[0].split() == ["untouched", *reported]
+        assert "standard error over questions" in captured.out  # not over seeds
     else:
         assert captured.out == "" and not (tmp_path / "results.json").exists()
 
 
-def test_after_an_interruption_the_seeds_that_all_methods_have_are_reported(
-    tiny_llama_folder, world, tmp_path, monkeypatch, capsys
-):
-    real, calls = train.run, []
-
-    def interrupted(*args):
-        calls.append(args)
-        if len(calls) == 4:  # mica 0, lora 0, mica 1, and in lora 1
-            raise KeyboardInterrupt
-        return real(*args)
-
-    monkeypatch.setattr(train, "run", interrupted)
-    with pytest.raises(SystemExit):
-        run_program(arguments(tiny_llama_folder, world, method=["mica", "lora"], seeds=2, out=tmp_path))
-    runs = json.loads((tmp_path / "results.json").read_text())["runs"]
-    assert {method: [run["seed"] for run in some] for method, some in runs.items()} == {"mica": [0], "lora": [0]}
-    assert "standard error over questions" in capsys.readouterr().out  # not over seeds
-
-
-def test_an_error_in_a_later_run_does_not_lose_the_earlier_ones(tiny_llama_folder, world, tmp_path, monkeypatch):
-    real = train.run
-
-    def breaks(base, tokenizer, task, method, *rest):
-        if method == "lora":
-            raise RuntimeError("a bug")
-        return real(base, tokenizer, task, method, *rest)
-
-    monkeypatch.setattr(train, "run", breaks)
-    with pytest.raises(RuntimeError, match="a bug"):
-        run_program(arguments(tiny_llama_folder, world, method=["mica", "lora"], out=tmp_path))
-    assert list(json.loads((tmp_path / "results.json").read_text())["runs"]) == ["mica"]
-
-
+@pytest.mark.usefixtures("quick")
 def test_the_report_of_an_earlier_run_does_not_survive_an_interrupted_one(
     tiny_llama_folder, world, tmp_path, monkeypatch
 ):
@@ -541,28 +557,27 @@ def test_the_report_of_an_earlier_run_does_not_survive_an_interrupted_one(
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"config.json", "untouched.jsonl", "mine.txt"}
 
 
-def test_a_rate_far_too_high_is_reported_not_raised(tiny_llama_folder, world, tmp_path, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        run_program(arguments(tiny_llama_folder, world, method="full", lr=1e4, epochs=3, out=tmp_path))
-    assert stopped.value.code == 3
-    assert "full" in capsys.readouterr().out
-
-
-def test_weights_that_are_finite_but_compute_nan_have_diverged_too(
+@pytest.mark.usefixtures("quick")
+def test_runs_that_diverge_are_reported_not_saved_and_the_exit_code_is_3(
     tiny_llama_folder, world, tmp_path, monkeypatch, capsys
 ):
-    def nan_head(model, *rest, **more):
+    def nan_head(model, *rest, **more):  # weights that are finite, but compute NaN
         model.lm_head.register_forward_hook(lambda module, inputs, output: output * math.nan)
         return [{"epoch": 1, "loss": 1.0}]
 
-    monkeypatch.setattr(train, "adapt", nan_head)
-    with pytest.raises(SystemExit) as stopped:
-        run_program(arguments(tiny_llama_folder, world, method=["full", "mica"], out=tmp_path))
-    assert stopped.value.code == 3
-    printed = capsys.readouterr().out
-    assert "full, seed 0: diverged, not saved" in printed and "mica, seed 0: diverged, not saved" in printed
+    for name, changes in {"rate": {"lr": 1e4, "epochs": 3}, "nan": {}}.items():
+        if name == "nan":
+            monkeypatch.setattr(train, "adapt", nan_head)
+        out = tmp_path / name
+        with pytest.raises(SystemExit) as stopped:
+            run_program(arguments(tiny_llama_folder, world, method=["full", "mica"], strengths=0.5, out=out, **changes))
+        assert stopped.value.code == 3
+        assert "full, seed 0: diverged, not saved" in capsys.readouterr().out
+        assert "diverged" in results_of(out)["runs"]["full"][0] and not list(out.glob("full/seed0/model"))
+    assert "diverged" in results_of(out)["runs"]["mica"][0] and not list(out.glob("mica/seed0/adapter"))
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_question_longer_than_the_context_is_scored_but_no_example(tiny_llama_folder, world, tmp_path):
     long = json.loads((world / "new.jsonl").read_text().splitlines()[0])
     long["question"] = "The fox. " * 200 + long["question"]
@@ -573,20 +588,17 @@ def test_a_question_longer_than_the_context_is_scored_but_no_example(tiny_llama_
 
 
 def test_two_files_of_one_name_are_refused_and_one_file_twice_is_read_once(world, tmp_path):
-    other = tmp_path / world.name
-    other.mkdir()
-    (other / "new.jsonl").write_text((world / "new.jsonl").read_text())
+    other = shutil.copytree(world, tmp_path / world.name)
     same = f"{world}/../{world.name}/new.jsonl"
     assert list(read_named([world / "new.jsonl", same], read_questions)) == [f"{world.name}/new"]
-    link = tmp_path / "link.jsonl"
-    link.symlink_to(
-        world / "new.jsonl"
-    )  # the same file under another name keeps both names: a report may ask for either
+    link = tmp_path / "link.jsonl"  # the same file under another name keeps both: a report may ask for either
+    link.symlink_to(world / "new.jsonl")
     assert len(read_named([link, world / "new.jsonl"], read_questions)) == 2
-    with pytest.raises(ValueError, match="second file"):
+    with pytest.raises(ValueError, match=f"{other / 'new.jsonl'}.*{world.name}/new"):
         read_named([world / "new.jsonl", other / "new.jsonl"], read_questions)
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_fully_trained_model_keeps_the_end_of_text_that_only_its_config_names(tiny_llama_folder, world, tmp_path):
     folder = shutil.copytree(tiny_llama_folder, tmp_path / "base")
     (folder / "tokenizer_config.json").unlink()
@@ -596,27 +608,18 @@ def test_a_fully_trained_model_keeps_the_end_of_text_that_only_its_config_names(
     assert load_pretrained(tmp_path / "out" / "full" / "seed0" / "model")[1].eot_id == 1
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_primer_comes_before_truthfulqas_questions_and_the_table_says_so(tiny_llama_folder, world, tmp_path):
     items = [{"question": "Who sells shells?", "mc1_targets": {"She does": 1, "Peter does": 0}}]
     (tmp_path / "mc_task.json").write_text(json.dumps(items))
     (tmp_path / "primer.txt").write_text("Q: Who ran?\nA: The rascal ran.\n")
     files = {"retention": tmp_path / "mc_task.json", "primer": tmp_path / "primer.txt", "out": tmp_path / "out"}
-    run_program(arguments(tiny_llama_folder, world, method="lora", **files))
+    run_program(arguments(tiny_llama_folder, world, method="lora", examples=0, **files))
+    assert not (tmp_path / "out" / "examples.txt").exists()
     name = f"{tmp_path.name}/mc_task"
     table = (tmp_path / "out" / "table.txt").read_text()
     assert table.endswith(f"{name}: TruthfulQA MC1, after the primer in {tmp_path / 'primer.txt'}\n")
     (score,) = [line for line in lines_of(tmp_path / "out" / "untouched.jsonl") if line["set"] == name]
-    primed = eval_qa.Question(
-        "Q: Who ran?\nA: The rascal ran.\n\nQ: Who sells shells?\nA:", ("She does", "Peter does"), 0
-    )
+    primed = Question("Q: Who ran?\nA: The rascal ran.\n\nQ: Who sells shells?\nA:", ("She does", "Peter does"), 0)
     (expected,) = eval_qa.score_questions(*load_pretrained(tiny_llama_folder), [primed])
     assert score["loglikelihoods"] == pytest.approx(expected.loglikelihoods, abs=1e-4)
-
-
-def test_an_adapter_remembers_the_name_and_the_revision_of_its_base(tiny_llama_folder, tmp_path):
-    model, tokenizer = load_pretrained(tiny_llama_folder)
-    adapt(model, tokenizer, corpus(), "lora", SHORT)
-    for name, expected in {"org/name@v1": ("org/name", "v1"), "org/name": ("org/name", None)}.items():
-        save_trained(model, tokenizer, tmp_path, name, tiny_llama_folder)
-        settings = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
-        assert (settings["base_model_name_or_path"], settings["revision"]) == expected
