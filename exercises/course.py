@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -149,18 +150,13 @@ def grade(folders, numbers, timeout=60.0, junit=None):
     arguments = [e.grader for e in EXERCISES if e.number in numbers]
     arguments += ["-c", os.devnull, f"--rootdir={ROOT}", "--noconftest", "-p", "no:terminal", "-p", "no:cacheprovider"]
     arguments += ["--capture=no"] + ([f"--junitxml={junit}"] if junit else [])
-    before = {name: os.environ.get(name) for name in ("PYTEST_ADDOPTS", "PYTEST_DISABLE_PLUGIN_AUTOLOAD")}
-    os.environ.update(PYTEST_ADDOPTS="", PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")  # nobody else's settings
+    if len(folders) > 1:
+        print(f"{'':24}" + "".join(f"{number:4}" for number in numbers) + "  points", flush=True)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    try:
-        if len(folders) > 1:
-            print(f"{'':24}" + "".join(f"{number:4}" for number in numbers) + "  points", flush=True)
+    with mock.patch.dict(os.environ, PYTEST_ADDOPTS="", PYTEST_DISABLE_PLUGIN_AUTOLOAD="1"):  # nobody else's settings
         code = pytest.main(arguments, plugins=[grading])
-    finally:
-        torch.set_num_threads(threads)
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
+    torch.set_num_threads(threads)
     if code == pytest.ExitCode.INTERRUPTED:
         raise KeyboardInterrupt
     if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):

@@ -7,8 +7,8 @@ Goal: turn a trained layer into a plain, frozen nn.Linear that computes the same
 Shapes: layer.linear.weight W (out, in), perhaps bfloat16; layer.delta(), the change of whatever method made the
 layer, (out, in), in the factors' dtype; layer.linear.bias, (out,) or None.
 
-Rounded once: add in the wider of the two dtypes, then cast. The model it came from may still be used with other adapters, so W stays as
-it is.
+Rounded once: add in the wider of the two dtypes, then cast. The model it came from may still be used with other
+adapters, so W stays as it is.
 
 Measure before you look on: a change is 1%, 0.1% or 0.01% of W's size, and W is bfloat16. How much of the change
 survives merging? And how much worse is it to round the change first?  python -m exercises 4 --measure

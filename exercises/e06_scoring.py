@@ -12,7 +12,8 @@ the choice's. (At the end of a prompt stands no space here, and every text fits 
 time) and gives logits (1, time, vocab): logits[0, i] predict the token at i + 1.
 
 `exact` of a question: would greedy decoding (always the likeliest token) write the *right* choice, all its tokens, and
-then one of stop_tokens(tokenizer)? make_score(question, log-likelihoods, exact) makes the Score, in which ties are never right.
+then one of stop_tokens(tokenizer)? make_score(question, log-likelihoods, exact) makes the Score, in which ties are
+never right.
 
 Adapters may have dropout, so compute in eval mode; and leave the model in the mode you found it in.
 

@@ -150,7 +150,9 @@ def inputs_of(model, tokenizer, documents):
             keep = lambda _, given, __, name=name: inputs.setdefault(name, []).append(given[0].flatten(0, -2))  # noqa: E731
             hooks.append(linear.register_forward_hook(keep))
     with torch.no_grad():
-        for x in pack([tokenizer.encode(text) for text in documents], tokenizer.eot_id, 128, tokenizer.bos_id)[0].split(16):
+        for x in pack([tokenizer.encode(text) for text in documents], tokenizer.eot_id, 128, tokenizer.bos_id)[0].split(
+            16
+        ):
             model(x)
     for hook in hooks:
         hook.remove()
@@ -180,7 +182,11 @@ def quiet_readers(quiet_directions, heard, prediction):
             return by_weight[W.data_ptr()].to(W), W.new_zeros(W.shape[0], self.rank)
 
     task = shipped_task()
-    methods = {"lora-fa": METHODS["lora-fa"], "quiet": Method(QuietLayer, METHODS["lora-fa"].lr), "lora": METHODS["lora"]}
+    methods = {
+        "lora-fa": METHODS["lora-fa"],
+        "quiet": Method(QuietLayer, METHODS["lora-fa"].lr),
+        "lora": METHODS["lora"],
+    }
     with mock.patch.dict(METHODS, methods):
         for name in methods:
             model, summary = taught(base, tokenizer, task, name)

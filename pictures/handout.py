@@ -17,7 +17,10 @@ SHOWN = [
 ]  # fmt: skip
 LINES = [
     ("y = W x + b + (alpha / rank) B A x", "LoRA, arXiv 2106.09685: W frozen; A (rank x in), B (out x rank)"),
-    ("B = U[:, -rank:] of W = U S V$^T$,  A = 0", "MiCA, arXiv 2604.01694: B frozen, A trained; of the thin decomposition"),
+    (
+        "B = U[:, -rank:] of W = U S V$^T$,  A = 0",
+        "MiCA, arXiv 2604.01694: B frozen, A trained; of the thin decomposition",
+    ),
     ("B A = 0 at the start", "so the model computes what it did, to the bit: the first thing to check"),
     ("python train.py --method mica", "one minute: what it learned, what it forgot"),
     ("python -m exercises 1 2 3", "write the layer, the minor directions, MiCA; a sentence says what is wrong"),

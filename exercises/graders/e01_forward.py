@@ -25,9 +25,13 @@ def test_start(student):
             check_shapes(made, W, 4)
             A, B = (numpy(made[name]) for name in "AB")
             require(A.any() or B.any(), "your A and B are both zero: so are both gradients, and nothing ever learns")
-            require(not B.any(), "your B is not zero, so the layer does not start as the linear it was: only A is random")
+            require(
+                not B.any(), "your B is not zero, so the layer does not start as the linear it was: only A is random"
+            )
             rank = np.linalg.matrix_rank(A)
-            require(rank == 4, f"your A has rank {rank}, not 4: rows that start alike stay alike, so draw each at random")
+            require(
+                rank == 4, f"your A has rank {rank}, not 4: rows that start alike stay alike, so draw each at random"
+            )
             size = A.std() * 400**0.5
             require(0.4 < size < 2.5, f"your A is {size:.3g} / sqrt(in) large, where about 1 keeps x A^T as large as x")
             negative = (A < 0).mean()

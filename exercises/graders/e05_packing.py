@@ -38,7 +38,14 @@ def test_packing(student):
     rng = random.Random(0)
     texts = [[rng.randrange(2, 50) for _ in range(rng.randrange(1, 9))] for _ in range(12)]
     total = sum(map(len, texts)) + len(texts)  # so many targets
-    cases = [(texts, 8, None), (texts, total, None), (texts, 5, BOS), (texts, 7, EOT), ([[2, 3]], 16, BOS), ([[5]], 1, None)]
+    cases = [
+        (texts, 8, None),
+        (texts, total, None),
+        (texts, 5, BOS),
+        (texts, 7, EOT),
+        ([[2, 3]], 16, BOS),
+        ([[5]], 1, None),
+    ]
     for documents, length, bos in cases:
         result = student.call("pack", documents, EOT, length, bos)
         inputs, targets = check_tuple(result, 2, "pack", "(inputs, targets)")

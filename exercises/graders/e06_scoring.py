@@ -62,7 +62,9 @@ def shipped():
     text = long.prompt.removeprefix("Question: ").removesuffix("\nAnswer:")
     first = long.choices[long.answer].split()[0]
     others = [choice for i, choice in enumerate(long.choices) if i != long.answer][:2]
-    nearly = [make_question({"question": text, "choices": [c, *others], "answer": 0}) for c in (first, f"{first} bread")]
+    nearly = [
+        make_question({"question": text, "choices": [c, *others], "answer": 0}) for c in (first, f"{first} bread")
+    ]
     another = replace(asked[0], answer=(asked[0].answer + 1) % len(asked[0].choices))  # it writes a wrong choice
     cloze = read_questions(ROOT / "data/old/cloze.jsonl")[:1]  # ends in a full stop
     return *base_model(), [*asked[:4], *cloze, *nearly, another]
@@ -154,5 +156,7 @@ def test_scoring(student):
             right, exact = question.choices[question.answer], score["exact"]
             said = f"exact is {exact} for {right!r}, the right choice"
             require(exact or not (written and stops), f"{said}, but greedy decoding writes it and stops there")
-            require(not exact or written, f"{said}, but greedy decoding writes something else: each of its tokens counts")
+            require(
+                not exact or written, f"{said}, but greedy decoding writes something else: each of its tokens counts"
+            )
             require(not exact or stops, f"{said}, but greedy decoding writes it and goes on: ask what follows it")

@@ -44,7 +44,9 @@ def test_rotation(student):
         judge(numpy(y), right, said, mistakes, tolerance)
     x = torch.randn(2, 6, 9, 8)
     y = check_tensor(student.call("rotate", x.bfloat16(), cos, sin), x.shape, "your result")
-    require(y.dtype == torch.bfloat16, "for a bfloat16 x and float32 tables your result is not bfloat16: keep x's dtype")
+    require(
+        y.dtype == torch.bfloat16, "for a bfloat16 x and float32 tables your result is not bfloat16: keep x's dtype"
+    )
     judge(numpy(y), turned(numpy(x), positions), said, (), 0.24)
     positions = torch.stack([torch.arange(9), torch.arange(20, 29)])
     tables = [table.unsqueeze(1) for table in rotary_tables(positions, CONFIG)]
@@ -71,7 +73,9 @@ def test_conversion(student):
         pairs = weight.reshape(heads, size // 2, 2, 12).swapaxes(1, 2)  # (heads, a or b, pairs, 12)
         mistakes = {
             "nothing has changed places": weight,
-            "it converts the other way, from half-split to interleaved": weight.reshape(heads, 2, -1, 12).swapaxes(1, 2),
+            "it converts the other way, from half-split to interleaved": weight.reshape(heads, 2, -1, 12).swapaxes(
+                1, 2
+            ),
             "the halves are swapped: a goes before b": pairs[:, ::-1],
             "rows of different heads are mixed: each head has its own pairs": pairs.swapaxes(0, 1),
         }

@@ -1,4 +1,4 @@
-"""Grades exercise 10: what the method is and trains, and the interval against Student's density, integrated by brute force."""
+"""Grades exercise 10: what the method is and trains, and the interval against Student's density, added up in steps."""
 
 import functools
 import math
@@ -27,7 +27,9 @@ def test_method(student):
         require(A.any() or B.any(), "your A and B are both zero: nothing ever learns")
         require(not B.any(), "your B is not zero, so the layer does not start as the linear it was")
         level = np.allclose(A @ A.T, np.eye(4), atol=1e-4)
-        require(level, "your A's rows are not orthonormal, so that its size is another thing that differs (torch.linalg.qr)")
+        require(
+            level, "your A's rows are not orthonormal, so that its size is another thing that differs (torch.linalg.qr)"
+        )
     check_no_op(student, "RandomReader")
     check_frozen(student, "RandomReader", "A", "B")
 
@@ -41,7 +43,10 @@ def test_method(student):
     for rows, which in ((Vh[-4:], "minor"), (Vh[:4], "major")):
         known = ((numpy(A) @ rows.T) ** 2).sum() > 3.5
         require(not known, f"your A holds W's {which} directions: it must know nothing of W")
-    require(torch.equal(draw(other, 0)[0], A), "your A is another for another W and the same seed: it must know nothing of W")
+    require(
+        torch.equal(draw(other, 0)[0], A),
+        "your A is another for another W and the same seed: it must know nothing of W",
+    )
     require(not torch.equal(draw(W, 1)[0], A), "your A is the same for every seed: then five seeds are one draw")
     require(not torch.equal(second, A), "your A is the same in every layer: draw each layer's own")
 
@@ -70,7 +75,9 @@ def test_intervals(student):
         mistakes = {
             "that is 1.96 standard errors, for known deviations; with few differences take Student's t": 1.96 * error,
             "that is one standard error, not a 95% interval": error,
-            "divide by sqrt(n): the deviation of the mean is wanted, not that of one difference": t * error * math.sqrt(n),
+            "divide by sqrt(n): the deviation of the mean is wanted, not that of one difference": t
+            * error
+            * math.sqrt(n),
             "the deviation has n - 1 below it, not n": t * error * math.sqrt((n - 1) / n),
             "Student's t has n - 1 degrees of freedom": quantile(n) * error,
             "95% lie between the 2.5% and the 97.5% point, so take t at 0.975": quantile(n - 1, 0.95) * error,

@@ -40,7 +40,8 @@ def test_amplification(student):
                 "U and V are singular vectors of dW, not of W": size(dW, W) / size(W, W),
                 "only the first `rank` vectors count": size(dW, dW, 9) / size(W, dW, 9),
                 "project W too: U^T W V stands below": np.linalg.norm(dW) / np.linalg.norm(W),
-                "torch.linalg.svd gives V^T, whose rows are the vectors": size(dW, dW, turned=True) / size(W, dW, turned=True),
+                "torch.linalg.svd gives V^T, whose rows are the vectors": size(dW, dW, turned=True)
+                / size(W, dW, turned=True),
             }
             said = f"your amplification of a {shape[0]} x {shape[1]} change is wrong"
             judge(found, right, said, mistakes, tolerance * right)
@@ -54,12 +55,16 @@ def test_similarity(student):
             A = np.linalg.qr(rng.normal(size=(n, r)))[0]
             B = np.linalg.qr(mix * A @ rng.normal(size=(r, r)) + (1 - mix) * rng.normal(size=(n, r)))[0]
             right = np.trace(A @ A.T @ B @ B.T) / r
-            found = check_number(student.call("similarity", torch.from_numpy(A), torch.from_numpy(B)), "your similarity")
+            found = check_number(
+                student.call("similarity", torch.from_numpy(A), torch.from_numpy(B)), "your similarity"
+            )
             mistakes = {
                 "the norm is squared": np.sqrt(right * r) / r,
                 "the norm is squared, and r is divided by, not its root": np.sqrt(right),
                 "divide by r, so that a space has similarity 1 with itself": right * r,
-                "it compares the bases vector by vector; all of A's with all of B's is wanted": ((A * B).sum(0) ** 2).mean(),
+                "it compares the bases vector by vector; all of A's with all of B's is wanted": (
+                    (A * B).sum(0) ** 2
+                ).mean(),
             }
             judge(found, right, f"your similarity of two spaces of {r} dimensions is wrong", mistakes)
 
@@ -83,7 +88,9 @@ def test_outside(student):
             "that is not squared": np.sqrt(right),
             "that is the share inside, and not squared": np.sqrt(1 - right),
             level: share_outside(dW, B @ B.T),
-            level + "; its columns are only made 1 long": share_outside(dW, (B / np.linalg.norm(B, axis=0)) @ (B / np.linalg.norm(B, axis=0)).T),
+            level + "; its columns are only made 1 long": share_outside(
+                dW, (B / np.linalg.norm(B, axis=0)) @ (B / np.linalg.norm(B, axis=0)).T
+            ),
         }
         judge(found, right, "your share of dW outside the span of B is wrong", mistakes, 1e-6)
 

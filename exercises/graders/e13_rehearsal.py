@@ -113,7 +113,9 @@ def test_step(student):
         said = "your loss is right, but the gradient of A and B is not that of the model that learns"
         judge(numpy(gradient), numpy(gradients(model)), said, (), 1e-3)
         require(training, "your rehearsed leaves the model in eval mode")
-        require(torch.allclose(after, model(x), atol=1e-4), "your rehearsed leaves the adapters turned off, or changes them")
+        require(
+            torch.allclose(after, model(x), atol=1e-4), "your rehearsed leaves the adapters turned off, or changes them"
+        )
 
 
 @part("KEPT", 1)

@@ -38,7 +38,9 @@ def test_directions(student):
             A, X = numpy(A), numpy(X)
             require(np.abs(A @ A.T - np.eye(4)).max() < 1e-4, "your A's rows are not orthonormal: A A^T is not 1")
             values, vectors = np.linalg.eigh(X.T @ X)
-            null = vectors[:, : max(4, (values < 1e-6).sum())]  # with fewer tokens any part of the null space is as quiet
+            null = vectors[
+                :, : max(4, (values < 1e-6).sum())
+            ]  # with fewer tokens any part of the null space is as quiet
             if apart(A.T, null) < 1e-2:
                 continue
             thin = np.linalg.svd(X, full_matrices=False)[2]
@@ -50,7 +52,11 @@ def test_directions(student):
             }
             known = [sentence for sentence, basis in others.items() if apart(A.T, basis) < 1e-2]
             found = (A * (A @ X.T @ X)).sum() / (X**2).sum()
-            why = known[0] if known else f"it hears {found:.2g} of X, where {values[:4].clip(0).sum() / values.sum():.2g} is least"
+            why = (
+                known[0]
+                if known
+                else f"it hears {found:.2g} of X, where {values[:4].clip(0).sum() / values.sum():.2g} is least"
+            )
             require(False, f"with {kind} your A is not in the quietest directions: {why}")
 
 

@@ -101,7 +101,9 @@ def train(student, name, W, rank, alpha, everything):
 def check_shapes(made, W, rank):
     for name, shape in (("A", (rank, W.shape[1])), ("B", (W.shape[0], rank))):
         check_tensor(made[name], shape, f"your {name}")
-        require(made[name].dtype == W.dtype, f"your {name} is {made[name].dtype} for a W of {W.dtype}: it must be of W's")
+        require(
+            made[name].dtype == W.dtype, f"your {name} is {made[name].dtype} for a W of {W.dtype}: it must be of W's"
+        )
         require(made[name].isfinite().all(), f"your {name} holds NaN or infinity: it was never filled")
 
 
@@ -115,7 +117,7 @@ def check_no_op(student, name, alpha=8):
 
 
 def check_frozen(student, name, factor, trained):
-    """The frozen factor moves under nothing that is done to the layer, and comes back; the one that is `trained` moves."""
+    """Whatever is done to the layer, the frozen factor stays and is saved with it; the `trained` one moves."""
     for everything in (False, True):
         before, after, loaded, stay = student(train, name, weight(30, 20), 4, 8, everything)
         when = "as soon as somebody calls model.requires_grad_(True)" if everything else "as the rest is trained"
@@ -123,7 +125,9 @@ def check_frozen(student, name, factor, trained):
         mend = f"{drifts}: it has 1 as a parameter; frozen means an nn.Buffer"
         mend = mend if factor in before["parameters"] else f"{drifts}, though it is no parameter"
         require(torch.equal(before[factor], after[factor]), mend)
-        require(factor not in before["parameters"], f"your {factor} is a parameter, which anybody can unfreeze: nn.Buffer")
+        require(
+            factor not in before["parameters"], f"your {factor} is a parameter, which anybody can unfreeze: nn.Buffer"
+        )
         require(factor in after["saved"], f"your {factor} is not saved with the layer: make it an nn.Buffer")
         back = torch.equal(loaded[factor], before[factor])
         require(back, f"your {factor} does not come back when a saved layer is loaded")

@@ -46,7 +46,9 @@ def check(cells):
     assert "output to the bit: True" in text and "the same directions as the project's: True" in text
     for name, trained in (("mica", "53,248"), ("lora", "116,736"), ("lora + rehearsal", "116,736")):
         first, last = re.search(
-            rf"^{re.escape(name)}: {trained} trained, first loss ([\d.]+), mean of the last ten ([\d.]+)$", text, re.MULTILINE
+            rf"^{re.escape(name)}: {trained} trained, first loss ([\d.]+), mean of the last ten ([\d.]+)$",
+            text,
+            re.MULTILINE,
         ).groups()
         assert 1.2 < float(first) < 3 and 0.4 < float(last) < 1.0  # nats a token
     new, old = ({name: row[key] for name, row in learned(text).items()} for key in ("new/questions", "old/never_asked"))

@@ -89,7 +89,10 @@ def test_as_a_program_it_says_what_to_do_about_a_wrong_answer(folder):
         ("import sys\nsys.exit('done')\n", "SystemExit: done"),
         ("x = 1\n", "the file has no merged any more"),
         ("def merged(layer):\n    return layer.weights\n", "(line 2 of e04_merging.py)"),
-        ("import os\ndef merged(layer):\n    os._exit(0)\n", "no answer came back (its process ended with exit code 0)"),
+        (
+            "import os\ndef merged(layer):\n    os._exit(0)\n",
+            "no answer came back (its process ended with exit code 0)",
+        ),
         (None, "there is no file e04_merging.py"),
     ],
 )
@@ -165,7 +168,11 @@ def test_an_object_of_ones_own_comes_back_as_its_name(tmp_path):
 
 def test_same_code_is_found_under_other_names(tmp_path):
     one, other, third = tmp_path / "one", tmp_path / "other", tmp_path / "third"
-    bodies = ["    total = out_features\n    return total", "    # mine\n    n = out_features\n    return n", "    return 7"]
+    bodies = [
+        "    total = out_features\n    return total",
+        "    # mine\n    n = out_features\n    return n",
+        "    return 7",
+    ]
     for folder, body in zip((one, other, third), bodies):
         text = (blank(folder) / "e02_directions.py").read_text(encoding="utf-8")
         head, tail = text.rsplit("    raise NotWritten", 1)
@@ -208,7 +215,9 @@ def edition(tmp_path_factory):
 def test_the_student_edition_holds_no_answer(edition):
     texts = [path.read_text(encoding="utf-8") for path in edition.rglob("*") if path.suffix in (".py", ".md", ".ipynb")]
     everything = "\n".join(texts)
-    assert not list(edition.rglob("TEACHING.md")) and not (edition / "tests").exists() and not (edition / ".git").exists()
+    assert (
+        not list(edition.rglob("TEACHING.md")) and not (edition / "tests").exists() and not (edition / ".git").exists()
+    )
     teaching = (FOLDER / "TEACHING.md").read_text(encoding="utf-8").split("## Answers")[1].splitlines()
     answers = [line.strip() for line in teaching if len(line.strip()) > 40 and "---" not in line]
     answers += ["67_108_864", "67,108,864", "10,092,544", "REFERENCE ="]
@@ -241,7 +250,9 @@ def test_a_class_from_the_student_edition(edition, tmp_path):
     print(done.stdout, done.stderr)
     assert done.returncode == 1
     assert rows["right"] == [*(str(exercise.points) for exercise in EXERCISES), str(WORTH)]
-    assert rows["blank"] == ["."] * COUNT + ["0"] and {row[-1] for name, row in rows.items() if name != "right"} == {"0"}
+    assert rows["blank"] == ["."] * COUNT + ["0"] and {row[-1] for name, row in rows.items() if name != "right"} == {
+        "0"
+    }
 
 
 @files
@@ -266,7 +277,15 @@ def test_measuring_before_writing_is_refused(exercise, folder, capsys):
     assert stopped.value.code == 2 and "first" in capsys.readouterr().err
 
 
-TRAINING = {"e03_frozen", "e05_packing", "e07_rotary", "e10_method", "e12_landing", "e13_rehearsal", "e14_quiet"}  # or many questions
+TRAINING = {
+    "e03_frozen",
+    "e05_packing",
+    "e07_rotary",
+    "e10_method",
+    "e12_landing",
+    "e13_rehearsal",
+    "e14_quiet",
+}  # or many questions
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,10 @@ class Orthogonal(Reference):
     """Orthonormal rows, and a method of one's own beside forward."""
 
     def start(self, W):
-        return [nn.init.orthogonal_(torch.empty(self.rank, W.shape[1], dtype=W.dtype)), torch.zeros_like(W[:, : self.rank])]
+        return [
+            nn.init.orthogonal_(torch.empty(self.rank, W.shape[1], dtype=W.dtype)),
+            torch.zeros_like(W[:, : self.rank]),
+        ]
 
     def forward(self, x):
         y = self.linear(x)
@@ -58,11 +61,11 @@ def start(A, B):
 
 
 def zeros(*shape):
-    return lambda self, W: (W.new_zeros([getattr(self, "rank") if s == "r" else W.shape[s] for s in shape]))
+    return lambda self, W: W.new_zeros([getattr(self, "rank") if s == "r" else W.shape[s] for s in shape])
 
 
 def random(*shape):
-    return lambda self, W: (torch.randn([self.rank if s == "r" else W.shape[s] for s in shape]).to(W) / 20)
+    return lambda self, W: torch.randn([self.rank if s == "r" else W.shape[s] for s in shape]).to(W) / 20
 
 
 def forward(function):
@@ -211,22 +214,25 @@ WRONG = {
         {"MyLoRA": type("Layer", (Reference,), {"start": lambda s, W: LoRALayer.start(s, W)})},
         "do not call",
     ),
-    "A unscaled": (start(lambda s, W: (torch.randn(s.rank, W.shape[1]).to(W)), zeros(0, "r")), "sqrt(in)"),
+    "A unscaled": (start(lambda s, W: torch.randn(s.rank, W.shape[1]).to(W), zeros(0, "r")), "sqrt(in)"),
     "A over in": (
-        start(lambda s, W: (torch.randn(s.rank, W.shape[1]).to(W) / W.shape[1]), zeros(0, "r")),
+        start(lambda s, W: torch.randn(s.rank, W.shape[1]).to(W) / W.shape[1], zeros(0, "r")),
         "sqrt(in)",
     ),
     "A never negative": (
-        start(lambda s, W: (torch.rand(s.rank, W.shape[1]).to(W) * 2 / W.shape[1] ** 0.5), zeros(0, "r")),
+        start(lambda s, W: torch.rand(s.rank, W.shape[1]).to(W) * 2 / W.shape[1] ** 0.5, zeros(0, "r")),
         "around zero",
     ),
     "both zero": (start(zeros("r", 1), zeros(0, "r")), "both zero"),
     "both random": (start(random("r", 1), random(0, "r")), "B is not zero"),
     "shapes exchanged": (start(random(1, "r"), zeros("r", 0)), "shape"),
-    "rows alike": (start(lambda self, W: (W.new_ones(self.rank, W.shape[1])), zeros(0, "r")), "rank 1"),
-    "A alone": ({"MyLoRA": type("Layer", (Reference,), {"start": lambda s, W: Reference.start(s, W)[0]})}, "return (A, B)"),
+    "rows alike": (start(lambda self, W: W.new_ones(self.rank, W.shape[1]), zeros(0, "r")), "rank 1"),
+    "A alone": (
+        {"MyLoRA": type("Layer", (Reference,), {"start": lambda s, W: Reference.start(s, W)[0]})},
+        "return (A, B)",
+    ),
     "never filled": (
-        start(lambda self, W: (W.new_full((self.rank, W.shape[1]), torch.nan)), zeros(0, "r")),
+        start(lambda self, W: W.new_full((self.rank, W.shape[1]), torch.nan), zeros(0, "r")),
         "NaN",
     ),
 }

@@ -98,16 +98,21 @@ WRONG = {
     "exact from the first token": (scorer(first_only=True), "something else"),
     "the position itself": (scorer(shift=0), "the token at i + 1"),
     "divided by characters": (
-        {"score_questions": lambda m, t, questions: [
-            replace(s, loglikelihoods=[log / len(c) for log, c in zip(s.loglikelihoods, q.choices)])
-            for s, q in zip(score_questions(m, t, questions), questions)
-        ]},
+        {
+            "score_questions": lambda m, t, questions: [
+                replace(s, loglikelihoods=[log / len(c) for log, c in zip(s.loglikelihoods, q.choices)])
+                for s, q in zip(score_questions(m, t, questions), questions)
+            ]
+        },
         "number of characters",
     ),
     "twice as much": (
-        {"score_questions": lambda m, t, questions: [
-            replace(s, loglikelihoods=[2 * log for log in s.loglikelihoods]) for s in score_questions(m, t, questions)
-        ]},
+        {
+            "score_questions": lambda m, t, questions: [
+                replace(s, loglikelihoods=[2 * log for log in s.loglikelihoods])
+                for s in score_questions(m, t, questions)
+            ]
+        },
         "no mistake that is known",
     ),
     "means": (scorer(reduce=lambda logs: sum(logs) / len(logs)), "means"),

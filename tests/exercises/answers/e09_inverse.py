@@ -49,7 +49,10 @@ DIFFERENT = {
         "inverse_iteration": by_inverse,
         "shrinking": lambda S, r, c: float(S.sort().values[r - 1] / S.sort().values[c]) ** 2,
     },
-    "a list": {"inverse_iteration": with_gram, "shrinking": lambda S, r, c: S[len(S) - r] ** 2 / S[len(S) - c - 1] ** 2},
+    "a list": {
+        "inverse_iteration": with_gram,
+        "shrinking": lambda S, r, c: S[len(S) - r] ** 2 / S[len(S) - c - 1] ** 2,
+    },
 }
 
 
@@ -80,9 +83,9 @@ WRONG = {
         "orthonormal",
     ),
     "Q and Y exchanged": ({"inverse_iteration": lambda *a: reference(*a)[::-1]}, "changed places"),
-    "always one round": ({"inverse_iteration": lambda M, c, r: reference(M, c, 1)}, "12 rounds"),
+    "always one round": ({"inverse_iteration": lambda M, c, r: reference(M, c, 1)}, "after 1 rounds"),
     "twice the rounds": ({"inverse_iteration": lambda M, c, r: reference(M, c, 2 * r)}, "count them"),
-    "half of a round": ({"inverse_iteration": lambda M, c, r: reference(M, c, (r + 1) // 2)}, "shrinks"),
+    "half of a round": ({"inverse_iteration": lambda M, c, r: reference(M, c, (r + 1) // 2)}, "count them"),
     "too few columns": ({"inverse_iteration": lambda M, c, r: tuple(X[:, :4] for X in reference(M, c, r))}, "shape"),
     "Q only": ({"inverse_iteration": lambda *a: reference(*a)[0]}, "return"),
     "float32": ({"inverse_iteration": lambda M, c, r: reference(M.float(), c, r)}, "float32"),

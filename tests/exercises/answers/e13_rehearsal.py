@@ -89,19 +89,33 @@ WRONG = {
     "batchmean": ({"kl": lambda p, q, t: kl(p, q, t, lambda d, n: d.sum() / len(t))}, "batchmean"),
     "averaged over the vocabulary": ({"kl": lambda p, q, t: kl(p, q, t) / p.shape[-1]}, "vocabulary"),
     "cross-entropy": (
-        {"kl": lambda p, q, t: -(p.detach().float().softmax(-1) * q.float().log_softmax(-1)).sum(-1)[t != IGNORE].mean()},
+        {
+            "kl": lambda p, q, t: (
+                -(p.detach().float().softmax(-1) * q.float().log_softmax(-1)).sum(-1)[t != IGNORE].mean()
+            )
+        },
         "p log p",
     ),
     "0 times infinity": ({"kl": naive}, "NaN"),
     "in bfloat16": (
-        {"kl": lambda p, q, t: F.kl_div(q.log_softmax(-1), p.detach().log_softmax(-1), log_target=True, reduction="none")
-         .sum(-1)[t != IGNORE].mean()},
+        {
+            "kl": lambda p, q, t: (
+                F.kl_div(q.log_softmax(-1), p.detach().log_softmax(-1), log_target=True, reduction="none")
+                .sum(-1)[t != IGNORE]
+                .mean()
+            )
+        },
         "bfloat16",
     ),  # fmt: skip
     "no gradient": ({"kl": lambda p, q, t: kl(p, q, t).detach()}, "no gradient"),
     "a gradient for both": (
-        {"kl": lambda p, q, t: F.kl_div(q.float().log_softmax(-1), p.float().log_softmax(-1), log_target=True,
-                                        reduction="none").sum(-1)[t != IGNORE].mean()},
+        {
+            "kl": lambda p, q, t: (
+                F.kl_div(q.float().log_softmax(-1), p.float().log_softmax(-1), log_target=True, reduction="none")
+                .sum(-1)[t != IGNORE]
+                .mean()
+            )
+        },
         "detach",
     ),  # fmt: skip
     "its own predictions": (step(untouched=lambda model, x: model(x)), "the model's own"),

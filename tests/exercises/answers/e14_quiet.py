@@ -41,7 +41,10 @@ WRONG = {
         "thin decomposition",
     ),
     "centred": (directions(lambda X, r: quiet_directions(X - X.mean(0), r)), "mean is taken off"),
-    "directions of the tokens": (directions(lambda X, r: torch.linalg.svd(X, full_matrices=False).U[:, -r:].T), "shape"),
+    "directions of the tokens": (
+        directions(lambda X, r: torch.linalg.svd(X, full_matrices=False).U[:, -r:].T),
+        "shape",
+    ),
     "columns": (directions(lambda X, r: quiet_directions(X, r).T), "shape"),
     "random": (directions(lambda X, r: torch.linalg.qr(torch.randn(X.shape[1], r)).Q.T), "hears"),
     "scaled": (directions(lambda X, r: 2 * quiet_directions(X, r)), "orthonormal"),
