@@ -75,7 +75,7 @@ def by_text(model, tokenizer, questions):
     scores = score_questions(model, tokenizer, questions)
     model_mode = model.training
     model.eval()
-    said = [greedy_answer(model, tokenizer, q.prompt, 20) for q in questions]
+    said = [greedy_answer(model, tokenizer, q.prompt) for q in questions]
     model.train(model_mode)
     return tuple(replace(s, exact=text == q.choices[q.answer]) for s, text, q in zip(scores, said, questions))
 
