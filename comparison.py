@@ -17,7 +17,7 @@ import random
 import shutil
 import sys
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -37,7 +37,7 @@ from tools.cli import (
 )  # fmt: skip
 from tools.reading import read_documents, table_name
 from tools.report import REPORT_FILES, examples_text, remove_report, write_report, write_scores
-from tools.schema import parse_json, read_text, reading
+from tools.schema import build, parse_json, read_text, reading
 
 CONFIG, RUN, SECONDS = "config.json", "run.json", "seconds.json"
 ROOT = Path(__file__).resolve().parent
@@ -49,8 +49,31 @@ def digest_of_code(*rooms):
     return digest([file.read_text(encoding="utf-8") for file in files])
 
 
-def read_run(folder):
-    """(record with its seconds, answers) of a finished run. Raises ValueError when its files are damaged."""
+@dataclass(frozen=True)
+class Record:
+    """What the report needs of a run's record; null: not finite."""
+
+    lr: float
+    trained: int
+    all: int
+    history: list[dict[str, float | None]]
+    summary: dict[str, dict[str, float | None]]
+    strengths: dict[str, dict[str, dict[str, float | None]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Run:
+    """run.json."""
+
+    record: Record
+    answers: list[str]
+
+
+def read_run(folder, summary, asked):
+    """(record with its seconds, answers) of a finished run. Raises ValueError when its files are damaged.
+
+    summary: of another model on the same task, which has the same keys; asked: the number of answers, or none of them.
+    """
 
     def with_nan(value):  # JSON has null for what is not finite
         if isinstance(value, dict):
@@ -59,9 +82,18 @@ def read_run(folder):
             return [with_nan(item) for item in value]
         return math.nan if value is None else value
 
+    def keys(summary):
+        return {name: some.keys() for name, some in summary.items()}
+
     with reading(folder, "finished run (remove it, and it will be made again)"):
         run, seconds = (parse_json(read_text(folder / name), name) for name in (RUN, SECONDS))
-        return with_nan(run["record"]) | {"seconds": float(seconds)}, run["answers"]
+        checked = build(Run, run)
+        for measured in (checked.record.summary, *checked.record.strengths.values()):
+            if keys(measured) != keys(summary):
+                raise ValueError("it does not have the results of these questions and texts")
+        if len(checked.answers) not in (0, asked):
+            raise ValueError(f"it has {len(checked.answers)} answers to {asked} questions")
+        return with_nan(run["record"]) | {"seconds": float(seconds)}, checked.answers
 
 
 def earlier_config(out):
@@ -184,12 +216,13 @@ class Comparison:
         self.add(method, seed)
 
     def add(self, method, seed):
-        record, answers = read_run(self.out / method / f"seed{seed}")
+        folder = self.out / method / f"seed{seed}"
+        record, answers = read_run(folder, self.base["summary"], len(self.asked))
         if "diverged" in record:
             self.diverged.append(f"{method}, seed {seed}: diverged, not saved; use a smaller --lr")
         self.runs.setdefault(method, []).append(record)
         if seed == self.args.seed:
-            self.answers[method] = answers or ["(diverged)"] * len(self.asked)
+            self.answers[method] = answers or ["(diverged)" if "diverged" in record else "(not asked)"] * len(self.asked)
 
     def report(self, notes=()):
         panels = {"new knowledge": table_name(self.args.qa[0])}

@@ -104,8 +104,8 @@ def score_questions(model, tokenizer, questions, batch_size=64, description="que
 
 def make_score(question, loglikelihoods, exact):
     """Score of a question from its choices' log-likelihoods (nats)."""
-    first = [question.choices.index(choice) for choice in question.choices]
-    loglikelihoods = [loglikelihoods[i] for i in first]  # the same text twice is a tie, whatever the rounding
+    first = dict(zip(reversed(question.choices), reversed(loglikelihoods)))
+    loglikelihoods = [first[choice] for choice in question.choices]  # the same text twice is a tie, whatever the rounding
     logs = torch.tensor(loglikelihoods, dtype=torch.float64)
     per_character = logs / torch.tensor([len(choice) for choice in question.choices])
     others = torch.arange(len(logs)) != question.answer

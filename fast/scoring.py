@@ -7,6 +7,7 @@ here is token ids: (prompt, choices, answer), answer being the index of the righ
 
 import sys
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from os.path import commonprefix
 
 import torch
@@ -19,6 +20,7 @@ BATCH_TOKENS = 2**14  # computed at once, at most, when questions are long
 BATCH_LOGITS = 2**25  # likewise: numbers, not tokens, so that a large vocabulary fits
 ENOUGH = 256  # tokens that keep the processor busy: with so many, a batch is not padded up for ever shorter rows,
 SIMILAR = 0.9  # but ends at one that is shorter than this part of its longest
+ROW_TOKENS = 2**10  # of choices in one row: attention takes their square
 SHARED = 64  # prompts that begin with this many tokens alike have their beginning computed once
 
 
@@ -40,10 +42,18 @@ class Row:
 
 
 def rows_of(index, question, context):
-    """The Rows of a question: one with all its choices, or one for each choice where its text does not fit the context."""
+    """The Rows of a question: one with all its choices (or some thousand tokens of them: ROW_TOKENS), or one for each choice
+    where its text does not fit the context."""
     prompt, choices, answer = question
     if len(prompt) + max(map(len, choices)) <= context:
-        return [Row(index, prompt, dict(enumerate(choices)), ends=answer)]
+        groups, room = [], 0
+        for choice, branch in enumerate(choices):
+            if not groups or len(branch) > room:
+                groups.append({})
+                room = ROW_TOKENS
+            groups[-1][choice] = branch
+            room -= len(branch)
+        return [Row(index, prompt, branches, ends=answer) for branches in groups]
     rows = []
     for choice, branch in enumerate(choices):
         room = context + 1 - len(branch)  # the last token is predicted, not read
@@ -156,18 +166,18 @@ def answer_questions(model, questions, stops, padding, batch_size=64, descriptio
     """
     device, context = model.device, model.config.context_length
     rows = [row for i, question in enumerate(questions) for row in rows_of(i, question, context)]
-    cut = len({row.question for row in rows if len(row.branches) < len(questions[row.question][1])})
-    if cut:
+    if cut := sum(len(prompt) + max(map(len, choices)) > context for prompt, choices, _ in questions):
         said = f"{cut} do not fit the context of {context} tokens; they lose their beginning"
         print(f"{description}: {said}", file=sys.stderr)
     stops = torch.tensor(sorted(stops))
-    shape = (len(questions), max((len(choices) for _, choices, _ in questions), default=0))
-    loglikelihoods = torch.zeros(shape, dtype=torch.float64)
-    misses = torch.zeros(shape, dtype=torch.long)  # predictions that are not what greedy decoding would write
+    sizes = [len(choices) for _, choices, _ in questions]
+    starts = torch.tensor([0, *accumulate(sizes)])  # of each question's choices, one after the other
+    loglikelihoods = torch.zeros(sum(sizes), dtype=torch.float64)
+    misses = torch.zeros(sum(sizes), dtype=torch.long)  # predictions that are not what greedy decoding would write
     for row in rows:
         answer = questions[row.question][2]
         if row.ends is None and answer in row.branches:  # whether it stops there lies outside the context
-            misses[row.question, answer] = 1
+            misses[starts[row.question] + answer] = 1
     cache, cached = None, []  # of the latest beginning
     for beginning, batch in progress(batches_of(rows, batch_size), description):
         ids, positions, mask, predictions = lay_out(batch, padding)
@@ -182,10 +192,10 @@ def answer_questions(model, questions, stops, padding, batch_size=64, descriptio
         hidden = model.hidden_states(ids.to(device), positions.to(device), mask.to(device), shared)
         row, at, token, question, choice, counts = predictions.T
         logs, greedy = predict(model, hidden, row * ids.shape[1] + at, token)
-        loglikelihoods.index_put_((question, choice), logs.double() * counts, accumulate=True)
+        loglikelihoods.index_put_((starts[question] + choice,), logs.double() * counts, accumulate=True)
         as_greedy = torch.where(counts == 1, greedy == token, torch.isin(greedy, stops))
-        misses.index_put_((question, choice), (~as_greedy).long(), accumulate=True)
+        misses.index_put_((starts[question] + choice,), (~as_greedy).long(), accumulate=True)
     return [
-        (logs[: len(choices)].tolist(), missed[answer].item() == 0)
-        for (_, choices, answer), logs, missed in zip(questions, loglikelihoods, misses, strict=True)
+        (logs.tolist(), missed[answer].item() == 0)
+        for (*_, answer), logs, missed in zip(questions, loglikelihoods.split(sizes), misses.split(sizes), strict=True)
     ]

@@ -135,6 +135,26 @@ def test_a_damaged_run_is_refused_by_name(line, out, capsys, damage):
     assert str(out / "full" / "seed1") in said
 
 
+def test_a_run_edited_by_hand_is_refused_by_name(line, out, capsys):
+    path = out / "full" / "seed1" / "run.json"
+    whole = json.loads(path.read_text())
+    summary = whole["record"]["summary"]
+    edited = {
+        "trained": {key: value for key, value in whole["record"].items() if key != "trained"},
+        "lr": whole["record"] | {"lr": "high"},
+        "history, item 1": whole["record"] | {"history": ["none"]},
+        "results": whole["record"] | {"summary": {name: summary[name] for name in [*summary][1:]}},
+        "results of": whole["record"] | {"strengths": {"0.5": {}}},
+    }
+    runs = {words: whole | {"record": record} for words, record in edited.items()}
+    for words, run in (runs | {"1 answers": whole | {"answers": ["one"]}}).items():
+        path.write_text(json.dumps(run))
+        with pytest.raises(SystemExit) as stopped:
+            run_program([*line, "--out", str(out)])
+        *_, said = capsys.readouterr().err.splitlines()
+        assert stopped.value.code == 2 and str(path.parent) in said and words in said and "remove it" in said
+
+
 def test_results_are_written_before_they_are_printed(line, whole, tmp_path, monkeypatch):
     def broken(*args, **kwargs):
         if "file" not in kwargs:

@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_eval_qa import LONG, QUESTIONS, PairTokenizer
 
-import eval_qa
 from corpus import perplexity
 from eval_qa import encode_question, score_question, score_questions
 from fast import scoring
@@ -81,6 +80,19 @@ def test_some_shipped_questions_are_scored_as_by_the_plain_version(path):
 def test_all_shipped_questions_are_scored_as_by_the_plain_version(path):
     model, tokenizer = load_pretrained(DATA / "base")
     assert_as_plain(model, tokenizer, read_questions(path), 1e-5)
+
+
+def test_many_choices_come_in_rows_of_some_and_are_scored_the_same(tiny_llama_folder, monkeypatch, capsys):
+    many = Question("The fox", tuple(f"fox {i}" for i in range(5000)), 4321)
+    tokenizer = load_pretrained(tiny_llama_folder)[1]
+    rows = rows_for(tokenizer, many, 0, 96)
+    assert len(rows) < 30 and max(map(len, rows)) < 1.1 * scoring.ROW_TOKENS  # attention takes their square
+    assert [choice for row in rows for choice in row.branches] == [*range(5000)]
+    few = [Question("The fox", many.choices[: 3 + 2 * answer], answer) for answer in range(4)]
+    monkeypatch.setattr(scoring, "ROW_TOKENS", 8)
+    assert len(rows_for(tokenizer, few[3], 0, 96)) > 2
+    assert_as_plain(*load_pretrained(tiny_llama_folder), few, 1e-4)
+    assert capsys.readouterr().err == ""  # nothing is cut
 
 
 def test_a_text_one_token_too_long_is_whole_as_its_last_token_is_not_read():
@@ -163,7 +175,7 @@ def test_numbers_do_not_depend_on_how_much_is_computed_at_once(tiny_llama_folder
     expected_perplexity = perplexity(model, tokenizer, texts)
     monkeypatch.setattr(scoring, "BATCH_TOKENS", tokens)
     monkeypatch.setattr(scoring, "BATCH_LOGITS", logits)
-    monkeypatch.setattr(eval_qa, "BATCH_LOGITS", logits)
+    monkeypatch.setattr("corpus.BATCH_LOGITS", logits)
     sizes = []
     model.lm_head.register_forward_hook(lambda module, inputs, output: sizes.append(output.numel()))
     scores = score_questions(model, tokenizer, [*QUESTIONS, LONG])
