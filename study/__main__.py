@@ -1,12 +1,10 @@
-"""Run what the study still lacks, then write its tables and pictures.
+"""Run what a study still lacks, then write its tables and pictures.
 
-    python -m study                          # the whole
-    python -m study --quick                  # ten minutes: three worlds, at the design's middle rates, nothing tuned
-    python -m study --extended               # also ranks, numbers of facts, which linears, epochs
-    python -m study --qv                     # q_proj and v_proj alone, told more often: an hour
-    python -m study --real                   # the study on real weights (SmolLM2); hours
+    python -m study                          # the toy study
+    python -m study --qv                     # another design: see --help
     python -m study --draw                   # run nothing: tables and pictures of the records there are
     python -m study --look full lora         # write nothing: how two arms differ, not corrected
+    python -m study --tune mica 1e-2 2e-2    # what learning rates do, on the tuning worlds
 
 The same command goes on where it was stopped. README.md here says what was compared and what it says.
 """
@@ -18,12 +16,20 @@ from gpt import find_model, load_pretrained
 from study.real import REAL
 from study.report import answers, fill_in, report
 from study.runs import run_missing
-from study.tables import Results, look, primary_line
-from study.toy import EXTENDED_DESIGN, FULL, LONG_QV, QUICK
+from study.tables import Results, look, primary_line, rates_table
+from study.toy import EXTENDED_DESIGN, FULL, LONG_QV, QUICK, STRENGTHS, STRENGTHS_QV, tuning
 from tools.cli import Parser, atomic, check_writable, one_sentence_errors, pick_device, usable_cores
 from tools.report import drawing
 
 HERE = Path("study")  # from the repository's root, where the program is started
+DESIGNS = {
+    "--quick": (QUICK, "three worlds, nothing tuned: about 10 minutes on two cores"),
+    "--extended": (EXTENDED_DESIGN, "the toy study, and ranks, numbers of facts, linears, epochs: 35 minutes more"),
+    "--qv": (LONG_QV, "q_proj and v_proj alone, told more often: an hour on two cores"),
+    "--real": (REAL, "real weights (SmolLM2): about 10 minutes a run"),
+    "--strengths": (STRENGTHS, "what was learned turned up and down: 80 minutes of one core"),
+    "--strengths-qv": (STRENGTHS_QV, "the same in q_proj and v_proj: about two hours of one core"),
+}
 
 
 def write_all(results, base, readme):
@@ -45,56 +51,43 @@ def write_all(results, base, readme):
 
 
 def main():
-    parser = Parser(prog="python -m study", description=__doc__)
-    add = parser.add_argument
-    size = parser.add_mutually_exclusive_group()
-    size.add_argument("--quick", action="store_true", help="three worlds, nothing tuned; about 10 minutes on two cores")
-    size.add_argument("--extended", action="store_true", help="also ranks, numbers of facts, linears, epochs")
-    size.add_argument(
-        "--qv", action="store_true", help="q_proj and v_proj alone, told more often; about an hour on two cores"
-    )
-    size.add_argument("--real", action="store_true", help="the study on real weights: about 10 minutes a run")
+    parser = Parser(prog="python -m study", description=__doc__.splitlines()[0])
+    parser.set_defaults(design=FULL)
+    add, size = parser.add_argument, parser.add_mutually_exclusive_group()
+    for flag, (design, said) in DESIGNS.items():
+        size.add_argument(flag, action="store_const", dest="design", const=design, help=said)
+    size.add_argument("--tune", nargs="+", metavar=("METHOD", "RATE"), help="try these learning rates on the tuning worlds")
     add("--draw", action="store_true", help="run nothing, draw from the records there are, whatever code made them")
-    add(
-        "--look",
-        nargs=2,
-        metavar=("FIRST", "SECOND"),
-        help="run and write nothing: print how two arms of the tables differ; NAME@RATE where one has several rates",
-    )
+    add("--look", nargs=2, metavar="ARM", help="only print how two arms differ; NAME@RATE where one has several rates")
     add("--model", help="the base model, as for train.py; None: the design's (data/base, or SmolLM2 with --real)")
-    add(
-        "--results",
-        help="folder of the records; None: study/results, study/results/real, study/results/qv or out/quick",
-    )
+    add("--results", help="folder of the records; None: one in study/results, out/quick or out/tune")
     add("--workers", type=int, default=usable_cores(), help="runs side by side, each with one thread")
-    add(
-        "--scheduler",
-        help="address of a Dask scheduler whose workers do the runs, such as tcp://host:8786; None: this machine",
-    )
+    add("--part", default="1/1", metavar="I/N", help="of the runs only the I-th of N parts, for the I-th of N machines")
     add("--device", default="cpu", help="cpu, cuda or mps")
     args = parser.parse_args()
-    if args.workers < 1:
-        parser.error(f"--workers must be at least 1, not {args.workers}")
-    others = ((args.quick, QUICK), (args.real, REAL), (args.qv, LONG_QV), (args.extended or args.draw, EXTENDED_DESIGN))
-    design = next((design for asked, design in others if asked), FULL)
-    ours = HERE / "results" / design.name
-    results = Path(args.results or ("out/quick" if args.quick else ours))
-    readme = HERE / "README.md" if results.resolve() == ours.resolve() else None
     with one_sentence_errors("python -m study"):
-        shown = EXTENDED_DESIGN if design == FULL else design  # with what there is of --extended
+        part = args.part.split("/")
+        if args.workers < 1 or not all(map(str.isdecimal, part)) or len(part) != 2 or not 1 <= int(part[0]) <= int(part[1]):
+            raise ValueError(f"--workers {args.workers} --part {args.part}: give at least 1 worker, and a part such as 2/3")
+        design = tuning(args.tune[0], args.tune[1:]) if args.tune else args.design
+        ours = HERE / "results" / design.name
+        results = Path(args.results or ("out/tune" if args.tune else "out/quick" if design is QUICK else ours))
+        readme = HERE / "README.md" if results.resolve() == ours.resolve() else None
+        shown = EXTENDED_DESIGN if design is FULL else design  # with what there is of --extended
         if args.look:
             print(look(Results(results, shown), *args.look))
             return
-        device = pick_device(args.device)
-        base = None
+        device, base, model = pick_device(args.device), None, args.model or design.model
         if not args.draw or design.landing:
-            model = args.model or design.model
             base, _ = load_pretrained(find_model(model))  # what is wrong with it is said here, not by a worker
         if not args.draw:
             check_writable(results / "runs")
-            run_missing(design, results, args.workers, model, device, args.scheduler)
+            run_missing(design, results, args.workers, model, device, *map(int, part))
             print(f"every run is in {results / 'runs'}", file=sys.stderr)
-        write_all(Results(results, shown), base, readme)
+        if args.tune:
+            print(rates_table(Results(results, design)))
+        elif int(part[1]) == 1:
+            write_all(Results(results, shown), base, readme)
 
 
 if __name__ == "__main__":

@@ -54,6 +54,8 @@ class Design:
     beside: dict[str, tuple[str, str]] = field(default_factory=dict)  # columns that only `looks` need
     primary: tuple[str, ...] = ("new knowledge",)  # its column or title, and any that are reported beside it
     rated: tuple[str, ...] = ()  # columns shown of the rates tried
+    strengths: tuple[float, ...] = ()  # below 1, at which a taught model is measured too: W + strength * change
+    levels: dict[str, tuple[str, object]] = field(default_factory=dict)  # {title: (column, where new knowledge is read)}
     extended: tuple[Arm, ...] = ()  # at rates chosen before, on the first few of the judged worlds
     extended_worlds: int = 4
     name: str = ""  # of its folder in results/
@@ -64,7 +66,9 @@ class Design:
 
     @property
     def kept(self):
-        """The columns compared at matched new knowledge: what learning costs."""
+        """What learning costs: the columns compared at matched new knowledge, or at whose levels it is read."""
+        if self.levels:
+            return [column for column, _ in self.levels.values()]
         return list(dict.fromkeys(y for x, y in (self.matched | self.looks).values() if x == "new knowledge"))
 
     @property
@@ -74,8 +78,8 @@ class Design:
 
     @property
     def endpoints(self):
-        """The columns compared at the arms' own rates."""
-        return [title for title, (part, _) in self.columns.items() if part != CONTROL]
+        """The columns compared at the arms' own rates or, of a design with strengths, what is read off its curves."""
+        return list(self.levels) or [title for title, (part, _) in self.columns.items() if part != CONTROL]
 
     @property
     def curves(self):

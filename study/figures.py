@@ -84,8 +84,15 @@ def draw_bars(results):
     return figure
 
 
+def curves_of(results, arm):
+    """[[(rate, strength), ...], ...]: an arm's curves, over its rates or, of each rate (the second dashed), over strengths."""
+    if strengths := results.design.strengths:
+        return [[(lr, strength) for strength in (*strengths, 1)] for lr in sorted(arm.at)]
+    return [[(lr, 1) for lr in curve_rates(results.design, arm, results.rates[arm.name])]]
+
+
 def draw_frontier(results):
-    """What is kept against new knowledge, a curve a main arm over learning rates; bars are standard errors over worlds.
+    """What is kept against new knowledge, curves of the main arms over learning rates or strengths; bars are standard errors over worlds.
 
     The untouched model is a cross. Beside curves at fixed rates stand, hollow and with their names, the arms that are judged at a chosen one.
     """
@@ -95,14 +102,15 @@ def draw_frontier(results):
     figure, axes = plt.subplots(1, len(kept), figsize=(5.5 * len(kept), 4.5), squeeze=False)
     for ax, column in zip(axes[0], kept):
         ends = ("new knowledge", column)
-        for arm in (*arms, *alone):
+        for arm, i, places in ((arm, i, places) for arm in (*arms, *alone) for i, places in enumerate(curves_of(results, arm))):
             points = []
-            for lr in curve_rates(results.design, arm, results.rates[arm.name]):
+            for lr, strength in places:
                 if worlds := results.worlds(arm.name, lr=lr):
-                    points.append([scaled(end, results.values(arm.name, end, worlds, lr)) for end in ends])
+                    points.append([scaled(end, results.values(arm.name, end, worlds, lr, strength)) for end in ends])
             if points:
                 (x, dx), (y, dy) = (zip(*axis) for axis in zip(*points))
-                look = {"markerfacecolor": "white"} if arm in alone else {"label": arm.name}
+                look = {"markerfacecolor": "white"} if arm in alone else {"label": None if i else arm.name}
+                look["linestyle"] = "--" if i else "-"
                 ax.errorbar(x, y, dy, dx, capsize=2, linewidth=1.5, markersize=6, **look, **style(arm))
                 if arm in alone:  # names above and below in turn, so that neighbours' do not collide
                     below = alone.index(arm) % 2 == (column in COSTS)

@@ -13,6 +13,7 @@ from study.tables import (
     pairs_table,
     primary_line,
     rates_table,
+    strengths_table,
 )
 
 HEAD = """# Results of `python -m study{flag}`
@@ -34,6 +35,12 @@ Similarity of those vectors (as many as the rank) with W's major and minor ones:
 chance.
 """
 
+STRENGTHS = """A taught model is turned down, W + strength * change, so that each run is a curve of what is learned against what is
+kept. New knowledge is read off each world's curve where it first falls to the level, between two strengths by a straight
+line, and at strength 1 where it never does; *halfway* is between the untouched model's forgetting loss and, on the same
+world, LoRA's at its lower rate. Of an arm's two rates a world has the one that does best on the other worlds.
+"""
+
 CHRONICLE = "A world is a seed here: text and questions are the same for all, and errors are over seeds alone."
 
 
@@ -41,9 +48,9 @@ def pairs_of(results):
     """The pairs' tables: of whole curves, and at each arm's own rate."""
     design = results.design
     found = [primary_line(results)]
-    if curves := pairs_table(results, [*design.matched, *design.looks], gains=False):
+    if curves := pairs_table(results, [*design.matched, *design.looks, *design.levels], gains=False):
         found += ["Of whole curves:", curves]
-    if chosen := pairs_table(results, ["new knowledge", *design.kept]):
+    if not design.levels and (chosen := pairs_table(results, ["new knowledge", *design.kept])):
         paired = dict.fromkeys(name for pair in design.pairs for name in pair)
         rates = ", ".join(f"{name} {results.rates[name]:g}" for name in paired if results.rates.get(name))
         found += [f"At one rate each ({rates}; {design.how}):", chosen]
@@ -63,11 +70,12 @@ def report(results):
         number=len(design.comparisons) - 1,
     )
     landing = f"{LANDING}\n{landing_table(results)}\n\n![landing](landing.png)" if design.landing else ""
+    strengths = design.strengths and f"{STRENGTHS}\n{strengths_table(results)}"
     extended = results.extended and arms_table(results, results.extended)
     sections = {
         "Arms": f"{arms_table(results, design.arms)}\n\n![bars](bars.png)",
         "Pairs": pairs_of(results),
-        "What learning costs, over learning rates": f"{curves_table(results)}\n\n![frontier](frontier.png)",
+        "What learning costs": f"{strengths or curves_table(results)}\n\n![frontier](frontier.png)",
         "While training": design.landing and "![epochs](epochs.png)",
         "What was learned against what was trained": design.landing and "![parameters](parameters.png)",
         "Where the change lies": landing,

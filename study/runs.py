@@ -1,7 +1,7 @@
 """The study's runs: train on one world, then ask. One record a run, and whatever stops the study, it goes on where it was.
 
 A record is a small JSON file in results/runs with a key that holds everything its numbers depend on. Each run has one
-thread, and as many run side by side as there are cores, or as a Dask scheduler has workers: that changes no number.
+thread, and as many run side by side as there are cores: that changes no number.
 
 Reading order: perform (one run), key_of and NUMERICS (which records count), then the workers.
 """
@@ -17,9 +17,9 @@ import signal
 import sys
 import threading
 import time
-from concurrent.futures import CancelledError, ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -30,10 +30,10 @@ from gpt import find_model, load_pretrained
 from gpt.gguf import find_gguf
 from lora import count_trainable
 from study.analysis import BINS, forgetting_loss, landing
-from study.design import NEW, RETENTION, runs_of
+from study.design import CONTROL, NEW, RETENTION, runs_of
 from tools.cli import progress, write_lines
 from tools.inputs import fits, is_number, is_text, is_whole, or_null, read_json
-from train import Settings, Task, adapt, copy_for, measure
+from train import Settings, Task, adapt, at_strength, copy_for, measure
 
 # The version of what computes. Raise it by hand whenever code changes the numbers of a run, be it by a rounding that
 # training magnifies: records of another version are then made again. tests/study/test_runs.py notices when it is due.
@@ -54,13 +54,21 @@ def perform(design, run, task, base, tokenizer):
             if run.judged and design.landing and epoch < run.arm.settings.epochs:
                 return {NEW: measure(model, tokenizer, newest, run.name)[0][NEW]["acc"]}
 
-        history = adapt(model, tokenizer, task.documents, run.arm.method, run.arm.settings, run.lr, run.world, on_epoch=on_epoch)
+        settings, lr = run.arm.settings, run.lr
+        history = adapt(model, tokenizer, task.documents, run.arm.method, settings, lr, run.world, on_epoch=on_epoch)
     summary, _ = measure(model, tokenizer, task, run.name)
     trained, total = count_trainable(model) if history else (0, sum(p.numel() for p in base.parameters()))
     record = {"trained": trained, "all": total, "history": history, "summary": summary}
     if run.judged:
         record["forgetting loss"] = forgetting_loss(base, model, tokenizer, task.texts[design.text])
         record["landing"] = landing(base, model, run.arm.settings.rank) if design.landing else None
+    if history and design.strengths:
+        record["strengths"], asked = {}, {k: v for k, v in task.question_sets.items() if k != CONTROL}
+        for strength in design.strengths:
+            with at_strength(model, base, strength):
+                turned = {"summary": measure(model, tokenizer, Task([], asked, task.texts), run.name)[0]}
+                turned["forgetting loss"] = forgetting_loss(base, model, tokenizer, task.texts[design.text])
+            record["strengths"][f"{strength:g}"] = turned
     return record
 
 
@@ -172,6 +180,9 @@ def check_record(path, record, design, run):
         parts = {part for part, key in design.columns.values() if key in ASKED}
         asked = parts if run.arm.subjects else {NEW, RETENTION}  # of the chronicle less is asked
         reported = JUDGED_RECORD | {"summary": {name: ASKED for name in asked}}
+        if design.strengths and run.arm.method:
+            turned = {"summary": {name: ASKED for name in asked - {CONTROL}}, "forgetting loss": number}
+            reported["strengths"] = {f"{strength:g}": turned for strength in design.strengths}
         if design.landing and run.arm.method:
             reported["history"] = lambda history: fits(history[:-1], [{NEW: share}])
         if not fits(record, reported):
@@ -203,35 +214,17 @@ def start_worker():
 
 @functools.cache
 def load_once(model, device):
-    """(base model, its tokenizer, the surroundings of its runs here)"""
-    folder = find_model(model)
-    return *load_pretrained(folder, device=device), surroundings(folder, device)
+    return load_pretrained(find_model(model), device=device)
 
 
-one_at_a_time = threading.Lock()  # random numbers are a process's, and so is the number of threads
-
-
-def work(design, run, model, device, around):
-    """In a worker, here or on another machine: perform a run and time it.
-
-    Raises ValueError where `around`, the surroundings of who asks, are not the worker's: the record would not be what it says.
-    """
-    with one_at_a_time:
-        torch.set_num_threads(1)
-        base, tokenizer, here = load_once(model, device)
-        if here != around:
-            other = ", ".join(
-                f"{key} {here[key]} instead of {around[key]}" for key in around if here[key] != around[key]
-            )
-            raise ValueError(
-                f"the worker on {platform.node()} would make another record ({other}): use workers of one kind"
-            )
-        began = time.monotonic()
-        record = perform(design, run, design.task(*task_of(run)), base, tokenizer)
-        machine = (
-            f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-        )
-        return record | {"seconds": round(time.monotonic() - began, 1), "machine": machine}
+def work(design, run, model, device):
+    """In a worker: perform a run and time it."""
+    torch.set_num_threads(1)
+    base, tokenizer = load_once(model, device)
+    began = time.monotonic()
+    record = perform(design, run, design.task(*task_of(run)), base, tokenizer)
+    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    return record | {"seconds": round(time.monotonic() - began, 1), "machine": machine}
 
 
 @contextmanager
@@ -248,57 +241,32 @@ def processes(workers):
             process.terminate()
 
 
-@contextmanager
-def machines(address):
-    """(an executor of a Dask scheduler's workers, how many they are). What a worker that dies was at, another does again."""
-    try:
-        from distributed import Client, KilledWorker
-    except ImportError:
-        raise ValueError("--scheduler needs Dask: pip install distributed") from None
-    try:
-        client = Client(address, timeout=10, set_as_default=False)
-    except (OSError, ValueError):
-        raise ValueError(
-            f"no Dask scheduler answers at {address}: start one (dask scheduler), or mend --scheduler"
-        ) from None
-    with client:
-        if not (workers := len(client.nthreads())):
-            raise ValueError(
-                f"the scheduler at {address} has no workers: start some in this repository (dask worker {address})"
-            )
-        pool = client.get_executor(pure=False)
-        try:
-            yield pool, workers
-        except (KilledWorker, CancelledError):
-            raise ValueError(
-                "Dask's workers or their scheduler died, perhaps for lack of memory: the study goes on"
-            ) from None
-        finally:
-            pool.shutdown(wait=False)
-
-
-def perform_all(design, runs, results, pool, workers, *where):
+def perform_all(design, runs, results, pool, workers, model, device, around):
     """Perform runs side by side in an executor; write each one's record as soon as it is done."""
-    futures = {pool.submit(work, design, run, *where): run for run in runs}
+    futures = {pool.submit(work, design, run, model, device): run for run in runs}
     for future in progress(as_completed(futures), f"runs ({workers} at once)", total=len(runs)):
         run = futures[future]
         extra = {"workers": workers, "finished": time.strftime("%Y-%m-%d %H:%M:%S")}
-        write_lines(record_path(results, run), [{"key": key_of(design, run, where[-1]), **future.result(), **extra}])
+        write_lines(record_path(results, run), [{"key": key_of(design, run, around), **future.result(), **extra}])
 
 
-def run_missing(design, results, workers, model, device, scheduler=None):
+def run_missing(design, results, workers, model, device, part=1, parts=1):
     """Perform what has no record yet, until nothing more can be named: rates are chosen by what tuning gave.
 
-    model: as find_model takes it. scheduler: address of a Dask scheduler whose workers do it, in place of `workers` here.
+    model: as find_model takes it. part, parts: only this one of so many parts of the runs, by their names; another machine,
+    of the same kind, does the others, and the records are put into one folder.
     """
     around = surroundings(find_model(model), device)
-    with machines(scheduler) if scheduler else nullcontext((None, workers)) as (elsewhere, workers):
-        while runs := runs_of(design, finder(design, results, around)):
-            stale = sum(record_path(results, run).exists() for run in runs)
-            print(
-                f"{len(runs)} runs to do, about {len(runs) * design.seconds / workers / 60:.0f} minutes on cores like ours"
-                + (f"; {stale} of them were made otherwise or elsewhere and are made again" if stale else ""),
-                file=sys.stderr,
-            )
-            with nullcontext(elsewhere) if elsewhere else processes(workers) as pool:
-                perform_all(design, runs, results, pool, workers, model, device, around)
+
+    def mine(run):
+        return int(digest(run.name.encode()), 16) % parts == part - 1
+
+    while runs := list(filter(mine, runs_of(design, finder(design, results, around)))):
+        stale = sum(record_path(results, run).exists() for run in runs)
+        print(
+            f"{len(runs)} runs to do, about {len(runs) * design.seconds / workers / 60:.0f} minutes on cores like ours"
+            + (f"; {stale} of them were made otherwise or elsewhere and are made again" if stale else ""),
+            file=sys.stderr,
+        )
+        with processes(workers) as pool:
+            perform_all(design, runs, results, pool, workers, model, device, around)

@@ -5,9 +5,9 @@ and two arms are compared world by world.
 """
 
 import functools
+import itertools
 import math
 from dataclasses import dataclass
-from itertools import combinations_with_replacement
 
 import numpy as np
 from scipy import stats
@@ -110,7 +110,7 @@ def heights(first, second):
 @functools.cache
 def resamples(n):
     """(how often each of n worlds is in a resample, in how many of the n^n ways this comes about) of all different ones."""
-    counts = np.array([[some.count(world) for world in range(n)] for some in combinations_with_replacement(range(n), n)])
+    counts = np.array([[some.count(world) for world in range(n)] for some in itertools.combinations_with_replacement(range(n), n)])
     return counts, np.array([math.factorial(n) / math.prod(map(math.factorial, row)) for row in counts])
 
 
@@ -136,3 +136,21 @@ def matched(firsts, seconds):
     found, ways = found[known], ways[known]
     variance = np.average((found - np.average(found, weights=ways)) ** 2, weights=ways)
     return difference(float(whole), math.sqrt(variance * n / (n - 1)), n)
+
+
+def read_at(points, level):
+    """The y of a curve of points (x, y) where its x first falls to `level`; the last y where it never does.
+
+    The untouched model first, then what was learned at rising strengths: x is what is kept, y what is learned.
+    """
+    for (x0, y0), (x1, y1) in itertools.pairwise(points):
+        if x1 < level:
+            return y0 + (y1 - y0) * (x0 - level) / (x0 - x1) if x0 > level else y0
+    return points[-1][1]
+
+
+def best_elsewhere(values):
+    """A value a world, (worlds,), of several (rates, worlds): that of the rate which is best on all the *other* worlds."""
+    values = np.asarray(values, float)
+    others = values.sum(1, keepdims=True) - values
+    return values[others.argmax(0), np.arange(values.shape[1])].tolist()

@@ -10,7 +10,7 @@ import numpy as np
 
 from study.design import Run, chosen_rates, curve_rates, runs_of, tune
 from study.runs import check_record, read_record, record_path
-from study.stats import Difference, holm, matched, paired, ratio, verdict
+from study.stats import Difference, best_elsewhere, holm, matched, paired, ratio, read_at, verdict
 from tools.report import mean_and_error, plus_minus
 
 IN_NATS = ("log p", "forgetting loss")
@@ -37,7 +37,7 @@ class Results:
         self.arms = {arm.name: arm for arm in (*design.arms, *design.extended)}
         self.rates, missing = chosen_rates(design, self.find)
         if any(arm.at for arm in design.arms):  # there is something to show from the first world on
-            if not self.rows(arm for arm in design.arms if arm.method):
+            if design.judged and not self.rows(arm for arm in design.arms if arm.method):
                 raise ValueError(f"{folder} does not yet hold a judged run: let the study go on")
         elif missing or len(self.worlds("untouched", *design.pairs[0])) < 2:
             names = " and ".join(design.pairs[0])
@@ -71,10 +71,11 @@ class Results:
         part, key = self.design.columns[column]
         return not key or all(key in self.record(name, world, lr)["summary"].get(part, {}) for world in worlds)
 
-    def values(self, name, column, worlds, lr=None):
-        """What stands in a column of the design, for an arm on each of `worlds`."""
+    def values(self, name, column, worlds, lr=None, strength=1):
+        """What stands in a column of the design, for an arm on each of `worlds`, at one of the design's strengths or at 1."""
         part, key = (self.design.columns | self.design.beside)[column]
         records = [self.record(name, world, lr) for world in worlds]
+        records = [record if strength == 1 else record["strengths"][f"{strength:g}"] for record in records]
         found = [record["summary"][part][key] if key else record[part] for record in records]
         return [math.nan if value is None else value for value in found]  # null: training diverged
 
@@ -105,6 +106,32 @@ class Results:
             both.append([[curve[lr] for lr in shared] for curve in curves])
         return matched(*both) if both and all(len(curves[0]) > 1 for curves in both) else None
 
+    def points(self, name, lr, world, column):
+        """[(column, new knowledge), ...] of an arm on a world: the untouched model, then rising strengths."""
+        strengths = [(name, lr, strength) for strength in (*self.design.strengths, 1)]
+        return [
+            tuple(self.values(arm, end, [world], rate, strength)[0] for end in (column, "new knowledge"))
+            for arm, rate, strength in [("untouched", None, 1), *strengths]
+        ]
+
+    def read_at(self, name, title, worlds):
+        """New knowledge where a column is at the design's level, on each world, at the rate that is best on the others."""
+        column, level = self.design.levels[title]
+
+        def read(world, lr):
+            points, at = self.points(name, lr, world, column), level
+            if isinstance(level, tuple):  # halfway from the untouched model's to this arm's
+                at = (points[0][0] + self.values(level[0], column, [world], level[1])[0]) / 2
+            sign = -1 if column in COSTS else 1
+            return read_at([(sign * x, y) for x, y in points], sign * at)
+
+        return best_elsewhere([[read(world, lr) for world in worlds] for lr in self.arms[name].at])
+
+    def judged_at_all_rates(self, *names):
+        """The worlds on which the untouched model and all these arms, at all of their rates, have records."""
+        rates = [{*self.worlds(name, lr=lr)} for name in names for lr in self.arms[name].at]
+        return [world for world in self.worlds("untouched") if all(world in worlds for worlds in rates)]
+
     @cached_property
     def comparisons(self):
         """{(first, second, endpoint): Comparison} of those that can be made, the primary one first."""
@@ -113,6 +140,11 @@ class Results:
             if endpoint in self.design.matched:
                 ends = self.design.matched[endpoint]
                 found[first, second, endpoint] = ends[1], self.matched(first, second, ends)
+            elif endpoint in self.design.levels:
+                known = {first, second, *(level[0] for _, level in self.design.levels.values() if isinstance(level, tuple))}
+                if len(worlds := self.judged_at_all_rates(*known)) > 1:
+                    values = (self.read_at(name, endpoint, worlds) for name in (first, second))
+                    found[first, second, endpoint] = endpoint, paired(*values)
             elif len(worlds := self.worlds(first, second)) > 1:
                 values = (self.values(name, endpoint, worlds) for name in (first, second))
                 found[first, second, endpoint] = endpoint, paired(*values)
@@ -162,10 +194,10 @@ def with_unit(title, column=None, unit="%"):
     return f"{title}, {unit}" if unit else title
 
 
-def over_worlds(results, name, column, worlds, lr=None):
+def over_worlds(results, name, column, worlds, lr=None, strength=1):
     """Mean +- standard error of an arm over worlds, as text."""
     scale, digits = scale_of(column)
-    return plus_minus(*mean_and_error(results.values(name, column, worlds, lr)), scale=scale, digits=digits)
+    return plus_minus(*mean_and_error(results.values(name, column, worlds, lr, strength)), scale=scale, digits=digits)
 
 
 def with_interval(difference, column):
@@ -317,6 +349,19 @@ def curves_table(results):
             if worlds := results.worlds(name, lr=lr):
                 means = (over_worlds(results, name, column, worlds, lr) for column in shown)
                 rows.append([name, f"{lr:g}", len(worlds), *means])
+    return markdown(rows)
+
+
+def strengths_table(results):
+    """New knowledge and what is kept of each arm at each rate and strength, the least change first."""
+    columns = ["new knowledge", *results.design.kept]
+    rows = [["arm", "rate", "strength", "worlds", *map(with_unit, columns)]]
+    for name in results.design.main:
+        for lr in sorted(results.arms[name].at):
+            if worlds := results.worlds(name, lr=lr):
+                for strength in (*results.design.strengths, 1):
+                    means = (over_worlds(results, name, column, worlds, lr, strength) for column in columns)
+                    rows.append([name, f"{lr:g}", f"{strength:g}", len(worlds), *means])
     return markdown(rows)
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from data.make_data import OLD_SUBJECTS_REPORTED, ask, old_subjects, old_world, world
 from questions import make_question
 from study.design import CONTROL, NEW, NEW_CLOZE, OLD_CLOZE, RETENTION, Arm, Design
-from train import Settings, Task
+from train import METHODS, Settings, Task
 
 JUDGED = (1, 2, 3, 4, 5, 6, 7, 8)
 
@@ -135,6 +135,16 @@ FULL = Design(
 QUICK = replace(FULL, arms=(ARMS[0], *MAIN, *ABLATIONS), tuning=(), judged=JUDGED[:3], curve=())
 EXTENDED_DESIGN = replace(FULL, extended=tuple(EXTENDED))
 
+
+def tuning(method, rates):
+    """The design that tries learning rates (texts or numbers) of a method, at its default settings, on the tuning worlds."""
+    if method not in METHODS or not rates:
+        raise ValueError(f"--tune takes one of {', '.join(METHODS)} and learning rates, not {method} and {len(rates)} rates")
+    arm = Arm(method, method, at=tuple(map(float, rates)))
+    rated = ("new knowledge", "never asked", "unbound")
+    return replace(FULL, arms=(arm,), pairs=(), judged=(), main=(), rated=rated, landing=False)
+
+
 # Half the subjects, told of in twice as many texts (all their wordings); rank 16, four times the epochs, smaller batches. No
 # rate is chosen: every arm is judged at four, and curves are compared where they have learned equally much. The rates and
 # the difficulty were found on world 101 (README.md).
@@ -161,4 +171,73 @@ LONG_QV = replace(
     how="found on world 101 before the first judged run",
     seconds=70,
     landing=False,
+)
+
+# --- strengths: one run is a curve of learned against kept ---------------------------------------------------------------
+
+# Fixed on 2026-11-30, before the first judged run (DESIGNS.md). Two rates an arm: the one that FULL or LONG_QV had found
+# and one well above it, since in trials a high rate that was turned down lay outside a low one.
+
+
+def strengths_task(seed, subjects, texts, judged):
+    """Of FULL's questions the three that are compared: they are asked at five strengths, the control at 1."""
+    task = task_for(seed, subjects, texts, judged)
+    return replace(task, question_sets={name: task.question_sets[name] for name in (NEW, CONTROL, RETENTION)})
+
+
+def both_rates(method, low, high, **kwargs):
+    return Arm(method, method, low, at=(low, high), **kwargs)
+
+
+STRENGTHS = Design(
+    model="data/base",
+    arms=(
+        Arm("untouched", None),
+        both_rates("mica", 2e-2, 5e-2),
+        both_rates("lora", 7e-3, 1.5e-2),
+        both_rates("mica-random", 2e-2, 5e-2),
+        both_rates("lora-fa", 2e-2, 5e-2),
+        both_rates("full", 7e-4, 1.5e-3),
+        both_rates("milora", 1e-2, 2e-2),
+    ),
+    pairs=(
+        ("mica", "lora"),
+        ("mica-random", "mica"),
+        ("lora-fa", "mica"),
+        ("lora-fa", "lora"),
+        ("full", "lora"),
+        ("milora", "lora"),
+    ),
+    columns={name: COLUMNS[name] for name in ("new knowledge", "unbound", "never asked", "log p", "forgetting loss")},
+    task=strengths_task,
+    tuning=(),
+    judged=JUDGED,
+    main=("mica", "lora", "mica-random", "lora-fa", "full", "milora"),
+    strengths=(0.25, 0.35, 0.5, 0.7),
+    levels={
+        "new knowledge at never asked 95%": ("never asked", 0.95),
+        "new knowledge at forgetting loss halfway": ("forgetting loss", ("lora", 7e-3)),  # of this arm's, from untouched
+    },
+    primary=("new knowledge at never asked 95%", "new knowledge at forgetting loss halfway"),
+    name="strengths",
+    text="old text",
+    seconds=50,
+    landing=False,
+)
+LONGER = {"settings": LONG, "subjects": 20, "texts": 8}
+STRENGTHS_QV = replace(
+    STRENGTHS,
+    arms=(
+        Arm("untouched", None, subjects=20, texts=8),
+        both_rates("mica", 7e-3, 3e-2, **LONGER),
+        both_rates("lora", 3e-3, 1e-2, **LONGER),
+        both_rates("mica-random", 7e-3, 3e-2, **LONGER),
+        both_rates("lora-fa", 7e-3, 3e-2, **LONGER),
+        both_rates("milora", 3e-3, 1e-2, **LONGER),
+    ),
+    pairs=tuple(pair for pair in STRENGTHS.pairs if "full" not in pair),  # which trains all weights, not these alone
+    main=("mica", "lora", "mica-random", "lora-fa", "milora"),
+    levels=STRENGTHS.levels | {"new knowledge at forgetting loss halfway": ("forgetting loss", ("lora", 3e-3))},
+    name="strengths-qv",
+    seconds=95,
 )

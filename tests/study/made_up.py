@@ -26,7 +26,9 @@ def made_up(design, run, rng):
         one = {"amplification": 2.0, "left_major": 0.1, "left_minor": 0.2, "right_major": 0.3, "right_minor": 0.4}
         landing = {"left": [1 / 24] * 24, "right": [1 / 24] * 24, "projections": {"q_proj": one, "v_proj": one}}
     epochs = [{"epoch": i, "loss": 1.0} for i in range(1, run.arm.settings.epochs + 1)]
-    return {
+    turned = {"summary": summary, "forgetting loss": 0.6}
+    beside = {"strengths": {f"{strength:g}": turned for strength in design.strengths}} if design.strengths else {}
+    return beside | {
         "key": describe(run) | {"numerics": 1, "torch": "2", "device": "cpu"},
         "trained": 1000 * run.arm.settings.rank,
         "history": [epoch | ({"new": 0.3 + 0.01 * epoch["epoch"]} if design.landing else {}) for epoch in epochs],

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 import torch
 from made_up import made_up
 
+from data.make_data import old_subjects, old_world
 from gpt import load_pretrained
 from lora import LoRALayer
 from study import __main__ as program
@@ -32,6 +34,7 @@ from study.runs import (
     surroundings,
     task_digest,
 )
+from study import toy
 from study.toy import ABLATIONS, ARMS, FULL, JUDGED, LATER, MAIN, task_for
 from tools.cli import write_lines
 from train import METHODS, Method, Settings, Task, adapt, copy_for
@@ -50,6 +53,15 @@ def test_tuning_asks_about_other_old_subjects_than_are_judged():
     }  # fmt: skip
     subjects = {q.subject for q in judged.question_sets["never-asked"]}
     assert not subjects & {q.subject for q in tuning.question_sets["never-asked"]}
+
+
+def test_retention_is_tuned_on_other_old_subjects_than_the_reported_ones():
+    _, never_asked = old_subjects()
+    tuned_on = {question["subject"] for question in toy.tuning_retention()}
+    reported = {question["subject"] for name, items in old_world().items() if name != "text" for question in items}
+    assert len(tuned_on) == 120 and len(reported) == 180
+    assert not tuned_on & reported
+    assert tuned_on <= {subject.name for subject in never_asked}
 
 
 def test_worlds_differ_and_repeat():
@@ -369,10 +381,33 @@ def test_ctrl_c_keeps_what_is_finished_and_leaves_no_process(tiny_llama_folder, 
     assert list(records.glob(".*.tmp")) == []
 
 
+def test_rates_are_tried_on_the_tuning_worlds_and_several_machines_share_the_runs(tiny_llama_folder, tmp_path, monkeypatch, capsys):
+    made = []
+
+    def perform_all(design, runs, results, pool, workers, *where):
+        made.extend(runs)
+        for run in runs:
+            path = record_path(results, run)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(made_up(design, run, np.random.default_rng(0)) | {"key": key_of(design, run, where[-1])}))
+
+    monkeypatch.setattr(runs, "perform_all", perform_all)
+    for part in ("1/2", "2/2"):
+        arguments = ["--tune", "mica", "1e-2", "2e-2", "--part", part, "--model", tiny_llama_folder, "--results", tmp_path]
+        monkeypatch.setattr(sys, "argv", ["study", *map(str, arguments)])
+        program.main()
+    assert sorted((run.lr, run.world) for run in made) == [(lr, world) for lr in (1e-2, 2e-2) for world in TUNING]
+    table = capsys.readouterr().out
+    assert "new knowledge, % / never asked, % / unbound, %" in table and re.search(r"\| mica \| .*0.01: .*0.02: ", table)
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--workers", "0"], "--workers must be at least 1, not 0"),
+        (["--workers", "0"], "give at least 1 worker"),
+        (["--part", "3/2"], "give at least 1 worker, and a part such as 2/3"),
+        (["--tune", "mice", "1e-2"], "--tune takes one of mica, lora"),
+        (["--tune", "mica"], "and learning rates, not mica and 0 rates"),
         (["--model", "nowhere"], "nowhere"),
         (["--device", "abacus"], "device 'abacus' cannot be used here"),
         (["--quick", "--extended"], "not allowed with"),

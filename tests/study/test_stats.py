@@ -9,11 +9,13 @@ from scipy.stats import binom, ttest_1samp
 
 from study.stats import (
     Difference,
+    best_elsewhere,
     heights,
     holm,
     matched,
     paired,
     ratio,
+    read_at,
     resamples,
     rising,
     verdict,
@@ -197,3 +199,20 @@ def test_matched_differences_are_right_at_the_designs_own_numbers(name):
     covered = np.mean([d.low <= truth <= d.high for d in found])
     assert covered >= 0.94 if truth == 0 else covered >= 0.93
     assert abs(np.mean([d.mean for d in found]) - truth) < 0.5 * np.mean([d.se for d in found])  # hardly a bias
+
+
+# --- strengths ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_curve_is_read_where_it_first_falls_to_a_level():
+    points = [(1.0, 0.2), (0.98, 0.4), (0.9, 0.6), (0.96, 0.7), (0.8, 0.9)]  # kept, learned
+    assert read_at(points, 0.94) == pytest.approx(0.5) and read_at(points, 0.98) == pytest.approx(0.4)
+    assert read_at(points, 0.7) == 0.9  # it never falls so far: all that was learned
+    assert read_at(points, 1.1) == 0.2  # it never was so high: nothing may be learned
+
+
+def test_a_rate_is_chosen_on_the_other_worlds():
+    assert best_elsewhere([[1, 1, 9], [2, 2, 2]]) == [1, 1, 2]
+    noise = np.random.default_rng(0).normal(0, 1, (2000, 2, 8))  # no rate is better: so nothing is gained by choosing
+    assert abs(np.mean([best_elsewhere(values) for values in noise])) < 4 / math.sqrt(2000 * 8)
+    assert noise.max(1).mean() > 0.5

@@ -14,12 +14,13 @@ from scipy import stats
 from lora import LoRALayer
 from study import tables
 from study.design import Run, runs_of
+from study.figures import draw_all, save_figure
 from study.real import REAL
 from study.report import answers, fill_in, report
 from study.runs import finder, record_path, surroundings
 from study.stats import matched, ratio
 from study.tables import Results
-from study.toy import ARMS, EXTENDED_DESIGN, FULL, JUDGED, LONG_QV, MAIN, PAIRS, QUICK
+from study.toy import ARMS, EXTENDED_DESIGN, FULL, JUDGED, LONG_QV, MAIN, PAIRS, QUICK, STRENGTHS, STRENGTHS_QV
 from train import METHODS, Method
 
 MATCHED, ENDS = "never asked at matched new knowledge", ("new knowledge", "never asked")
@@ -102,6 +103,29 @@ def test_a_look_takes_every_rate_of_a_curve_as_the_curves_table_has_them(made):
     assert len(lines) == 4
     for _, rate, _, new, *_ in lines:
         assert row_of(tables.look(made, f"lora@{rate}", "mica"), "new knowledge, %")[1] == new
+
+
+@pytest.mark.parametrize("design", [STRENGTHS, STRENGTHS_QV], ids=["all linears", "q and v"])
+def test_at_equal_keeping_each_world_is_read_at_the_rate_that_is_best_on_the_others(tmp_path, design):
+    results = Results(write_study(tmp_path, design), design)
+    for record in results.records.values():  # kept falls from 1 by 0.2, new knowledge rises from 0.2 by 0.4, and 0.1 with lr
+        steps = {float(strength): turned for strength, turned in record.get("strengths", {}).items()} | {1.0: record}
+        for t, turned in steps.items():
+            lr = record["key"]["lr"] or 0
+            turned["summary"] = json.loads(json.dumps(turned["summary"]))
+            turned["summary"]["never-asked"]["acc"] = 1 - 0.2 * t * (lr > 0)
+            turned["summary"]["new"]["acc"] = 0.2 + (0.4 + lr + 0.01 * record["key"]["world"]) * t * (lr > 0)
+            turned["forgetting loss"] = 1 + t * (lr > 0)
+    (kept, lost), rates = design.primary, {name: max(results.arms[name].at) for name in ("mica", "lora")}
+    for title, t in ((kept, 0.25), (lost, 0.5)):  # 95% is kept at a quarter, and half is lost at a half
+        expected = [0.2 + (0.4 + rates["mica"] + 0.01 * world) * t for world in JUDGED]
+        assert results.read_at("mica", title, JUDGED) == pytest.approx(expected)
+        assert results.comparisons["mica", "lora", title].difference.mean == pytest.approx(t * (rates["mica"] - rates["lora"]))
+    text = report(results)
+    assert list(results.comparisons) == design.comparisons and len(design.comparisons) == 2 * len(design.pairs)
+    assert len(re.findall(r"\| mica \| [\d.]+ \| 0.35 \| 8 \|", text)) == 2 and "nan" not in text
+    for name, figure in draw_all(results, None).items():
+        save_figure(figure, tmp_path / f"{name}.png")
 
 
 def test_gains_are_above_the_untouched_model_of_the_same_world(made):
