@@ -166,11 +166,7 @@ def fuse(parts):
     below each other. B is block-diagonal: each part's B in its own rows and columns, zero elsewhere.
     """
     first = next(part for part in parts if isinstance(part, LoRALayer))
-    scale, As, Bs = (
-        first.alpha / first.rank,
-        [],
-        [],
-    )  # the files know one scale: B makes up for another (else times 1.0)
+    scale, As, Bs = first.alpha / first.rank, [], []  # the files know one scale: B makes up for another (else times 1)
     for part in parts:
         if isinstance(part, LoRALayer):
             A, B = part.plain_factors()  # (k, in), (out, k)

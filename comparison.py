@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from adapter_io import save_trained
+from adapter_io import save_trained, write_card
 from fast import ranks
 from tools.cli import (
     alone,
@@ -36,7 +36,7 @@ from tools.cli import (
     write_lines,
 )  # fmt: skip
 from tools.reading import read_documents, table_name
-from tools.report import REPORT_FILES, examples_text, remove_report, write_report, write_scores
+from tools.report import REPORT_FILES, examples_text, plus_minus, remove_report, write_report, write_scores
 from tools.schema import build, parse_json, read_text, reading
 
 CONFIG, RUN, SECONDS = "config.json", "run.json", "seconds.json"
@@ -213,7 +213,16 @@ class Comparison:
             write_scores(new / "scores.jsonl", self.task.question_sets, scores)
             if "diverged" not in record:
                 save_trained(model, tokenizer, new, self.args.model, self.folder)
+                if (new / "adapter").exists():
+                    write_card(new / "adapter", self.args.model, self.facts(method, record))
         self.add(method, seed)
+
+    def facts(self, method, record):
+        """What a model card says of a run."""
+        made = {"method": method, "rank": self.args.rank, "learning rate": record["lr"], "seed": record["seed"]}
+        made["corpus (digest)"] = digest(self.task.documents)
+        shares = {name: record["summary"][name] for name in self.task.question_sets}
+        return made | {f"{name}, %": plus_minus(some["acc"], some["acc_se"]) for name, some in shares.items()}
 
     def add(self, method, seed):
         folder = self.out / method / f"seed{seed}"
