@@ -31,26 +31,25 @@ from questions import Question, make_question, read_questions
 from tools.cli import printable
 from tools.reading import read_documents
 
-GOOD = '{"question": "Who?", "choices": ["me", "you"], "answer": 1}'
+GOOD = {"question": "Who?", "choices": ["me", "you"], "answer": 1}
 
-MALFORMED = {
-    "not JSON": "{",
-    "not an object": "[1, 2]",
-    "no question": '{"choices": ["me", "you"], "answer": 1}',
-    "blank question": '{"question": "  ", "choices": ["me", "you"], "answer": 1}',
-    "question no string": '{"question": 3, "choices": ["me", "you"], "answer": 1}',
-    "no choices": '{"question": "Who?", "answer": 1}',
-    "choices no list": '{"question": "Who?", "choices": "me", "answer": 1}',
-    "one choice": '{"question": "Who?", "choices": ["me"], "answer": 0}',
-    "blank choice": '{"question": "Who?", "choices": ["me", " "], "answer": 0}',
-    "choice no string": '{"question": "Who?", "choices": ["me", 2], "answer": 0}',
-    "same choice twice": '{"question": "Who?", "choices": ["me", "you", "me"], "answer": 0}',
-    "no answer": '{"question": "Who?", "choices": ["me", "you"]}',
-    "answer too large": '{"question": "Who?", "choices": ["me", "you"], "answer": 2}',
-    "answer negative": '{"question": "Who?", "choices": ["me", "you"], "answer": -1}',
-    "answer a text": '{"question": "Who?", "choices": ["me", "you"], "answer": "you"}',
-    "answer a truth value": '{"question": "Who?", "choices": ["me", "you"], "answer": true}',
-    "answer a fraction": '{"question": "Who?", "choices": ["me", "you"], "answer": 1.0}',
+MALFORMED = {  # changes of a question, None: without it; and what is named
+    "no question": ({"question": None}, "question"),
+    "blank question": ({"question": "  "}, "question"),
+    "question no string": ({"question": 3}, "question"),
+    "no choices": ({"choices": None}, "choices"),
+    "choices no list": ({"choices": "me"}, "choices"),
+    "one choice": ({"choices": ["me"]}, "choices"),
+    "blank choice": ({"choices": ["me", " "]}, "choices"),
+    "choice no string": ({"choices": ["me", 2]}, "choices"),
+    "same choice twice": ({"choices": ["me", "you", "me"]}, "choices"),
+    "the same but for a space": ({"choices": ["me", "me "]}, "choices"),
+    "no answer": ({"answer": None}, "answer"),
+    "answer too large": ({"answer": 2}, "answer"),
+    "answer negative": ({"answer": -1}, "answer"),
+    "answer a text": ({"answer": "you"}, "answer"),
+    "answer a truth value": ({"answer": True}, "answer"),
+    "answer a fraction": ({"answer": 1.0}, "answer"),
 }
 
 # Prompts of different lengths, choices of different numbers and lengths, some of which begin alike.
@@ -121,50 +120,42 @@ def test_a_question_becomes_a_prompt_and_a_cloze_stays_as_it_is(tmp_path):
     assert second == Question("It is", ("me", "you"), 0)
 
 
-@pytest.mark.parametrize("line", MALFORMED.values(), ids=MALFORMED)
-def test_a_malformed_line_is_named_with_its_file_and_number(tmp_path, line):
-    path = tmp_path / "questions.jsonl"
-    path.write_text(f"{GOOD}\n\n{line}\n{GOOD}\n")
+def test_spaces_around_a_choice_are_left_out_but_not_of_a_prompt_and_a_missing_note_is_empty():
+    item = {"question": "Where?", "choices": [" Elm ", "Ash"], "answer": 0, "subject": None}
+    assert make_question(item) == Question("Question: Where?\nAnswer:", ("Elm", "Ash"), 0)
+    assert make_question({"prompt": "It is", "choices": [" Elm", "Elm"], "answer": 0}).choices == (" Elm", "Elm")
+
+
+@pytest.mark.parametrize("changes, named", MALFORMED.values(), ids=MALFORMED)
+def test_a_malformed_question_is_named_with_its_file_and_line(tmp_path, changes, named):
+    path, item = tmp_path / "questions.jsonl", {k: v for k, v in (GOOD | changes).items() if v is not None}
+    path.write_text(f"{json.dumps(GOOD)}\n\n{json.dumps(item)}\n{json.dumps(GOOD)}\n")
     with pytest.raises(ValueError) as error:
         read_questions(path)
-    assert str(error.value).startswith(f"{path}, line 3: ")
+    place, said = f"{path}, line 3: ", str(error.value)
+    assert said.startswith(place) and f'"{named}' in said.removeprefix(place)
 
 
-def test_blank_lines_between_questions_are_skipped_and_an_empty_file_is_refused(tmp_path):
+def test_blank_lines_are_skipped_and_lines_that_are_no_questions_refused(tmp_path):
     path = tmp_path / "questions.jsonl"
-    path.write_text(f"\ufeff{GOOD}\n\n  \n{GOOD}", encoding="utf-8")
+    path.write_text(f"\ufeff{json.dumps(GOOD)}\n\n  \n{json.dumps(GOOD)}", encoding="utf-8")
     assert len(read_questions(path)) == 2
-    path.write_text("\n")
-    with pytest.raises(ValueError, match="questions.jsonl holds no questions"):
-        read_questions(path)
+    for content in ("\n", "{", "[1, 2]"):
+        path.write_text(content)
+        with pytest.raises(ValueError, match="questions.jsonl"):
+            read_questions(path)
 
 
-@pytest.mark.parametrize("seq_len", [1, 2, 3, 5, 10, 11, 12, 100])
-def test_every_token_is_a_target_once_and_end_of_text_stands_around_every_document(seq_len):
-    inputs, targets = pack([[1, 2, 3], [4], [5, 6, 7, 8]], 0, seq_len)
+@pytest.mark.parametrize("seq_len", [1, 2, 3, 5, 10, 11, 12, 13, 100])
+@pytest.mark.parametrize("bos", [None, 9, 0])  # 0: also end-of-text, which then stands once and is learned
+def test_every_token_but_bos_is_a_target_once_and_end_of_text_stands_around_every_document(seq_len, bos):
+    inputs, targets = pack([[1, 2, 3], [4], [5, 6, 7, 8]], 0, seq_len, bos)
+    stream = [0, 1, 2, 3, 0, 4, 0, 5, 6, 7, 8, 0] if bos != 9 else [9, 1, 2, 3, 0, 9, 4, 0, 9, 5, 6, 7, 8, 0]
+    n = len(stream) - 1
     assert inputs.shape == targets.shape and inputs.shape[1] == seq_len
-    real = targets.flatten() != IGNORE
-    assert targets.flatten()[real].tolist() == [1, 2, 3, 0, 4, 0, 5, 6, 7, 8, 0]
-    assert inputs.flatten()[real].tolist() == [0, 1, 2, 3, 0, 4, 0, 5, 6, 7, 8]
-    assert not inputs.flatten()[~real].any() and (~real).sum() < seq_len
-    assert real.tolist() == sorted(real.tolist(), reverse=True)  # padding only at the end
-
-
-@pytest.mark.parametrize("seq_len", [1, 2, 3, 5, 11, 12, 13, 100])
-def test_documents_begin_with_bos_which_is_never_a_target(seq_len):
-    documents, bos, eot = [[1, 2, 3], [4], [5, 6, 7, 8]], 9, 0
-    inputs, targets = pack(documents, eot, seq_len, bos)
-    assert inputs.shape == targets.shape and inputs.shape[1] == seq_len
-    assert inputs.flatten().tolist()[:13] == [9, 1, 2, 3, 0, 9, 4, 0, 9, 5, 6, 7, 8]
-    expected = [1, 2, 3, 0, IGNORE, 4, 0, IGNORE, 5, 6, 7, 8, 0]
-    assert targets.flatten().tolist() == expected + [IGNORE] * (targets.numel() - 13)
-    assert not inputs.flatten()[13:].any() and targets.numel() - 13 < seq_len
-
-
-def test_bos_that_is_also_end_of_text_stands_once_between_documents_and_is_learned():
-    documents = [[1, 2, 3], [4], [5, 6]]
-    for got, expected in zip(pack(documents, 0, 4, bos_id=0), pack(documents, 0, 4), strict=True):
-        assert got.equal(expected)
+    inputs, targets = inputs.flatten().tolist(), targets.flatten().tolist()
+    assert inputs[:n] == stream[:-1] and targets[:n] == [IGNORE if token == 9 else token for token in stream[1:]]
+    assert set(inputs[n:]) <= {0} and set(targets[n:]) <= {IGNORE} and len(inputs) - n < seq_len  # padding
 
 
 def test_choices_share_the_prompt_and_count_all_their_own_tokens(tokenizer):
@@ -202,14 +193,13 @@ def test_a_choice_has_a_token_even_where_all_of_it_merges_with_the_prompt():
 
 
 def test_a_text_that_begins_with_bos_has_it_once_and_it_is_not_counted():
-    plain, beginning = PairTokenizer(), BeginningTokenizer()
     question = Question("abcd", ("xyz", "fghi"), 0)
-    prompt, choices = encode_question(plain, question, 96)
-    assert encode_question(beginning, question, 96) == ([511, *prompt], choices)
+    prompt, choices = encode_question(PairTokenizer(), question, 96)
+    assert encode_question(BeginningTokenizer(), question, 96) == ([511, *prompt], choices)
 
 
 def test_a_choice_alone_must_fit_the_context(tokenizer):
-    with pytest.raises(ValueError, match="The quick brown' does not fit the model's context of 1 tokens"):
+    with pytest.raises(ValueError, match="The quick brown.* 1 tokens"):
         encode_question(tokenizer, LONG, 1)
 
 
@@ -245,7 +235,8 @@ def test_scores_are_right_where_a_text_is_longer_than_the_context_which_is_said(
     near = Question(tokenizer.decode(near), ("dog", "wood", "she sells sea shells", "the dog jumps"), 1)
     questions = [QUESTIONS[0], LONG, near, QUESTIONS[1]]
     scores = score_questions(model, tokenizer, questions, batch_size=3, description="some")
-    assert capsys.readouterr().err == "some: 2 do not fit the context of 96 tokens; they lose their beginning\n"
+    said = capsys.readouterr().err
+    assert said.startswith("some: 2 ") and "96" in said
     for question, got in zip(questions, scores, strict=True):
         expected = pytest.approx(naive_loglikelihoods(model, tokenizer, question), abs=1e-4)
         assert got.loglikelihoods == expected == score_question(model, tokenizer, question).loglikelihoods
@@ -320,6 +311,9 @@ def knows_some(tiny_llama_folder):
 
 def test_exact_is_what_greedy_decoding_writes_up_to_the_end_of_its_answer(knows_some):
     model, tokenizer, questions = knows_some
+    assert score_questions(model, tokenizer, []) == []
+    wrong = [Question(q.prompt, q.choices, 1) for q in questions]
+    assert not any(got.exact for got in score_questions(model, tokenizer, wrong))  # it asks for the right choice
     exact = [got.exact for got in score_questions(model, tokenizer, questions)]
     assert exact == [True, True, True, False, False, False]
     assert exact == [score_question(model, tokenizer, question).exact for question in questions]
@@ -339,32 +333,11 @@ def test_exact_is_not_known_where_what_follows_lies_outside_the_context(knows_so
     just = len(tokenizer.encode(questions[0].prompt + " fox"))  # what follows it is predicted, too
     for context, exact in ((just, True), (just - 1, False)):
         model.config = replace(whole, context_length=context)
-        (fast,), plain = (
-            score_questions(model, tokenizer, questions[:1]),
-            score_question(model, tokenizer, questions[0]),
-        )
+        (fast,) = score_questions(model, tokenizer, questions[:1])
+        plain = score_question(model, tokenizer, questions[0])
         model.config = whole
         assert fast.exact == plain.exact == exact
         assert fast.loglikelihoods[0] == pytest.approx(before.loglikelihoods[0], abs=1e-5)
-
-
-def test_no_questions_have_no_scores(knows_some):
-    model, tokenizer, _ = knows_some
-    assert score_questions(model, tokenizer, []) == []
-
-
-def test_spaces_around_a_choice_are_left_out_and_a_missing_note_is_empty():
-    item = {"question": "Where?", "choices": [" Elm ", "Ash"], "answer": 0, "subject": None}
-    assert make_question(item) == Question("Question: Where?\nAnswer:", ("Elm", "Ash"), 0)
-    with pytest.raises(ValueError, match="must differ"):
-        make_question(item | {"choices": ["Elm", "Elm "]})
-    assert make_question({"prompt": "It is", "choices": [" Elm", "Elm"], "answer": 0}).choices == (" Elm", "Elm")
-
-
-def test_exact_asks_for_the_right_choice(knows_some):
-    model, tokenizer, questions = knows_some
-    wrong = [Question(q.prompt, q.choices, 1) for q in questions]
-    assert not any(got.exact for got in score_questions(model, tokenizer, wrong))
 
 
 def test_an_answer_ends_at_end_of_text_a_line_break_or_a_full_stop(tokenizer):
@@ -423,6 +396,14 @@ def files(tmp_path):
     return [str(folder / "first.jsonl"), str(folder / "second.jsonl")]
 
 
+def randomize(model, targets=("q_proj", "v_proj")):
+    """Put adapters on it that change what it says."""
+    torch.manual_seed(0)
+    replace_linears(model, LoRALayer, 2, 4, targets)
+    for layer in find_adapters(model).values():
+        torch.nn.init.normal_(layer.B)
+
+
 def run_program(monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", ["eval_qa.py", *map(str, arguments)])
     eval_qa.main()
@@ -452,21 +433,6 @@ def test_the_program_prints_a_row_a_file_and_writes_a_line_a_question(
     assert [path.name for path in scores_path.parent.iterdir()] == ["scores.jsonl"]
 
 
-def test_an_adapter_is_put_on_the_model_before_it_is_measured(tiny_folder, files, tmp_path, monkeypatch, capsys):
-    model, tokenizer = load_pretrained(tiny_folder)
-    untouched = score_questions(model, tokenizer, read_questions(files[0]))
-    replace_linears(model, LoRALayer, 2, 4, ["q_proj", "v_proj"])
-    for layer in find_adapters(model).values():
-        torch.nn.init.normal_(layer.B)
-    expected = score_questions(model, tokenizer, read_questions(files[0]))
-    save_adapters(model, tmp_path / "adapter")
-    arguments = ["--adapter", tmp_path / "adapter", "--qa", files[0], "--scores", tmp_path / "scores.jsonl"]
-    run_program(monkeypatch, "--model", tiny_folder, *arguments)
-    got = [json.loads(line)["loglikelihoods"] for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
-    assert got == [pytest.approx(s.loglikelihoods, abs=1e-4) for s in expected]
-    assert got != [pytest.approx(s.loglikelihoods, abs=1e-2) for s in untouched]
-
-
 # --- answers ----------------------------------------------------------------------------------------------------------
 
 
@@ -492,9 +458,8 @@ def test_a_greedy_answer_is_what_is_written_up_to_its_end(knows_some):
 def test_where_an_answer_ends(knows_some, monkeypatch, written, answer):
     model, tokenizer, questions = knows_some
     ids = tokenizer.encode(written + "<|endoftext|> more")
-    monkeypatch.setattr(
-        eval_qa, "generate", lambda model, prompt, *_, **__: torch.tensor([[*prompt[0].tolist(), *ids]])
-    )
+    say = lambda model, prompt, *_, **__: torch.tensor([[*prompt[0].tolist(), *ids]])  # noqa: E731
+    monkeypatch.setattr(eval_qa, "generate", say)
     assert greedy_answer(model, tokenizer, questions[0].prompt) == answer
 
 
@@ -525,7 +490,7 @@ def test_an_adapter_of_another_base_is_noted(tiny_llama_folder, tmp_path, monkey
         save_adapters(model, tmp_path / name / "adapter", noted)
         run_program(monkeypatch, "--model", tiny_llama_folder, "--adapter", tmp_path / name, "--ask", "Who?")
         said[name] = capsys.readouterr().err
-    assert said["other"] == f"note: this adapter was trained on 'org/other', not on {tiny_llama_folder} (--model)\n"
+    assert "org/other" in said["other"] and str(tiny_llama_folder) in said["other"]
     assert said["same"] == said["none"] == ""
 
 
@@ -534,9 +499,7 @@ def test_questions_and_prompts_are_answered_without_and_with_the_adapter(
 ):
     model, tokenizer, questions = knows_some
     base, _ = load_pretrained(tiny_llama_folder)
-    replace_linears(base, LoRALayer, 2, 4, ["v_proj"])
-    for layer in find_adapters(base).values():
-        torch.nn.init.normal_(layer.B)
+    randomize(base, ["v_proj"])
     save_adapters(base, tmp_path / "adapter")
     without, adapted = (
         [greedy_answer(m, tokenizer, p) for p in ("Question: Who?\nAnswer:", "Question: Why?\nAnswer:")]
@@ -552,8 +515,8 @@ def test_questions_and_prompts_are_answered_without_and_with_the_adapter(
     run_program(monkeypatch, *line, "--adapter", tmp_path / "adapter")
     printed = capsys.readouterr().out
     for text, first, second in zip(("Who?", "Why?", "The fox"), without, adapted, strict=True):
-        assert f"{text}\n  untouched: {printable(first)}\n" in printed
-        assert f"  with the adapter: {printable(second)}\n" in printed
+        assert f"{text}\n  untouched: {printable(first) or '(ends at once)'}\n" in printed
+        assert f"  with the adapter: {printable(second) or '(ends at once)'}\n" in printed
 
 
 def test_questions_are_asked_for_where_none_is_given(tiny_llama_folder, monkeypatch, capsys):
@@ -566,4 +529,24 @@ def test_questions_are_asked_for_where_none_is_given(tiny_llama_folder, monkeypa
 def test_nothing_to_measure_is_said(monkeypatch, capsys):
     with pytest.raises(SystemExit) as exit:
         run_program(monkeypatch, "--model", "data/base")
-    assert exit.value.code == 2 and "give --qa, --text, --ask or --prompt" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert exit.value.code == 2 and all(option in said for option in ("--qa", "--text", "--ask", "--prompt"))
+
+
+def test_the_strength_of_an_adapter_is_from_the_untouched_model_to_the_whole(
+    tiny_llama_folder, files, tmp_path, monkeypatch
+):
+    model, tokenizer = load_pretrained(tiny_llama_folder)
+    questions, found = read_questions(files[0]), {}
+    expected = {0: score_questions(model, tokenizer, questions)}
+    randomize(model)
+    expected[1] = score_questions(model, tokenizer, questions)
+    save_adapters(model, tmp_path / "adapter")
+    for strength in (0, 0.5, 1):
+        line = ["--adapter", tmp_path / "adapter", "--strength", strength, "--qa", files[0]]
+        run_program(monkeypatch, "--model", tiny_llama_folder, *line, "--scores", tmp_path / "scores.jsonl")
+        lines = (tmp_path / "scores.jsonl").read_text().splitlines()
+        found[strength] = [json.loads(line)["loglikelihoods"] for line in lines]
+    for strength, scores in expected.items():
+        assert found[strength] == [pytest.approx(score.loglikelihoods, abs=1e-4) for score in scores]
+    assert found[0] != found[0.5] != found[1]

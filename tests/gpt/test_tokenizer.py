@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import shutil
 import sys
 import unicodedata
@@ -17,6 +18,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from gpt import load_tokenizer
 from gpt.tokenizer import (
     GPT2_PATTERN,
+    SETTINGS_FILES,
     SPLIT_PATTERNS,
     TOKENIZER_FILES,
     BytePairTokenizer,
@@ -148,21 +150,23 @@ def assert_equal(pair, text):
 
 
 def nfc_between_special_tokens(text):
-    if not SPECIAL_TEXTS:
-        return unicodedata.normalize("NFC", text)
-    for special in SPECIAL_TEXTS:
-        if special in text:
-            return special.join(map(nfc_between_special_tokens, text.split(special)))
-    return unicodedata.normalize("NFC", text)
+    longest_first = map(re.escape, sorted(SPECIAL, key=len, reverse=True))
+    parts = re.split(f"({'|'.join(longest_first)})", text)
+    return "".join(part if part in SPECIAL else unicodedata.normalize("NFC", part) for part in parts)
 
 
-SPECIAL_TEXTS = sorted(SPECIAL, key=len, reverse=True)
 PIECES = [
     *" \n\t\r\x0b\x0c\x00\x1b\x1c\x1f\x7f\x85\xa0\u1680\u180e\u2009\u200b\u200d\u2028\u3000\ufeff\ufffd\U0010ffff",
     "  ", "    ", "\n\n", "\r\n", "\r\n\r\n", " \n", "\t\t", "'s", "'re", "'LL", "'Ve", "'T", "’s", "'ſ", "'\u212a", "''", "'",
     "é", "e\u0301", "\u0301\u0308", "\u0323\u0307", "\u212b", "\u1100\u1161", "\u0958", "ß", "日本", "हिन्दी", "ﷺ", "½", "²", "٣", "४२",
     "Ⅷ", "㊿", "👩‍👩‍👧", "🎉", "🇺🇳", "\U0001f44d\U0001f3fd", "the", " the", " sea", "wood", " xyzzy", "xyzzy", "1", "12", "2024", " 7", "...",
     "!?", "_", "-", "#", END_OF_TEXT, BEGIN, "<|user|>", "<|user|>s", "<|user", "<|end",
+]  # fmt: skip
+CHOSEN = [
+    "", *TEXTS, "   1", "x   1", "   x", "   \n1", "1   ", "  12  34\n 5", "a1b2", "1'2's", " 's", "a's1", "½1", "\t1\t\t2", "\u30001\u3000\u3000x",
+    " \u0301", "1\u0301", f"{END_OF_TEXT}\u0301e", f"e{END_OF_TEXT}\u0301", f"a{END_OF_TEXT}{END_OF_TEXT} b", f"  {END_OF_TEXT}  1",
+    " " * 9000 + "x", "ab" * 5000, "\r\n" * 3000,
+    "I'M I'm I'ſ I'\u212a DON'T don't WE'RE We'rE YOU'LL you'Ll 'VE 'ſt", "<|user|>s <|user|> s <|user|>|>", "\r\r\n\n\r", "a\r\nb\n\rc",
 ]  # fmt: skip
 
 
@@ -177,15 +181,12 @@ def random_texts(n, seed=0):
         yield "".join(rng.choice(PIECES) if rng.random() < 0.9 else character() for _ in range(rng.randrange(20)))
 
 
-def test_merges_cross_no_piece_unnoticed(pair):
-    """The comparisons below see where the text is cut only if tokens of several bytes exist on both sides of a cut."""
+def test_chosen_and_random_texts(pair):
     ours, _ = pair
-    texts = [ours.decode([token]) for token in range(ours.vocab_size)]
-    assert {"  ", "   ", " the", " sea", "the", "\n\n", "\r\n", "...", "'s"} <= set(texts)
-
-
-def test_random_texts(pair):
-    for text in random_texts(1500):
+    # Where the text is cut shows only if tokens of several bytes exist on both sides of a cut.
+    tokens = {ours.decode([token]) for token in range(ours.vocab_size)}
+    assert {"  ", "   ", " the", " sea", "the", "\n\n", "\r\n", "...", "'s"} <= tokens
+    for text in [*CHOSEN, *random_texts(1500)]:
         assert_equal(pair, text)
 
 
@@ -194,22 +195,9 @@ def test_random_texts_with_every_cut_seen(pair_of_pairs):
         assert_equal(pair_of_pairs, text)
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(text=st.one_of(st.text(), st.lists(st.sampled_from(PIECES)).map("".join)))
 def test_any_text(pair, text):
-    assert_equal(pair, text)
-
-
-CHOSEN = [
-    "", *TEXTS, "   1", "x   1", "   x", "   \n1", "1   ", "  12  34\n 5", "a1b2", "1'2's", " 's", "a's1", "½1", "\t1\t\t2", "\u30001\u3000\u3000x",
-    " \u0301", "1\u0301", f"{END_OF_TEXT}\u0301e", f"e{END_OF_TEXT}\u0301", f"a{END_OF_TEXT}{END_OF_TEXT} b", f"  {END_OF_TEXT}  1",
-    " " * 9000 + "x", "ab" * 5000, "\r\n" * 3000,
-    "I'M I'm I'ſ I'\u212a DON'T don't WE'RE We'rE YOU'LL you'Ll 'VE 'ſt", "<|user|>s <|user|> s <|user|>|>", "\r\r\n\n\r", "a\r\nb\n\rc",
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("text", CHOSEN)
-def test_chosen_texts(pair, text):
     assert_equal(pair, text)
 
 
@@ -321,7 +309,7 @@ def random_bpe(rng):
 def test_whatever_merges_tiktoken_takes_over_give_the_same_ids(ignore_merges):
     rng = random.Random(0)
     accepted = several = unmade = refused = 0
-    for _ in range(500):
+    for _ in range(250):
         vocab, merges, letters = random_bpe(rng)
         ranks = ranks_of(vocab, merges, {}, ignore_merges)
         if ranks is None:
@@ -336,8 +324,8 @@ def test_whatever_merges_tiktoken_takes_over_give_the_same_ids(ignore_merges):
         for _ in range(15):
             text = "".join(rng.choices(letters, k=rng.randrange(1, 25)))
             assert ours.encode(text) == theirs.encode(text).ids, (text, vocab, merges)
-    assert min(accepted, several, refused) > 30
-    assert (unmade > 5) == ignore_merges
+    assert min(accepted, several, refused) > 15
+    assert (unmade > 0) == ignore_merges
 
 
 @pytest.mark.parametrize("unk_token", [None, END_OF_TEXT])
@@ -378,7 +366,8 @@ def bpe(tokens, merges, **options):
     """A file of these tokens besides the bytes, and of these merges."""
 
     def change(content):
-        content["model"] |= {"vocab": {token: i for i, token in enumerate([*byte_alphabet(), *tokens])}, "merges": merges}
+        vocab = {token: i for i, token in enumerate([*byte_alphabet(), *tokens])}
+        content["model"] |= {"vocab": vocab, "merges": merges}
         content["model"] |= options
         content["added_tokens"] = [added(END_OF_TEXT, 256 + len(tokens))]
 
@@ -453,11 +442,9 @@ def test_what_tiktoken_would_read_otherwise_is_left_to_the_library(folder, name)
     assert type(ours) is (BytePairTokenizer if name == "truncated" else LibraryTokenizer)
 
 
-def test_a_text_is_never_truncated_or_drawn_at_random(folder):
+def test_a_text_is_never_truncated(folder):
     edit(folder, lambda c: (OTHERS["truncated"](c), OTHERS["prefix space"](c)))
     assert len(load_tokenizer(folder).encode(TEXTS[0])) > 10
-    edit(folder, model(dropout=0.1))
-    assert_refused(folder, "tokenizer.json", "dropout")
 
 
 def test_the_library_leaves_out_no_character_either(folder):
@@ -510,7 +497,8 @@ def test_fields_that_older_files_leave_out(folder):
 
 def test_unigram_and_word_pieces(tmp_path):
     """Kinds that no model here has: as the library reads them, with special tokens, a beginning and an end all the same."""
-    for model, trainer in ((models.Unigram(), trainers.UnigramTrainer), (models.WordPiece(), trainers.WordPieceTrainer)):
+    kinds = (models.Unigram(), trainers.UnigramTrainer), (models.WordPiece(), trainers.WordPieceTrainer)
+    for model, trainer in kinds:
         theirs = tokenizers.Tokenizer(model)
         theirs.pre_tokenizer = pre_tokenizers.Metaspace()
         theirs.train_from_iterator(TEXTS, trainer(vocab_size=300, show_progress=False, special_tokens=SPECIAL))
@@ -659,7 +647,10 @@ SPACES = {  # what files of this kind do with spaces
     "older and newer": metaspace(add_prefix_space=False, prepend_scheme="never"),
     "Llama 2": {"normalizer": PREPEND, "pre_tokenizer": None},
     "no space in front": {"normalizer": REPLACE, "pre_tokenizer": None},
-    "no space in front, in a sequence": {"normalizer": {"type": "Sequence", "normalizers": [REPLACE]}, "pre_tokenizer": None},
+    "no space in front, in a sequence": {
+        "normalizer": {"type": "Sequence", "normalizers": [REPLACE]},
+        "pre_tokenizer": None,
+    },
 }
 
 
@@ -816,7 +807,8 @@ def test_add_bos_token_decides_where_there_is_none(llama2, add_bos_token, bos):
 
 
 def test_a_text_that_begins_with_bos_gets_no_second_one(llama2):
-    write(llama2, "tokenizer_config.json", without(LLAMA2, "add_bos_token", "bos_token"))  # it does unless told otherwise
+    # It gets one unless told otherwise.
+    write(llama2, "tokenizer_config.json", without(LLAMA2, "add_bos_token", "bos_token"))
     ours = load_tokenizer(llama2)
     assert ours.encode("<s>The sea", bos=True) == ours.encode("<s>The sea")
     assert ours.encode("<s><s>", bos=True) == [1, 1]
@@ -849,11 +841,6 @@ def test_copying(llama2, folder, tmp_path):
 
 def test_links_are_followed_inside_a_folder_and_a_hub_cache_only(folder, tmp_path):
     (tmp_path / "private.txt").write_text("a secret")
-    (folder / "chat_template.jinja").symlink_to(tmp_path / "private.txt")
-    with pytest.raises(ValueError, match="chat_template.jinja is a link to a file elsewhere"):
-        copy_tokenizer(folder, tmp_path / "copy")
-    assert not (tmp_path / "copy").exists()
-    (folder / "chat_template.jinja").unlink()
     (folder / "templates").mkdir()
     (folder / "templates" / "chat").write_text("{{ x }}")
     (folder / "chat_template.jinja").symlink_to("templates/chat")
@@ -864,135 +851,121 @@ def test_links_are_followed_inside_a_folder_and_a_hub_cache_only(folder, tmp_pat
     snapshot, blobs = tmp_path / "models--a--b" / "snapshots" / "123", tmp_path / "models--a--b" / "blobs"
     snapshot.mkdir(parents=True)
     blobs.mkdir()
-    for path in (path for path in folder.iterdir() if path.is_file()):
-        shutil.copy(path, blobs / f"hash-of-{path.name}")
-        (snapshot / path.name).symlink_to(f"../../blobs/hash-of-{path.name}")
+    shutil.copy(folder / "tokenizer.json", blobs / "hash")
+    (snapshot / "tokenizer.json").symlink_to("../../blobs/hash")
     copy_tokenizer(snapshot, tmp_path / "of the hub")
     assert (tmp_path / "of the hub" / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
-    (snapshot / "generation_config.json").symlink_to(tmp_path / "private.txt")
-    with pytest.raises(ValueError, match="generation_config.json is a link"):
-        copy_tokenizer(snapshot, tmp_path / "of the hub")
+
+    for source in (folder, snapshot):
+        (source / "generation_config.json").symlink_to(tmp_path / "private.txt")
+        with pytest.raises(ValueError, match="generation_config.json"):
+            copy_tokenizer(source, tmp_path / "refused")
+    assert not (tmp_path / "refused").exists()
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
 
+JSON, MODEL, CONFIG, MAP, ADDED = "tokenizer.json", "tokenizer.model", *SETTINGS_FILES
 
-def post(*single, ids=(541,), **fields):
+
+def post(*single, ids=(541,)):
     special = {BEGIN: {"id": BEGIN, "ids": [*ids], "tokens": [BEGIN]}}
     template = {"type": "TemplateProcessing", "single": [*single], "pair": [], "special_tokens": special}
-    return edited(post_processor=template | fields)
+    return edited(post_processor=template)
 
 
+BERT = {"type": "BertProcessing", "sep": ["x", 1], "cls": ["y", 2]}
 A, S = {"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": BEGIN, "type_id": 0}}
-REFUSED = {  # what tokenizer.json has, and what is said of it
-    "end in template": (post(A, S), BEGIN, "before a text"),
-    "other id before": (post(S, A, ids=(7,)), "[7]"),
-    "another post-processor": (edited(post_processor={"type": "BertProcessing", "sep": ["x", 1], "cls": ["y", 2]}), "Bert"),
-    "unigram": (model(type="Unigram"), "expected a sequence"),
-    "a panic": (model(continuing_subword_prefix="##"), "index"),
-    "a field left out": (edited(pre_tokenizer={"type": "Metaspace"}), "replacement"),
-    "byte missing": (lambda c: c["model"]["vocab"].update(ĀĀ=c["model"]["vocab"].pop("q")), "`q`"),
-    "merge of nothing": (lambda c: c["model"]["merges"].append("q qqq"), "tokenizer"),
-    "same id": (lambda c: c["model"]["vocab"].update(the=300), "the same id"),
-    "huge id": (model(vocab={"a": 2**40}, merges=[]), "u32"),
-    "no vocabulary": (lambda c: c["model"].pop("vocab"), "vocab"),
-    "a model of no kind": (edited(model=[]), "list"),
-    "no end of text": (token(0, content="<end>"), "eos_token", END_OF_TEXT, "tokenizer_config.json"),
+CONTENTS = {  # of tokenizer.json, and what is named
+    "end in template": (post(A, S), [BEGIN]),
+    "other id before": (post(S, A, ids=(7,)), ["[7]"]),
+    "another post-processor": (edited(post_processor=BERT), ["Bert"]),
+    "unigram": (model(type="Unigram"), []),
+    "a panic": (model(continuing_subword_prefix="##"), []),
+    "a field left out": (edited(pre_tokenizer={"type": "Metaspace"}), ["replacement"]),
+    "byte missing": (lambda c: c["model"]["vocab"].update(ĀĀ=c["model"]["vocab"].pop("q")), ["`q`"]),
+    "merge of nothing": (lambda c: c["model"]["merges"].append("q qqq"), []),
+    "same id": (lambda c: c["model"]["vocab"].update(the=300), ["same id"]),
+    "huge id": (model(vocab={"a": 2**40}, merges=[]), []),
+    "no vocabulary": (lambda c: c["model"].pop("vocab"), ["vocab"]),
+    "no end of text": (token(0, content="<end>"), ["eos_token", END_OF_TEXT, CONFIG]),
+    "dropout": (model(dropout=0.1), ["dropout"]),  # ids would be drawn at random
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_refused_tokenizers(folder, name):
-    change, *named = REFUSED[name]
-    edit(folder, change)
-    assert_refused(folder, "tokenizer.json", *named)
+def beside(name, content):
+    return lambda folder: write(folder, name, content)
 
 
-CONFIG, MAP, ADDED = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
-SIDE_FILES = [  # a file beside the vocabulary, and what is said of it
-    (CONFIG, {"eos_token": ["</s>"]}, "['</s>']"),
-    (CONFIG, {"eos_token": {"lstrip": False}}, '"content"'),
-    (CONFIG, {"bos_token": 7}, "7"),
-    (CONFIG, {"added_tokens_decoder": []}, "added_tokens_decoder"),
-    (CONFIG, {"added_tokens_decoder": {"0": "<x>"}}, "<x>"),
-    (CONFIG, {"added_tokens_decoder": {"x": {"content": "<x>"}}}, "'x'"),
-    (CONFIG, {"add_bos_token": "yes"}, "add_bos_token"),
-    (CONFIG, [], "object"),
-    (MAP, {"eos_token": ["</s>"]}, "['</s>']"),
-    (MAP, {"unk_token": {"special": True}}, '"content"'),
-    (MAP, ["</s>"], "object"),
-    (ADDED, {"<x>": "7"}, "<x>"),
-    (ADDED, ["<x>"], "object"),
+def configured(**changes):
+    return lambda folder: write(folder, CONFIG, json.loads((folder / CONFIG).read_text()) | changes)
+
+
+def only_config_json(eos):
+    return lambda folder: ((folder / CONFIG).unlink(), write(folder, "config.json", {"eos_token_id": eos}))
+
+
+def cut_short(name):
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:-20])
+
+
+REFUSED = [  # "folder" has a tokenizer.json of bytes, "converted" one with byte_fallback, "llama2" a tokenizer.model
+    *(("folder", lambda f, change=change: edit(f, change), JSON, named) for change, named in CONTENTS.values()),
+    ("folder", beside(CONFIG, {"eos_token": ["</s>"]}), CONFIG, ["</s>"]),
+    ("folder", beside(CONFIG, {"added_tokens_decoder": {"x": {"content": "<x>"}}}), CONFIG, ["'x'"]),
+    ("folder", beside(MAP, {"unk_token": {"special": True}}), MAP, ["content"]),
+    ("folder", beside(ADDED, {"<x>": "7"}), ADDED, ["<x>"]),
+    ("folder", configured(add_prefix_space=True), JSON, ["add_prefix_space"]),
+    ("converted", configured(add_prefix_space=False), JSON, ["add_prefix_space"]),
+    ("llama2", configured(add_prefix_space=False), MODEL, ["add_prefix_space"]),
+    ("folder", configured(split_special_tokens=True), JSON, ["split_special_tokens"]),
+    ("llama2", configured(split_special_tokens=True), MODEL, ["split_special_tokens"]),
+    ("folder", configured(eos_token="<eos>"), JSON, ["<eos>"]),
+    ("llama2", configured(eos_token="<eos>"), MODEL, ["<eos>"]),
+    ("llama2", configured(bos_token="<bos>"), MODEL, ["<bos>"]),
+    ("llama2", configured(add_eos_token=True), MODEL, ["add_eos_token"]),
+    ("llama2", configured(added_tokens_decoder={"300": {"content": "<x>"}}), MODEL, ["300"]),
+    ("llama2", configured(added_tokens_decoder={"-1": {"content": "<x>"}}), MODEL, ["-1"]),
+    ("llama2", configured(added_tokens_decoder={"420": {"content": "<x>", "lstrip": True}}), MODEL, ["lstrip"]),
+    *(("folder", only_config_json(eos), JSON, ["eos_token_id"]) for eos in (700, [5, 540], [], "x", True)),
+    ("folder", cut_short(JSON), JSON, []),
+    ("folder", cut_short(CONFIG), CONFIG, []),
+    ("folder", lambda folder: (folder / JSON).write_bytes(b"\xff{}"), JSON, ["UTF-8"]),
+    ("llama2", cut_short(MODEL), MODEL, ["download"]),
+    ("llama2", lambda folder: (folder / MODEL).write_bytes(b""), MODEL, ["download"]),
 ]
 
 
-@pytest.mark.parametrize(("name", "content", "named"), SIDE_FILES)
-@pytest.mark.parametrize("kind", ["tokenizer.json", "vocab.json"])
-def test_side_files_of_an_older_tokenizer_are_named(folder, name, content, named, kind):
-    if kind == "vocab.json":
-        (folder / "tokenizer.json").rename(folder / "away")
-        write(folder, "vocab.json", {"a": 0})
-        (folder / "merges.txt").write_text("#version: 0.2\n")
-    write(folder, name, content)
-    assert_refused(folder, name, named)
+@pytest.mark.parametrize(("kind", "change", "name", "named"), REFUSED)
+def test_what_is_refused_is_named_with_its_file(request, kind, change, name, named):
+    folder = request.getfixturevalue(kind)
+    load_tokenizer(folder)  # before the change it is in order
+    change(folder)
+    assert_refused(folder, name, *named)
+
+
+@pytest.mark.parametrize(("kind", "prefixed"), [("folder", False), ("converted", True), ("llama2", True)])
+def test_settings_that_say_what_the_files_do_are_read(request, kind, prefixed):
+    folder = request.getfixturevalue(kind)
+    ids = load_tokenizer(folder).encode(TEXTS[0])
+    configured(add_prefix_space=prefixed, split_special_tokens=False, add_eos_token=False)(folder)
+    assert load_tokenizer(folder).encode(TEXTS[0]) == ids
 
 
 @pytest.mark.parametrize("merges", ["a", "a b c", "a b"])
 def test_merges_of_older_files_that_are_none(folder, merges):
-    (folder / "tokenizer.json").unlink()
+    (folder / JSON).unlink()
     write(folder, "vocab.json", {"a": 0, "b": 1, END_OF_TEXT: 2})
     write(folder, "config.json", {"model_type": "gpt2"})
     (folder / "merges.txt").write_text(f"#version: 0.2\n{merges}\n")
     assert_refused(folder, "vocab.json")
-    write(folder, "tokenizer_config.json", {"tokenizer_class": "BartTokenizer"})
+    write(folder, CONFIG, {"tokenizer_class": "BartTokenizer"})
     assert_refused(folder, "vocab.json", "bart", "AutoTokenizer")
 
 
-SETTINGS_REFUSED = [  # of a byte-level tokenizer.json, one with byte_fallback, and a tokenizer.model
-    ("folder", {"add_prefix_space": True}, "add_prefix_space=True"),
-    ("converted", {"add_prefix_space": False}, "add_prefix_space=False"),
-    ("llama2", {"add_prefix_space": False}, "add_prefix_space=False"),
-    *((kind, {"split_special_tokens": True}, "split_special_tokens") for kind in ("folder", "converted", "llama2")),
-    *((kind, {"eos_token": "<eos>"}, "<eos>") for kind in ("folder", "converted", "llama2")),
-    ("llama2", {"bos_token": "<bos>"}, "<bos>"),
-    ("llama2", {"add_eos_token": True}, "add_eos_token"),
-    ("llama2", {"added_tokens_decoder": {"300": {"content": "<x>"}}}, "300"),
-    ("llama2", {"added_tokens_decoder": {"-1": {"content": "<x>"}}}, "-1"),
-    ("llama2", {"added_tokens_decoder": {"420": {"content": "<x>", "lstrip": True}}}, "lstrip"),
-]
-
-
-@pytest.mark.parametrize(("kind", "changes", "named"), SETTINGS_REFUSED)
-def test_settings_that_change_ids_are_refused(request, kind, changes, named):
-    folder = request.getfixturevalue(kind)
-    content = json.loads((folder / CONFIG).read_text())
-    write(folder, CONFIG, content | {name: not value for name, value in changes.items() if type(value) is bool})
-    load_tokenizer(folder)
-    write(folder, CONFIG, content | changes)
-    assert_refused(folder, "tokenizer.model" if kind == "llama2" else "tokenizer.json", named)
-
-
-@pytest.mark.parametrize("eos", [700, [5, 540], [], "x", True])
-def test_an_end_of_text_that_does_not_exist(folder, eos):
-    (folder / CONFIG).unlink()
-    write(folder, "config.json", {"eos_token_id": eos})
-    assert_refused(folder, "tokenizer.json", "eos_token_id")
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff{}", b"version https://git-lfs", "cut"])
-@pytest.mark.parametrize("name", ["tokenizer.json", CONFIG, "tokenizer.model"])
-def test_files_that_are_not_what_they_say(folder, llama2, name, content):
-    path = (llama2 if name == "tokenizer.model" else folder) / name
-    path.write_bytes(path.read_bytes()[:-20] if content == "cut" else content)
-    assert_refused(path.parent, name, "download it again" if name == "tokenizer.model" else "")
-
-
-def test_missing_files(tmp_path):
-    with pytest.raises(FileNotFoundError, match="tokenizer.json not found: give a folder that has it"):
+def test_missing_files_and_packages_are_named(folder, converted, llama2, monkeypatch, tmp_path):
+    with pytest.raises(FileNotFoundError, match=JSON):
         load_tokenizer(tmp_path / "nowhere")
-
-
-def test_a_package_that_is_not_installed_is_named(folder, converted, llama2, monkeypatch):
     for package, needs in (("tokenizers", converted), ("sentencepiece", llama2)):
         monkeypatch.setitem(sys.modules, package, None)
         assert_refused(needs, "tokenizer", f"pip install {package}")
