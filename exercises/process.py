@@ -126,9 +126,9 @@ def serve(connection, folder, file, silent):
     """Load the student's file and run scenes with it until the grader hangs up."""
     if hasattr(os, "setsid"):
         os.setsid()  # what the student's code starts ends with it
+        os.closerange(3, connection.fileno()), os.closerange(connection.fileno() + 1, 1024)  # the fork server's
     shown = os.open(os.devnull, os.O_WRONLY) if silent else 2  # what it prints is no part of the report
     os.dup2(shown, 1), os.dup2(shown, 2)
-    os.closerange(3, connection.fileno()), os.closerange(connection.fileno() + 1, 1024)  # the fork server's
     sys.stdout.reconfigure(line_buffering=True)
     torch.set_num_threads(1)
     connection.send_bytes(b"here")

@@ -244,7 +244,7 @@ def test_a_class_from_the_student_edition(edition, tmp_path):
             elif name != "blank":
                 text = {"endless": "while True:\n    pass\n", "crash": "1 / 0\n", "replaced": REPLACED}[name]
                 put_in(folder, exercise, "\n" + text)
-    command = [sys.executable, "-m", "exercises", "--timeout", "20", "--json", tmp_path / "class.json", "--folder"]
+    command = [sys.executable, "-m", "exercises", "--timeout", "10", "--json", tmp_path / "class.json", "--folder"]
     done = subprocess.run([*command, *copies.values()], cwd=edition, capture_output=True, text=True)
     rows = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines()[1:6]}
     print(done.stdout, done.stderr)
