@@ -3,6 +3,7 @@
 import math
 import random
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -59,27 +60,21 @@ def some_questions(draw):
     return questions
 
 
+@pytest.fixture(scope="module")
+def loaded():
+    return cache(load_pretrained)
+
+
 @settings(max_examples=40, deadline=None)
 @given(some_questions(), st.integers(1, 8))
-def test_random_questions_are_scored_as_by_the_plain_version(tiny_llama_folder, questions, batch_size):
-    model, tokenizer = LOADED.setdefault(tiny_llama_folder, load_pretrained(tiny_llama_folder))
-    assert_as_plain(model, tokenizer, questions, 1e-4, batch_size=batch_size)
+def test_random_questions_are_scored_as_by_the_plain_version(loaded, tiny_llama_folder, questions, batch_size):
+    assert_as_plain(*loaded(tiny_llama_folder), questions, 1e-4, batch_size=batch_size)
 
 
-LOADED = {}  # hypothesis calls the test above many times
-
-
+@pytest.mark.parametrize("step", [pytest.param(60, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parent.name}-{path.stem}")
-def test_some_shipped_questions_are_scored_as_by_the_plain_version(path):
-    model, tokenizer = LOADED.setdefault("base", load_pretrained(DATA / "base"))
-    assert_as_plain(model, tokenizer, read_questions(path)[::60], 1e-5)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parent.name}-{path.stem}")
-def test_all_shipped_questions_are_scored_as_by_the_plain_version(path):
-    model, tokenizer = load_pretrained(DATA / "base")
-    assert_as_plain(model, tokenizer, read_questions(path), 1e-5)
+def test_shipped_questions_are_scored_as_by_the_plain_version(loaded, path, step):
+    assert_as_plain(*loaded(DATA / "base"), read_questions(path)[::step], 1e-5)
 
 
 def test_many_choices_come_in_rows_of_some_and_are_scored_the_same(tiny_llama_folder, monkeypatch, capsys):
@@ -170,8 +165,7 @@ def test_a_beginning_computed_once_changes_no_score(any_folder, monkeypatch, bat
 def test_numbers_do_not_depend_on_how_much_is_computed_at_once(tiny_llama_folder, monkeypatch, tokens, logits):
     model, tokenizer = load_pretrained(tiny_llama_folder)
     texts = ["The quick brown fox jumps over the lazy dog. " * 5]
-    expected = [s.loglikelihoods for s in score_questions(model, tokenizer, [*QUESTIONS, LONG])]
-    expected_exact = [s.exact for s in score_questions(model, tokenizer, [*QUESTIONS, LONG])]
+    expected = score_questions(model, tokenizer, [*QUESTIONS, LONG])
     expected_perplexity = perplexity(model, tokenizer, texts)
     monkeypatch.setattr(scoring, "BATCH_TOKENS", tokens)
     monkeypatch.setattr(scoring, "BATCH_LOGITS", logits)
@@ -179,8 +173,8 @@ def test_numbers_do_not_depend_on_how_much_is_computed_at_once(tiny_llama_folder
     sizes = []
     model.lm_head.register_forward_hook(lambda module, inputs, output: sizes.append(output.numel()))
     scores = score_questions(model, tokenizer, [*QUESTIONS, LONG])
-    assert [s.loglikelihoods for s in scores] == [pytest.approx(logs, abs=1e-5) for logs in expected]
-    assert [s.exact for s in scores] == expected_exact
+    assert [s.loglikelihoods for s in scores] == [pytest.approx(s.loglikelihoods, abs=1e-5) for s in expected]
+    assert [s.exact for s in scores] == [s.exact for s in expected]
     assert max(sizes) == max(1, logits // 512) * 512  # a position's at least
     assert perplexity(model, tokenizer, texts) == pytest.approx(expected_perplexity, rel=1e-5)
     assert max(sizes) == 96 * 512  # the plain perplexity: a window's at least
