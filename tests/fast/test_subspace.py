@@ -15,12 +15,7 @@ from fast.subspace import major_components, minor_components
 from mica import minor_directions
 
 F16, BF16, F32, F64 = torch.float16, torch.bfloat16, torch.float32, torch.float64
-SQUARE, WIDE, TALL, NEARLY = (
-    (130, 130),
-    (130, 300),
-    (300, 130),
-    (257, 256),
-)  # (out, in), on the fast side of subspace.SMALL
+SQUARE, WIDE, TALL, NEARLY = (130, 130), (130, 300), (300, 130), (257, 256)  # (out, in): from subspace.SMALL on
 SHAPES = {"square": SQUARE, "wide": WIDE, "tall": TALL, "nearly square": NEARLY}
 both = pytest.mark.parametrize("find", [minor_components, major_components])
 
@@ -153,20 +148,14 @@ def values(M):
 
 
 def projector(B):
-    (B,) = numbers(B)
-    return B @ B.T
-
-
-def small(rows):
-    """From how many rows and columns on only a few components are computed."""
-    return patch.object(subspace, "SMALL", rows)
+    return B.double().numpy() @ B.double().numpy().T
 
 
 @both
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(weights(), st.booleans())
 def test_components_of_any_weight(find, case, large):
-    with small(8), patch.object(subspace, "LARGE", 8 if large else 512):
+    with patch.multiple(subspace, SMALL=8, LARGE=8 if large else 512):  # so that all of them take the fast way
         assert_components(find, *case)
 
 
@@ -206,19 +195,6 @@ def test_the_minor_components_span_what_the_plain_svd_finds(shape, dtype, tolera
     assert (S < 1).all()
 
 
-@settings(max_examples=50, deadline=None)
-@given(st.sampled_from([SQUARE, WIDE, TALL, NEARLY]), st.integers(1, 32), st.integers(0, 999))
-def test_the_plain_svd_agrees_on_random_weights(shape, rank, seed):
-    """Where the next singular value is far enough away for the span to be defined."""
-    W = torch.from_numpy(np.random.default_rng(seed).standard_normal(shape))
-    S = np.linalg.svd(W.numpy(), compute_uv=False)[::-1]
-    if rank < len(S) and S[rank] - S[rank - 1] < 1e-3:
-        rank = len(S) // 4 if S[len(S) // 4] - S[len(S) // 4 - 1] >= 1e-3 else 1
-    U = minor_components(W, rank)[0]
-    gap = S[rank] - S[rank - 1]
-    assert np.abs(projector(minor_directions(W, rank)) - projector(U)).max() <= 1e-6 / gap
-
-
 @pytest.mark.parametrize("shape", [(30, 12), TALL])
 @pytest.mark.parametrize("all_of_them", [False, True])
 def test_a_tall_weight_does_not_give_its_left_null_space(shape, all_of_them):
@@ -230,20 +206,18 @@ def test_a_tall_weight_does_not_give_its_left_null_space(shape, all_of_them):
 
 
 @pytest.mark.parametrize("shape", [(20, 20), (12, 30), (30, 12), SQUARE, TALL])
-@pytest.mark.parametrize("major", [None, 3])
-def test_minor_and_major_components_add_up_to_the_weight(shape, major):
+def test_minor_and_major_components_add_up_to_the_weight(shape):
     W = gaussian(shape, F64)
-    rank = major or min(shape) // 2
-    parts = minor_components(W, min(shape) - rank), major_components(W, rank)
-    torch.testing.assert_close(sum(U * S @ V.T for U, S, V in parts), W, rtol=0, atol=1e-7)
+    for rank in (3, min(shape) // 2):
+        parts = minor_components(W, min(shape) - rank), major_components(W, rank)
+        torch.testing.assert_close(sum(U * S @ V.T for U, S, V in parts), W, rtol=0, atol=1e-7)
 
 
 @both
-@pytest.mark.parametrize("rank", [-1, 0, 13])
-@pytest.mark.parametrize("device", ["cpu", "meta"])
-def test_impossible_rank(find, rank, device):
-    with pytest.raises(ValueError, match=f"rank {rank} does not fit"):
-        find(torch.ones(30, 12, device=device), rank)
+def test_an_impossible_rank_is_named(find):
+    for rank in (-1, 0, 13):
+        with pytest.raises(ValueError, match=f"rank {rank} .*12"):
+            find(torch.ones(30, 12), rank)
 
 
 # --- how they are found ---
@@ -383,17 +357,11 @@ def test_a_meta_weight_has_only_shapes(decomposed, find, dtype, result):
 
 @pytest.mark.parametrize("shape", [SQUARE, WIDE, (20, 20)])
 @both
-def test_no_seed_matters_and_none_is_used_up(find, shape):
-    W, results = gaussian(shape), []
+def test_no_seed_matters_and_none_is_used_up_and_no_gradient_is_kept(find, shape):
+    W, results = gaussian(shape).requires_grad_(), []
     for seed in range(2):
         torch.manual_seed(seed)
         state = torch.get_rng_state()
         results.append(torch.cat([factor.flatten() for factor in find(W, 4)]))
         assert torch.equal(torch.get_rng_state(), state)
-    assert torch.equal(*results)
-
-
-@both
-def test_a_parameter_is_searched_without_its_gradient(find):
-    W = gaussian(SQUARE).requires_grad_()
-    assert not any(factor.requires_grad for factor in find(W, 4))
+    assert torch.equal(*results) and not results[0].requires_grad
