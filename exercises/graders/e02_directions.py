@@ -56,7 +56,8 @@ def one_weight(student, kind, W, rank):
     require(not right, "your B holds right singular vectors, directions of the input: take columns of U")
     wide = f"your B is {B.dtype} for a W of {W.dtype} and right to {error:.0e} only: something on the way is coarser"
     require(error >= 1e-2, wide)
-    raise Wrong(f"for a {kind} W your B spans another space than U[:, -{rank}:]: which {rank} columns do you take?")
+    said = f"for a {kind} W your B spans another space than U[:, -{rank}:], {error:.2g} away (0: the same, 1: at right angles)"
+    raise Wrong(f"{said}; no mistake that is known here gives this: which {rank} columns do you take?")
 
 
 @part("never_written", 2)
