@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import sentencepiece
 import tokenizers
-from conftest import END_OF_TEXT, SENTENCES, gpt2_config, llama_config, train_tokenizer, transformers, write_folder
+from conftest import END_OF_TEXT, SENTENCES, gpt2_config, llama_config, transformers, write_folder
 
 from eval_qa import encode_question, score_questions, summarise
 from fast.scoring import rows_of
@@ -43,20 +43,22 @@ Subject = namedtuple("Subject", "model tokenizer lm")  # ours, ours, theirs with
 # --- models -----------------------------------------------------------------------------------------------------------
 
 
+def trained(pattern, special, texts):
+    """Byte-level BPE of 512 tokens; without a pattern, tokens reach across words, and so from a prompt into a choice."""
+    tokenizer, level = tokenizers.Tokenizer(tokenizers.models.BPE()), tokenizers.pre_tokenizers.ByteLevel
+    steps = [tokenizers.pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated")] if pattern else []
+    steps.append(level(add_prefix_space=False, use_regex=False))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(steps)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    options = dict(special_tokens=special, initial_alphabet=level.alphabet(), show_progress=False)
+    tokenizer.train_from_iterator(texts, tokenizers.trainers.BpeTrainer(vocab_size=512, **options))
+    return tokenizer
+
+
 def llama3_tokenizer():
     """With Llama 3's pattern, in which ":" and line breaks may be one token, and its template: texts begin with BEGIN."""
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
-    split = tokenizers.pre_tokenizers.Split(tokenizers.Regex(next(iter(SPLIT_PATTERNS))), "isolated")
-    level = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Sequence([split, level])
-    tokenizer.decoder = tokenizers.decoders.ByteLevel()
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=512,
-        special_tokens=[BEGIN, END_OF_TEXT],
-        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(SENTENCES * 3 + ["Question:\nAnswer:\n\n"] * 9, trainer)
+    texts = SENTENCES * 3 + ["Question:\nAnswer:\n\n"] * 9
+    tokenizer = trained(next(iter(SPLIT_PATTERNS)), [BEGIN, END_OF_TEXT], texts)
     tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
         single=f"{BEGIN} $A", special_tokens=[(BEGIN, tokenizer.token_to_id(BEGIN))]
     )
@@ -64,18 +66,8 @@ def llama3_tokenizer():
 
 
 def gluing_tokenizer():
-    """Without a pattern: tokens reach across words, and so from a prompt into a choice."""
-    tokenizer = train_tokenizer()
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=512,
-        special_tokens=[END_OF_TEXT],
-        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
     rng = random.Random(0)
-    tokenizer.train_from_iterator((f"{rng.choice(WORDS)} {rng.choice(WORDS)}" for _ in range(2000)), trainer)
-    return tokenizer
+    return trained(None, [END_OF_TEXT], [f"{rng.choice(WORDS)} {rng.choice(WORDS)}" for _ in range(2000)])
 
 
 def harness_model(folder, **options):

@@ -169,10 +169,20 @@ def test_components_of_a_large_weight(find, shape, dtype, spectrum):
     assert_components(find, weight(S, shape, dtype), 5)
 
 
+SPECIAL = {
+    "growing": growing(130),
+    "identity": torch.eye(130),
+    "ones": torch.ones(130, 130),
+    "permutation": torch.eye(130).roll(1, 0),
+    "close to the cut": weight(np.r_[np.linspace(0.2, 0.202, 7), np.full(116, 0.5), np.linspace(0.99, 1, 7)]),
+    "slow": weight(np.r_[np.ones(4), np.full(122, 1.4), np.full(4, 1.47)], dtype=F32),  # more rounds than at once
+}
+
+
 @both
-@pytest.mark.parametrize("W", [growing(130), torch.eye(130), torch.ones(130, 130), torch.eye(130).roll(1, 0)])
+@pytest.mark.parametrize("W", SPECIAL.values(), ids=SPECIAL)
 def test_components_of_a_special_matrix(find, W):
-    assert_components(find, W, 3)
+    assert_components(find, W, 4)
 
 
 @pytest.mark.parametrize("size, rank, gap, dtype", [(200, 1, 4e-5, F32), (256, 2, 5e-5, F32), (200, 1, 6e-8, F64)])
@@ -252,17 +262,13 @@ WHOLE = ("svd", F64)
     [
         (gaussian(SQUARE), 4, [("lu", F32)]),
         (gaussian(SQUARE, BF16), 4, [("lu", F32)]),
-        (gaussian(SQUARE, F64), 4, [("lu", F64)]),
         (gaussian((128, 128)), 32, [("lu", F32)]),
         (gaussian((128, 128)), 33, [WHOLE]),  # too many
         (gaussian((127, 127)), 4, [WHOLE]),  # too small
-        (gaussian((127, 300)), 4, [WHOLE]),
         (gaussian(WIDE), 4, [("eigh", F64, (130, 130))]),
         (gaussian(TALL), 4, [("eigh", F64, (130, 130))]),
-        (gaussian(TALL), 33, [WHOLE]),
         (weight(np.r_[np.ones(126), 1e-6, 9e-7, 8e-7, 7e-7], dtype=F32), 4, [("lu", F32), ("lu", F64)]),
         (weight(np.r_[np.ones(126), np.full(4, 1e-12)]), 4, [("lu", F64), WHOLE]),
-        (weight(np.r_[np.ones(126), np.zeros(4)], WIDE), 4, [("eigh", F64, (130, 130)), WHOLE]),
         (weight(np.eye(130)[0], TALL), 4, [("eigh", F64, (130, 130)), WHOLE]),
         (torch.ones(130, 130), 4, [("lu", F32), ("lu", F64), WHOLE]),  # singular
         (growing(130), 4, [("lu", F64), WHOLE]),
@@ -272,11 +278,6 @@ WHOLE = ("svd", F64)
 def test_minor_components_are_found_with_the_least_work(decomposed, W, rank, expected):
     expected = [call if len(call) == 3 else (*call, tuple(W.shape)) for call in expected]
     assert decomposed(minor_components, W, rank)[0] == expected
-
-
-def test_no_more_rounds_are_spent_on_values_as_small_as_rounding_errors(decomposed):
-    W = weight(np.r_[np.ones(126), np.full(4, 1e-12)])
-    assert decomposed(minor_components, W, 4)[1] == 1
 
 
 @pytest.mark.parametrize("shape", [(512, 600), (600, 512)])
@@ -295,24 +296,6 @@ def test_of_a_large_gram_matrix_only_the_vectors_asked_for_are_computed(decompos
 def test_major_components_are_found_with_products_alone(decomposed, shape):
     W = weight(np.r_[np.ones(4), np.full(min(shape) - 4, 0.2)], shape, F32)
     assert decomposed(major_components, W, 4) == ([], 1)
-
-
-HARD = {  # (the first few singular values from that end, all others)
-    ("close to the cut", minor_components): (np.linspace(0.2, 0.202, 7), 1),
-    ("close to the cut", major_components): (np.linspace(1, 0.99, 7), 0.2),
-    ("slow", minor_components): (np.ones(4), 1.4),
-    ("slow", major_components): (np.ones(4), 0.95),
-}
-
-
-@both
-@pytest.mark.parametrize("case, dtype, tries", [("close to the cut", F64, range(1, 5)), ("slow", F32, range(2, 17))])
-def test_close_values_take_rounds_but_no_whole_decomposition(decomposed, find, case, dtype, tries):
-    """The first takes more directions than the four asked for, the second more rounds than are done at once."""
-    few, others = HARD[case, find]
-    W = weight(np.r_[few, np.full(130 - len(few), others)], dtype=dtype)
-    other, count = decomposed(find, W, 4)
-    assert other == ([("lu", dtype, SQUARE)] if find is minor_components else []) and count in tries
 
 
 def bases(kind):
@@ -346,13 +329,12 @@ def test_what_a_search_has_not_found_is_not_believed(decomposed, monkeypatch, fi
 
 @pytest.mark.parametrize("dtype, result", [(BF16, F32), (F64, F64)])
 @both
-def test_a_meta_weight_has_only_shapes(decomposed, find, dtype, result):
+def test_a_meta_weight_has_only_shapes(find, dtype, result):
     W = torch.empty(300, 200, dtype=dtype, device="meta")
     factors = find(W, 7)
     assert [(tuple(f.shape), f.dtype, f.device.type) for f in factors] == [
         (shape, result, "meta") for shape in ((300, 7), (7,), (200, 7))
     ]
-    assert decomposed(find, W, 7) == ([], 0)
 
 
 @pytest.mark.parametrize("shape", [SQUARE, WIDE, (20, 20)])
