@@ -357,7 +357,7 @@ def seconds_of(action):
     return time.monotonic() - began
 
 
-MANY = [pytest.param(5, id="a few"), pytest.param(100, id="many", marks=pytest.mark.slow)]
+MANY = [pytest.param(3, id="a few"), pytest.param(100, id="many", marks=pytest.mark.slow)]
 
 
 @needs_fork
