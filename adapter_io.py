@@ -1,6 +1,6 @@
 """Adapters on disk, in PEFT's file format: save_adapters(model, folder) and load_adapters(model, folder). The command
 
-    python adapter_io.py --model data/base --adapter out/mica/seed0 --out merged
+    python adapter_io.py --adapter out/mica/seed0 --out merged
 
 writes a model with its adapter merged into the weights, as a folder that transformers and every program here open.
 
@@ -29,7 +29,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from gpt import find_model, load_pretrained, save_pretrained
-from gpt.hub import base_of
+from gpt.hub import HUB_NAME, base_of, fetch_from_hub
 from gpt.tokenizer import copy_tokenizer
 from gpt.weights import FAMILIES, check_finite, checkpoint_name, open_weights
 from lora import LoRALayer, check_method, check_settings, factor_dtype, find_adapters, merge_adapters, scale
@@ -199,13 +199,14 @@ class AdapterConfig:
     layers_to_transform: list[int] | int | None = None
     auto_mapping: dict | None = None
     base_model_name_or_path: str | None = None
+    revision: str | None = None
 
 
 # Starts that leave the model's own weights as they are: with others, the factors are relative to changed weights.
 STARTS = {"true", "false", "gaussian", "mica", "eva", "orthogonal"}
 # Settings that say nothing about the factors, or nothing that the factors do not. All others must be off.
 NOTES = set(
-    "task_type inference_mode peft_version revision megatron_core qalora_group_size fan_in_fan_out layers_pattern "
+    "task_type inference_mode peft_version megatron_core qalora_group_size fan_in_fan_out layers_pattern "
     "eva_config corda_config lora_ga_config loftq_config".split()
 )
 
@@ -230,12 +231,16 @@ def read_config(path):
     return config
 
 
-def find_adapter(folder):
-    """(its own folder, its AdapterConfig) of an adapter, or of the one in the folder of a run of train.py.
+def find_adapter(name):
+    """(its own folder, its AdapterConfig) of an adapter; name: that folder, a run's of train.py, or org/name on the Hub.
 
     Raises ValueError or OSError where there is none that can be read; its factors are not read yet.
     """
-    folder = Path(folder)
+    folder = Path(name)
+    if not folder.exists() and (on_hub := HUB_NAME.fullmatch(str(name))):
+        folder = fetch_from_hub(*on_hub.groups(), [CONFIG, FACTORS])
+        if not (folder / FACTORS).exists():
+            fetch_from_hub(*on_hub.groups(), [PICKLED])
     if not (folder / CONFIG).exists() and (folder / "adapter").is_dir():
         folder = folder / "adapter"
     elif not (folder / CONFIG).exists() and (folder / "model").is_dir():
@@ -243,17 +248,24 @@ def find_adapter(folder):
             f"{folder} has no adapter but a whole model: load {folder / 'model'} instead of the base model"
         )
     config = read_config(folder / CONFIG)
-    if not any((folder / name).is_file() for name in (FACTORS, PICKLED)):
+    if not any((folder / file).is_file() for file in (FACTORS, PICKLED)):
         raise ValueError(f"{folder} has neither {FACTORS} nor {PICKLED}: save the adapter again")
     return folder, config
 
 
-def check_base(folder, model):
-    """Say on stderr when an adapter notes that it was trained on another model than the one named: it may be a mistake."""
-    noted = find_adapter(folder)[1].base_model_name_or_path
-    name, _ = base_of(str(model))
-    if noted and noted != name and Path(noted).resolve() != Path(name).resolve():
+def base_for(config, model=None):
+    """The base model for an adapter: `model` or, with None, what the adapter notes, else the shipped one.
+
+    stderr says what the adapter notes where that decides, or is another than `model`: it may be a mistake.
+    """
+    noted, revision = config.base_model_name_or_path, config.revision
+    if noted and not Path(noted).exists():  # a folder beside the programs, or a name on the Hub
+        noted = str(shipped(noted)) if shipped(noted).exists() else f"{noted}@{revision}" if revision else noted
+    if noted and model is None:
+        print(f"model: {shown(noted)}, which the adapter was trained on", file=sys.stderr)
+    elif noted and Path(noted).resolve() != Path(model).resolve():
         print(f"note: this adapter was trained on {shown(noted)}, not on {model} (--model)", file=sys.stderr)
+    return model or noted or str(shipped("data/base"))
 
 
 # --- loading ----------------------------------------------------------------------------------------------------------
@@ -365,22 +377,23 @@ def fit(A, B):
 def main():
     parser = Parser(prog="adapter_io.py", description="Write a model with its adapter merged into the weights.")
     add = parser.add_argument
-    add("--model", default=str(shipped("data/base")), help="a folder, *.gguf, package:NAME, or org/name[@revision]")
-    add("--adapter", required=True, default=SUPPRESS, help="folder of a run of train.py, or PEFT's of an adapter")
+    add("--model", help="a folder, *.gguf, package:NAME, or org/name[@revision]; None: what the adapter was trained on")
+    help = "folder of a run of train.py or of an adapter, PEFT's too, or org/name[@revision] on the Hub"
+    add("--adapter", required=True, default=SUPPRESS, help=help)
     add("--out", required=True, default=SUPPRESS, help="folder for the merged model and its tokenizer")
     add("--strength", type=float, default=1.0, help="how much of what the adapter learned is added, 0 to 1")
     dtypes = ["auto", "float32", "bfloat16", "float16"]
     add("--dtype", default="auto", choices=dtypes, help="of the written weights; auto: the model's own")
     args = parser.parse_args()
     with one_sentence_errors("adapter_io.py", "model, or more memory: it is merged as a whole"):
-        find_adapter(args.adapter)  # what is wrong with it is said before a model is loaded
+        adapter, config = find_adapter(args.adapter)  # what is wrong with it is said before a model is loaded
+        args.model = base_for(config, args.model)
         source = find_model(args.model)
         check_apart([args.out], [source, args.adapter])
         with whole_folder(args.out) as new:
             # Any other dtype comes last, so that the sum of weight and change is rounded once.
             model, tokenizer = load_pretrained(source, dtype=None if args.dtype == "auto" else torch.float32)
-            load_adapters(model, args.adapter)
-            check_base(args.adapter, args.model)
+            load_adapters(model, adapter)
             scale(model, args.strength)
             if "lm_head" in merge_adapters(model):  # it was perhaps the embedding, which has not changed
                 model.config = replace(model.config, tie_embeddings=False)

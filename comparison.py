@@ -231,7 +231,8 @@ class Comparison:
             self.diverged.append(f"{method}, seed {seed}: diverged, not saved; use a smaller --lr")
         self.runs.setdefault(method, []).append(record)
         if seed == self.args.seed:
-            self.answers[method] = answers or ["(diverged)" if "diverged" in record else "(not asked)"] * len(self.asked)
+            why = "(diverged)" if "diverged" in record else "(not asked)"
+            self.answers[method] = answers or [why] * len(self.asked)
 
     def report(self, notes=()):
         panels = {"new knowledge": table_name(self.args.qa[0])}

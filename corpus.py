@@ -3,6 +3,8 @@
 import torch
 from torch.nn import functional as F
 
+from tools.cli import progress
+
 IGNORE = -100  # cross_entropy's mark for "no target here"
 BATCH_LOGITS = 2**25  # numbers computed at once, at most, where all logits of a text are needed
 
@@ -37,7 +39,7 @@ def perplexity(model, tokenizer, documents, seq_len=128, batch_size=32):
     inputs, targets = pack(documents, tokenizer.eot_id, seq_len, tokenizer.bos_id)
     batch_size = max(1, min(batch_size, BATCH_LOGITS // (seq_len * model.config.vocab_size)))
     total = torch.zeros((), dtype=torch.float64)
-    for x, y in zip(inputs.split(batch_size), targets.split(batch_size)):
+    for x, y in progress(list(zip(inputs.split(batch_size), targets.split(batch_size))), "perplexity"):
         logits = model(x.to(model.device)).float().flatten(0, 1)  # (batch * seq_len, vocab)
         losses = F.cross_entropy(logits, y.to(model.device).flatten(), ignore_index=IGNORE, reduction="none")
         total += losses.cpu().double().sum()

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from adapter_io import check_base, load_adapters
+from adapter_io import base_for, find_adapter, load_adapters
 from corpus import perplexity
 from fast.scoring import answer_questions
 from gpt import find_model, generate, load_pretrained
@@ -105,7 +105,7 @@ def score_questions(model, tokenizer, questions, batch_size=64, description="que
 def make_score(question, loglikelihoods, exact):
     """Score of a question from its choices' log-likelihoods (nats)."""
     first = dict(zip(reversed(question.choices), reversed(loglikelihoods)))
-    loglikelihoods = [first[choice] for choice in question.choices]  # the same text twice is a tie, whatever the rounding
+    loglikelihoods = [first[choice] for choice in question.choices]  # the same text twice ties, whatever the rounding
     logs = torch.tensor(loglikelihoods, dtype=torch.float64)
     per_character = logs / torch.tensor([len(choice) for choice in question.choices])
     others = torch.arange(len(logs)) != question.answer
@@ -150,8 +150,10 @@ def greedy_answer(model, tokenizer, prompt: str) -> str:
 def parse_arguments():
     parser = Parser(("ask", "prompt"), "Multiple-choice accuracy by log-likelihood; perplexity; answers.", prog="eval_qa.py")
     add = parser.add_argument
-    add("--model", default=str(BASE), help="a folder, *.gguf, package:NAME, or org/name[@revision] on the Hub")
-    add("--adapter", help="folder of a run of train.py, or of an adapter; fits the instruct variant too")
+    base = f"None: what the adapter was trained on, else {BASE}"
+    add("--model", help=f"a folder, *.gguf, package:NAME, or org/name[@revision] on the Hub; {base}")
+    adapter = "folder of a run of train.py or of an adapter, or org/name[@revision] on the Hub"
+    add("--adapter", help=f"{adapter}; fits the instruct variant too")
     add("--strength", type=float, default=1.0, help="how much of what the adapter learned is added, 0 to 1")
     add("--qa", nargs="+", default=[], metavar="FILE", help="question files: ours, TruthfulQA's or HellaSwag's")
     add("--primer", metavar="FILE", help="example questions to put before each of TruthfulQA's; None: none")
@@ -214,14 +216,16 @@ def main():
     with one_sentence_errors("eval_qa.py", "--batch-size, --seq-len or --model"):
         sets, notes = read_question_sets(args.qa, args.primer)
         documents = read_documents(args.text) if args.text else None
-        folder = find_model(args.model)
+        if args.adapter:  # what is wrong with it is said before a model is loaded
+            adapter, config = find_adapter(args.adapter)
+            args.model = base_for(config, args.model)
+        folder = find_model(args.model or str(BASE))
         if args.scores and Path(args.scores).is_dir():
             raise ValueError(f"--scores {args.scores} is a folder: name a file")
         check_apart([args.scores], [folder, args.adapter, *args.qa, args.primer, args.text], "--scores")
         model, tokenizer = load_pretrained(folder, device=pick_device(args.device), dtype=getattr(torch, args.dtype))
         if args.adapter:
-            load_adapters(model, args.adapter)
-            check_base(args.adapter, args.model)
+            load_adapters(model, adapter)
             scale(model, args.strength)
         if sets:
             measure_sets(model, tokenizer, sets, args)
@@ -232,6 +236,8 @@ def main():
             print(f"perplexity of {args.text}: {value:.3f}")
         for note in notes:
             print(note)
+        if args.ask is not None and tokenizer.has_chat_template:
+            print(f"note: {folder} has a chat template, which --ask does not use (--prompt can)", file=sys.stderr)
         for text in typed_questions() if args.ask == [] else args.ask or []:
             print_answer(model, tokenizer, text, question_prompt(text), greedy_answer)
         for text in args.prompt:

@@ -71,7 +71,7 @@ class Settings:
 
     rank: int = flag(8, "of the adapters")
     alpha: float | None = flag(None, "the change is scaled by alpha / rank; None: alpha = rank")
-    targets: tuple[str, ...] | None = flag(None, "linears to adapt, such as q_proj v_proj; None: all of the blocks")
+    targets: tuple[str, ...] | None = flag(None, "linears to adapt, such as q_proj v_proj; None or all-linear: all of the blocks")
     dropout: float = flag(0.0, "share of an adapter's input zeroed in training")
     epochs: int = flag(4, "passes over the corpus", least=1)
     batch_size: int = flag(8, "windows a step", least=1)
@@ -94,7 +94,7 @@ def block_linears(model: nn.Module) -> tuple[str, ...]:
 def prepare(model: nn.Module, layer: type | None, settings: Settings) -> None:
     """Make `model` trainable in place: adapters of class `layer` on a frozen base, or, with None, all its weights."""
     if layer is not None:
-        targets = settings.targets or block_linears(model)
+        targets = block_linears(model) if settings.targets in (None, ("all-linear",)) else settings.targets
         alpha = settings.rank if settings.alpha is None else settings.alpha
         show = partial(progress, description=f"preparing {layer.__name__}s")
         replace_linears(model, layer, settings.rank, alpha, targets, settings.dropout, show)
@@ -318,6 +318,21 @@ def texts_to_rehearse(args, base, tokenizer, out):
     return out.texts(f"own_text_{args.rehearse}.jsonl", lambda: own_text(base, tokenizer, int(args.rehearse)))
 
 
+def doubts(args, base, tokenizer, task, settings):
+    """What may not be meant so, a sentence each."""
+    if args.lr is None and Path(args.model).resolve() != BASE.resolve():
+        yield "the default learning rates were tuned for data/base; the papers use 1e-4 to 5e-4 on large models (--lr)"
+    documents = [tokenizer.encode(text) for text in task.documents]
+    seq_len = min(settings.seq_len, base.config.context_length)
+    windows = len(pack(documents, tokenizer.eot_id, seq_len, tokenizer.bos_id)[0])
+    if (steps := settings.epochs * math.ceil(windows / settings.batch_size)) < 10:
+        yield f"{steps} steps: the model will hardly change; give more --epochs, or a smaller --batch-size"
+    shipped = (BASE.parent / "new").resolve()
+    asked, read = ([shipped in Path(path).resolve().parents for path in some] for some in (args.qa, args.corpus))
+    if all(asked) and not any(read):
+        yield "the questions (--qa) are on the shipped corpus, not on yours"
+
+
 def compare(args):
     """Load, run every method with every seed, report."""
     question_sets, notes = read_question_sets(args.qa + args.retention, args.primer)
@@ -328,9 +343,8 @@ def compare(args):
     base, tokenizer = load_pretrained(folder, device="cpu" if args.shard else device, dtype=getattr(torch, args.dtype))
     for method in args.method:  # say at once what does not fit; of all adapters, LoRALayer starts fastest
         prepare(copy_for(base, method), LoRALayer if METHODS[method].layer else None, settings)
-    if args.lr is None and Path(args.model).resolve() != BASE.resolve():
-        said = "the default learning rates were tuned for data/base; the papers use 1e-4 to 5e-4 on large models (--lr)"
-        print(f"note: {said}", file=sys.stderr)
+    for note in doubts(args, base, tokenizer, task, settings):
+        print(f"note: {note}", file=sys.stderr)
     with comparison.opened(args, task, settings, folder, device, METHODS) as out:
         rehearse = texts_to_rehearse(args, base, tokenizer, out)
         asked = out.examples(base, tokenizer)

@@ -40,6 +40,7 @@ class Tokenizer:
     """
 
     bos_id = eot_id = None
+    has_chat_template = False  # whether its files have one; nothing here applies it
     missing = frozenset()
 
     def __init__(self, special, vocab_size):
@@ -198,7 +199,7 @@ class AddedToken:
 
 @dataclass
 class Settings:
-    """tokenizer_config.json, as far as ids depend on it."""
+    """tokenizer_config.json, as far as ids depend on it, and its chat template."""
 
     tokenizer_class: str | None = None
     unk_token: str | AddedToken | None = None
@@ -210,6 +211,7 @@ class Settings:
     add_prefix_space: bool | None = None
     split_special_tokens: bool | None = None
     legacy: bool | None = None
+    chat_template: object = None  # a text, or several with names
     added_tokens_decoder: dict[str, AddedToken] = field(default_factory=dict)
 
     def text(self, name, default=None):
@@ -246,6 +248,8 @@ def load_tokenizer(folder):
             tokenizer = BytePairTokenizer(*plain) if plain else LibraryTokenizer(content)
             tokenizer.bos_id = beginning(content.get("post_processor"), tokenizer.special)
         tokenizer.eot_id = end_of_text(folder, settings, tokenizer.special)
+        beside = any((folder / name).exists() for name in COMPANIONS if name.startswith("chat_template"))
+        tokenizer.has_chat_template = bool(settings.chat_template) or beside
         if settings.add_prefix_space is not None:
             prefixed = b"".join(map(tokenizer.token_bytes, tokenizer.encode("x"))).startswith(b" ")
             if settings.add_prefix_space != prefixed:

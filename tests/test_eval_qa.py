@@ -4,6 +4,7 @@ import io
 import json
 import math
 import random
+import shutil
 import sys
 from dataclasses import replace
 
@@ -492,6 +493,69 @@ def test_an_adapter_of_another_base_is_noted(tiny_llama_folder, tmp_path, monkey
         said[name] = capsys.readouterr().err
     assert "org/other" in said["other"] and str(tiny_llama_folder) in said["other"]
     assert said["same"] == said["none"] == ""
+
+
+def some_adapter(model_folder, folder, noted=None, revision=None):
+    """An adapter that changes answers, in folder/adapter."""
+    model, _ = load_pretrained(model_folder)
+    replace_linears(model, LoRALayer, 2, 4, ["v_proj"])
+    for layer in find_adapters(model).values():
+        torch.nn.init.normal_(layer.B)
+    save_adapters(model, folder / "adapter", noted, revision)
+    return folder
+
+
+def test_an_adapter_alone_goes_on_the_base_that_it_notes(tiny_llama_folder, files, tmp_path, monkeypatch, capsys):
+    folder, printed = some_adapter(tiny_llama_folder, tmp_path, tiny_llama_folder), []
+    for extra in ([], ["--model", tiny_llama_folder]):
+        run_program(monkeypatch, "--adapter", folder, "--qa", files[0], *extra)
+        printed.append(capsys.readouterr())
+    assert printed[0].out == printed[1].out
+    assert printed[0].err == f"model: {str(tiny_llama_folder)!r}, which the adapter was trained on\n" and not printed[1].err
+
+
+def test_the_base_that_an_adapter_notes_is_found_beside_the_programs_too_and_in_its_revision(
+    tiny_llama_folder, tmp_path, monkeypatch, capsys
+):
+    asked, found = [], {"data/base": eval_qa.BASE.resolve(), "org/name": "org/name@v1", None: eval_qa.BASE.resolve()}
+    monkeypatch.setattr(eval_qa, "find_model", lambda name: asked.append(name) or tiny_llama_folder)
+    for noted, model in found.items():
+        folder = some_adapter(tiny_llama_folder, tmp_path, noted, "v1" if noted == "org/name" else None)
+        monkeypatch.chdir(tmp_path)
+        run_program(monkeypatch, "--adapter", folder, "--ask", "Who?")
+        assert asked.pop() == str(model)
+
+
+def test_a_typo_in_adapter_is_told_before_a_model_is_loaded(tiny_llama_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(eval_qa, "load_pretrained", None)  # would not be called
+    for name in (tmp_path / "nowhere", "out/nowhere"):
+        with pytest.raises(SystemExit) as stopped:
+            run_program(monkeypatch, "--model", tiny_llama_folder, "--adapter", name, "--ask", "Who?")
+        (said,) = capsys.readouterr().err.splitlines()
+        assert stopped.value.code == 2 and str(name) in said
+
+
+@pytest.mark.parametrize("place", ["chat_template.jinja", "tokenizer_config.json", None])
+def test_that_ask_does_not_use_a_chat_template_is_said(tiny_llama_folder, tmp_path, monkeypatch, capsys, place):
+    folder = shutil.copytree(tiny_llama_folder, tmp_path / "chat")
+    if place == "chat_template.jinja":
+        (folder / place).write_text("{{ messages }}")
+    elif place:
+        settings = json.loads((folder / place).read_text()) | {"chat_template": "{{ messages }}"}
+        (folder / place).write_text(json.dumps(settings))
+    run_program(monkeypatch, "--model", folder, "--ask", "Who?")
+    note = f"note: {folder} has a chat template, which --ask does not use (--prompt can)\n"
+    assert capsys.readouterr().err == (note if place else "")
+    run_program(monkeypatch, "--model", folder, "--prompt", "Who?")
+    assert capsys.readouterr().err == ""
+
+
+def test_a_long_text_is_measured_with_progress(tiny_llama_folder, tmp_path, monkeypatch, capsys):
+    shown = []
+    monkeypatch.setattr("corpus.progress", lambda items, description: shown.append((description, len(items))) or items)
+    (tmp_path / "text.txt").write_text("The quick brown fox jumps over the lazy dog. " * 500)
+    run_program(monkeypatch, "--model", tiny_llama_folder, "--text", tmp_path / "text.txt")
+    assert [what for what, _ in shown] == ["perplexity"] and shown[0][1] > 1
 
 
 def test_questions_and_prompts_are_answered_without_and_with_the_adapter(

@@ -19,7 +19,7 @@ ALLOWED = {
     "mica": {"fast", "lora"},
     "milora": {"fast", "lora"},
     "ablations": {"fast", "lora", "mica"},
-    "corpus": set(),
+    "corpus": {"tools/cli"},
     "questions": {"tools"},
     "rehearsal": {"tools/cli", "gpt", "fast", "corpus"},
     "adapter_io": {"tools", "gpt", "lora"},

@@ -578,6 +578,37 @@ def test_runs_that_diverge_are_reported_not_saved_and_the_exit_code_is_3(
 
 
 @pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("given", [["q_proj,v_proj"], ["q_proj", "v_proj"], ["q_proj,", "v_proj"]])
+def test_targets_are_named_apart_or_with_commas(monkeypatch, given):
+    monkeypatch.setattr(sys, "argv", ["train.py", "--targets", *given])
+    assert train.from_flags(train.parse_arguments(), Settings).targets == ("q_proj", "v_proj")
+
+
+def test_all_linear_is_every_linear_of_the_blocks(tiny_llama_folder):
+    models = [load_pretrained(tiny_llama_folder)[0] for _ in range(2)]
+    for model, targets in zip(models, (None, ("all-linear",))):
+        train.prepare(model, LoRALayer, Settings(rank=2, targets=targets))
+    assert [*find_adapters(models[0])] == [*find_adapters(models[1])] != []
+
+
+def test_what_may_not_be_meant_so_is_said(tiny_llama_folder, world, monkeypatch):
+    base, tokenizer = load_pretrained(tiny_llama_folder)
+
+    def doubts(documents, *flags, **settings):
+        monkeypatch.setattr(sys, "argv", ["train.py", *map(str, flags)])
+        args, settings = train.parse_arguments(), Settings(batch_size=1, seq_len=96, **settings)
+        return " ".join(train.doubts(args, base, tokenizer, Task(documents, {}, {}), settings))
+
+    window = ["fox"]
+    assert "4 steps" in doubts(window, epochs=4) and "9 steps" in doubts(window, epochs=9)
+    assert doubts(window, epochs=10) == doubts(["fox " * 300], epochs=4) == ""
+    own, questions = ["--corpus", world / "corpus.txt"], ["--qa", world / "new.jsonl"]
+    assert "--qa" in doubts(window, *own, epochs=10)
+    assert doubts(window, *own, *questions, epochs=10) == doubts(window, *questions, epochs=10) == ""
+    assert "--lr" in doubts(window, "--model", world, epochs=10)
+    assert doubts(window, "--model", world, "--lr", 1, epochs=10) == ""
+
+
 def test_a_question_longer_than_the_context_is_scored_but_no_example(tiny_llama_folder, world, tmp_path):
     long = json.loads((world / "new.jsonl").read_text().splitlines()[0])
     long["question"] = "The fox. " * 200 + long["question"]

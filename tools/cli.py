@@ -92,7 +92,9 @@ def from_flags(args, settings):
         value, least = getattr(args, field.name), field.metadata["least"]
         if least is not None and value < least:
             raise ValueError(f"--{field.name.replace('_', '-')} must be at least {least}, not {value}")
-        values[field.name] = tuple(value) if isinstance(value, list) else value
+        if isinstance(value, list):  # names, apart or with commas between
+            value = tuple(name for item in value for name in item.split(",") if name)
+        values[field.name] = value
     return settings(**values)
 
 

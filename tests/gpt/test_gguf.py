@@ -328,6 +328,7 @@ def test_kinds_of_tokens(tmp_path):
     content["tokenizer.ggml.token_type"] += [4, 5, 5]
     path = write_gguf(tmp_path / "model.gguf", "gpt2", content | {"tokenizer.chat_template": "{{ x }}"}, {})
     tokenizer = load_tokenizer(path)
+    assert tokenizer.has_chat_template
     assert tokenizer.encode("<think>") == [512]
     assert len(tokenizer.encode("[PAD513]")) > 1
     assert tokenizer.vocab_size == 513

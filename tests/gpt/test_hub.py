@@ -20,7 +20,9 @@ from huggingface_hub.errors import HTTPError
 from safetensors.torch import load_file
 
 import eval_qa
+from adapter_io import find_adapter, load_adapters, save_adapters
 from gpt import find_model, load_pretrained
+from lora import LoRALayer, find_adapters, replace_linears
 
 COMMIT = "0123456789" * 4
 REVISIONS = ["main", "v1", "refs/pr/1"]  # a branch, a tag, a pull request
@@ -400,3 +402,18 @@ def test_what_the_hub_allows_in_no_name_is_refused_without_asking(hub, tmp_path,
     said = refusal(name, tmp_path, monkeypatch, capsys)
     assert f"no folder {name} here" in said
     assert hub.asked == []
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_model.bin"])
+def test_an_adapter_comes_from_the_hub_too(hub, tiny_llama_folder, tmp_path, name):
+    model, _ = load_pretrained(tiny_llama_folder)
+    replace_linears(model, LoRALayer, 2, 4, ["q_proj"])
+    save_adapters(model, tmp_path / "adapter", "org/base")
+    hub.files = contents(tmp_path / "adapter") | {"model.safetensors": b"not fetched"}
+    if name.endswith(".bin"):
+        hub.files.pop("adapter_model.safetensors")
+        torch.save(load_file(tmp_path / "adapter" / "adapter_model.safetensors"), tmp_path / name)
+        hub.files[name] = (tmp_path / name).read_bytes()
+    folder, config = find_adapter("org/name@v1")
+    assert config.base_model_name_or_path == "org/base" and hub.asked_for("GET") == sorted(["adapter_config.json", name])
+    assert load_adapters(load_pretrained(tiny_llama_folder)[0], folder) == [*find_adapters(model)]
