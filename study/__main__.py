@@ -51,7 +51,7 @@ def write_all(results, base, readme):
 
 
 def main():
-    parser = Parser(prog="python -m study", description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m study", description=__doc__)
     parser.set_defaults(design=FULL)
     add, size = parser.add_argument, parser.add_mutually_exclusive_group()
     for flag, (design, said) in DESIGNS.items():
