@@ -415,16 +415,10 @@ def change_settings(folder, **changes):
     (folder / SETTINGS).write_text(json.dumps(settings | changes))
 
 
-WRONG_SETTINGS = [  # more than LoRA
-    ("peft_type", "IA3"), ("use_dora", True), ("bias", "all"), ("lora_bias", True), ("modules_to_save", ["lm_head"]),
-    ("layer_replication", [[0, 2]]), ("target_parameters", ["q_proj.weight"]), ("trainable_token_indices", [1]),
-    ("use_qalora", True), ("alora_invocation_tokens", [3]), ("kasa_config", {"x": 1}), ("a_setting_of_the_future", True),
-    # starts that change the base
-    *(("init_lora_weights", start) for start in ("pissa", "PiSSA_niter_16", "olora", "corda", "loftq", "lora_ga", 1.5)),
-    # what cannot be used
-    ("r", None), ("r", "4"), ("r", True), ("r", 10**400), ("lora_alpha", None), ("lora_alpha", "8"),
-    ("lora_alpha", 10**400), ("use_rslora", 1), ("target_modules", None), ("target_modules", {"q_proj": 1}),
-    ("rank_pattern", [2]), ("rank_pattern", {"q_proj": "2"}), ("alpha_pattern", {"q_proj": []}),
+WRONG_SETTINGS = [
+    ("peft_type", "IA3"), ("use_dora", True), ("bias", "all"), ("modules_to_save", ["lm_head"]),  # more than LoRA
+    ("a_setting_of_the_future", True), ("init_lora_weights", "PiSSA_niter_16"), ("init_lora_weights", "loftq"),
+    ("r", None), ("rank_pattern", {"q_proj": "2"}),  # as the schema finds out
 ]  # fmt: skip
 
 
@@ -434,15 +428,8 @@ def test_a_setting_that_is_no_plain_loras_is_named(folder, setting, value):
     assert_refused(folder, f'{SETTINGS} .*"{setting}')
 
 
-@pytest.mark.parametrize(
-    "setting, value",
-    [
-        ("target_modules", ".*q_proj"), ("layers_to_transform", [5]), ("fan_in_fan_out", True), ("eva_config", {"rho": 2.0}),
-        ("init_lora_weights", False), ("use_dora", False), ("modules_to_save", None), ("inference_mode", True),
-    ],
-)  # fmt: skip
-def test_settings_that_are_off_or_mere_notes_are_fine(folder, setting, value):
-    change_settings(folder, **{setting: value})
+def test_settings_that_are_off_or_mere_notes_are_fine(folder):
+    change_settings(folder, layers_to_transform=[5], fan_in_fan_out=True, eva_config={"rho": 2.0}, use_dora=False)
     assert len(load_adapters(base_model(), folder)) == 4
 
 
@@ -464,33 +451,21 @@ def cut(path):
 A_KEY = "base_model.model.model.layers.1.self_attn.v_proj.lora_A.weight"
 B_KEY = A_KEY.replace("lora_A", "lora_B")
 SPOILED = {
-    "empty folder": (lambda f: [path.unlink() for path in f.iterdir()], SETTINGS),
     "no settings": (lambda f: (f / SETTINGS).unlink(), SETTINGS),
-    "no factors": (lambda f: (f / FACTORS).unlink(), f"{FACTORS}.*adapter_model.bin"),
-    "settings cut": (lambda f: cut(f / SETTINGS), SETTINGS),
-    "settings of another encoding": (lambda f: (f / SETTINGS).write_bytes(b"\xff\xfe\x00"), SETTINGS),
-    "settings a list": (lambda f: (f / SETTINGS).write_text("[]"), SETTINGS),
-    "settings without any": (lambda f: (f / SETTINGS).write_text("{}"), "peft_type"),
-    "settings deep": (lambda f: (f / SETTINGS).write_text("[" * 100_000), SETTINGS),
+    "no factors": (lambda f: (f / FACTORS).unlink(), FACTORS),
     "factors cut": (lambda f: cut(f / FACTORS), FACTORS),
-    "factors empty": (lambda f: (f / FACTORS).write_bytes(b""), FACTORS),
     "rank of others": (lambda f: change_settings(f, r=13), r"lora_A.weight .*\(4, 24\), not \(13, 24\)"),
-    "rank 0": (lambda f: change_settings(f, r=0), r"lora_A.weight .*not \(0, 24\)"),
     "pattern": (lambda f: change_settings(f, rank_pattern={"v_proj": 3}), r"v_proj.lora_A.weight .*not \(3, 24\)"),
-    "no pattern": (lambda f: change_settings(f, rank_pattern={"(": 2}), "usable adapter"),
+    "no pattern": (lambda f: change_settings(f, rank_pattern={"(": 2}), "adapter"),
     "alpha 0": (lambda f: change_settings(f, lora_alpha=0), "alpha is 0"),
-    "dropout 1": (lambda f: change_settings(f, lora_dropout=1), "dropout 1"),
     "more targets": (lambda f: change_settings(f, target_modules=[*TARGETS, "k_proj"]), "k_proj"),
     "factors none": (change_factors(lambda t: t.clear()), "no layer"),
     "a factor missing": (change_factors(lambda t: t.pop(A_KEY)), "v_proj.lora_B"),
-    "its other": (change_factors(lambda t: t.pop(B_KEY)), "v_proj.lora_B"),
     "a layer missing": (change_factors(lambda t: (t.pop(A_KEY), t.pop(B_KEY))), "layers.1.self_attn.v_proj"),
     "more tensors": (change_factors(lambda t: t.update({"lm_head.weight": torch.zeros(2)})), "lm_head.weight"),
     "NaN": (change_factors(lambda t: t[A_KEY][1, 2:].fill_(float("nan"))), "v_proj.lora_A.weight"),
-    "infinity": (change_factors(lambda t: t[B_KEY].fill_(float("inf"))), "v_proj.lora_B.weight"),
     "too large": (change_factors(lambda t: t.update({B_KEY: t[B_KEY].double() + 1e200})), "v_proj.lora_B.weight"),
     "B wider": (change_factors(lambda t: t.update({B_KEY: torch.zeros(24, 4)})), r"lora_B.*\(24, 4\), not \(12, 4\)"),
-    "A flat": (change_factors(lambda t: t.update({A_KEY: torch.zeros(96)})), r"lora_A.*\(96,\), not \(4, 24\)"),
 }
 
 
@@ -649,9 +624,10 @@ def test_a_merged_folder_opens_in_transformers(
 def test_the_sum_is_rounded_once(tmp_path, folder_of, bfloat16_folder, command, from_16_bits):
     folder = bfloat16_folder("llama") if from_16_bits else folder_of("llama")
     save_trained(folder, tmp_path / "adapter", layer=LoRALayer)
-    for dtype in ("bfloat16", "float16", "float32"):
+    for dtype in ("auto", "bfloat16", "float16", "float32"):
         command(folder, tmp_path / "adapter", tmp_path / "merged", "--dtype", dtype)
-        dtype = getattr(torch, dtype)
+        own = torch.bfloat16 if from_16_bits else torch.float32
+        dtype = own if dtype == "auto" else getattr(torch, dtype)
         model = load_model(folder)
         weights = {name: parameter.data.float() for name, parameter in model.named_parameters()}
         load_adapters(model, tmp_path / "adapter")
@@ -675,15 +651,6 @@ def test_half_of_what_was_learned_is_merged(tmp_path, folder_of, command):
         torch.testing.assert_close(merged[f"{name}.weight"] - W, 0.5 * layer.delta(), atol=1e-6, rtol=1e-4)
 
 
-def test_auto_rounds_once_too(tmp_path, bfloat16_folder, command):
-    folder = bfloat16_folder("gpt2")
-    save_trained(folder, tmp_path / "adapter")
-    command(folder, tmp_path / "adapter", tmp_path / "merged")
-    command(folder, tmp_path / "adapter", tmp_path / "again", "--dtype", "bfloat16")
-    files = [load_file(tmp_path / name / "model.safetensors") for name in ("merged", "again")]
-    assert all(torch.equal(tensor, files[1][name]) for name, tensor in files[0].items())
-
-
 def test_mixed_weights_lose_nothing(tmp_path, folder_of, bfloat16_folder):
     folder = bfloat16_folder("llama")
     tensors = load_file(folder / "model.safetensors")
@@ -702,19 +669,12 @@ def test_an_adapted_lm_head_is_no_longer_the_embedding(tmp_path, folder_of, hf_m
 @pytest.mark.parametrize(
     "changes, words",
     [
-        (dict(model="nowhere"), ["'nowhere'"]),
-        (dict(adapter="nowhere"), ["nowhere/adapter_config.json"]),
         (dict(adapter="damaged"), ["adapter_model.safetensors"]),
         (dict(model="other"), ["LlamaForCausalLM", "GPT2LMHeadModel"]),
-        (dict(out="model"), ["model would be written", "--out"]),
         (dict(out="link"), ["link would be written", "model is read"]),
-        (dict(out="run"), ["run would be written", "--out"]),
-        (dict(out="model/merged"), ["model/merged would be written", "model is read"]),
         (dict(out="run", adapter="run/adapter"), ["run would be written", "run/adapter is read"]),
-        (dict(out="a file"), ["a file", "another folder"]),
+        (dict(out="a file"), ["a file"]),
         (dict(out="other"), ["other holds what this program did not make"]),
-        (dict(out="."), [". would be written"]),
-        (dict(dtype="int8"), ["--dtype", "int8"]),
     ],
 )
 def test_errors_of_the_command(tmp_path, folder_of, command, capsys, monkeypatch, changes, words):
@@ -727,9 +687,9 @@ def test_errors_of_the_command(tmp_path, folder_of, command, capsys, monkeypatch
     shutil.copytree("run/adapter", "damaged")
     cut(tmp_path / "damaged" / FACTORS)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    given = dict(model="model", adapter="run", out="merged", dtype="auto") | changes
+    given = dict(model="model", adapter="run", out="merged") | changes
     with pytest.raises(SystemExit) as exit:
-        command(given["model"], given["adapter"], given["out"], "--dtype", given["dtype"])
+        command(**given)
     assert exit.value.code == 2
     captured = capsys.readouterr()
     said = captured.err.splitlines()[-1]  # model.save_pretrained shows its progress
