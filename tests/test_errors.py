@@ -6,14 +6,11 @@ import subprocess
 import sys
 
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
 
 import eval_qa
 import train
 
 QUESTION = '{"question": "Who?", "choices": ["the fox", "the dog"], "answer": 1}\n'
-Q = "model.layers.1.self_attn.q_proj.weight"
 
 
 @pytest.fixture
@@ -55,13 +52,9 @@ def check_refused(program, line, words, monkeypatch, capsys):
     assert all(word in said for word in words), said
 
 
-# --- what is read -----------------------------------------------------------------------------------------------------
-
-
-def edit_tensors(folder, change):
-    tensors = load_file(folder / "model.safetensors")
-    change(tensors)
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+def truncate(path):
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
 
 
 def edit_config(folder, **changes):
@@ -69,45 +62,20 @@ def edit_config(folder, **changes):
     (folder / "config.json").write_text(json.dumps(config | changes))
 
 
-def truncate(path, keep=0.5):
-    content = path.read_bytes()
-    path.write_bytes(content[: int(keep * len(content))])
-
-
-DAMAGED_MODELS = {
-    "missing folder": (shutil.rmtree, ["model", "org/name"]),
-    "no config": (lambda folder: (folder / "config.json").unlink(), ["config.json"]),
-    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), ["model.safetensors"]),
-    "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), ["tokenizer.json"]),
-    "truncated weights": (lambda folder: truncate(folder / "model.safetensors"), ["model.safetensors"]),
-    "truncated tokenizer": (lambda folder: truncate(folder / "tokenizer.json"), ["tokenizer.json"]),
-    "wrong shape": (lambda f: edit_tensors(f, lambda t: t.update({Q: torch.zeros(3, 5)})), [Q, "(3, 5)", "(48, 32)"]),
-    "missing tensor": (lambda folder: edit_tensors(folder, lambda t: t.pop(Q)), [Q]),
-    "unknown family": (lambda folder: edit_config(folder, model_type="mamba"), ["config.json", "mamba", "llama"]),
+DAMAGES = {
+    "missing model": (lambda model, files: shutil.rmtree(model), ["model", "org/name"]),
+    "truncated weights": (lambda model, files: truncate(model / "model.safetensors"), ["model.safetensors"]),
+    "unknown family": (lambda model, files: edit_config(model, model_type="mamba"), ["config.json", "mamba", "llama"]),
+    "no text": (lambda model, files: (files / "corpus.txt").write_text("\n\n"), ["corpus.txt"]),
+    "not UTF-8": (lambda model, files: (files / "corpus.txt").write_bytes(b"caf\xe9"), ["corpus.txt", "UTF-8"]),
+    "no file": (lambda model, files: (files / "questions.jsonl").unlink(), ["questions.jsonl", "no such file"]),
+    "half a question": (lambda model, files: truncate(files / "questions.jsonl"), ["questions.jsonl, line 2"]),
 }
 
 
-@pytest.mark.parametrize("damage, words", DAMAGED_MODELS.values(), ids=DAMAGED_MODELS)
-def test_a_model_that_cannot_be_loaded_is_refused(model, files, tmp_path, monkeypatch, capsys, damage, words):
-    damage(model)
-    check_refused(train, [*train_line(model, files), "--out", tmp_path / "out"], words, monkeypatch, capsys)
-    check_refused(eval_qa, eval_line(model, files), words, monkeypatch, capsys)
-    assert not (tmp_path / "out").exists()
-
-
-BAD_FILES = {
-    "empty corpus": ("corpus.txt", b"\n\n", ["corpus.txt", "no text"]),
-    "corpus not UTF-8": ("corpus.txt", b"caf\xe9", ["corpus.txt", "UTF-8"]),
-    "malformed question": ("questions.jsonl", QUESTION.encode() + b'{"quest', ["questions.jsonl, line 2"]),
-    "answer out of range": ("questions.jsonl", QUESTION.replace("1}", "2}").encode(), ["line 1", "0 to 1"]),
-    "no questions": ("questions.jsonl", b"", ["questions.jsonl", "no questions"]),
-    "no file": ("questions.jsonl", None, ["questions.jsonl", "no such file"]),
-}
-
-
-@pytest.mark.parametrize("name, content, words", BAD_FILES.values(), ids=BAD_FILES)
-def test_bad_files_are_refused(model, files, tmp_path, monkeypatch, capsys, name, content, words):
-    (files / name).unlink() if content is None else (files / name).write_bytes(content)
+@pytest.mark.parametrize("damage, words", DAMAGES.values(), ids=DAMAGES)
+def test_what_cannot_be_read_is_named_by_both_programs(model, files, tmp_path, monkeypatch, capsys, damage, words):
+    damage(model, files)
     check_refused(train, [*train_line(model, files), "--out", tmp_path / "out"], words, monkeypatch, capsys)
     check_refused(eval_qa, eval_line(model, files), words, monkeypatch, capsys)
     assert not (tmp_path / "out").exists()
@@ -117,11 +85,8 @@ def test_bad_files_are_refused(model, files, tmp_path, monkeypatch, capsys, name
 
 BAD_SETTINGS = [
     ({"method": "magic"}, ["magic", "mica"]), ({"targets": "c_attn"}, ["c_attn", "q_proj"]), ({"device": "abacus"}, ["abacus", "cpu"]),
-    ({"rank": 0}, ["rank 0"]), ({"rank": 25}, ["rank 25", "(24, 32)", "1 to 24"]), ({"rank": "eight"}, ["rank", "eight"]),
-    ({"alpha": -1}, ["alpha", "-1"]), ({"alpha": 0}, ["alpha", "0"]), ({"dropout": 1}, ["dropout 1"]),
-    ({"lr": -0.1}, ["--lr", "-0.1"]), ({"lr": "nan"}, ["--lr", "nan"]), ({"epochs": 0}, ["--epochs"]),
-    ({"batch-size": 0}, ["--batch-size"]), ({"accumulate": 0}, ["--accumulate"]), ({"seq-len": 0}, ["--seq-len"]),
-    ({"seeds": -1}, ["--seeds"]), ({"eval-every": -2}, ["--eval-every"]), ({"method": "full", "dtype": "bfloat16"}, ["--dtype float32"]),
+    ({"rank": 25}, ["rank 25", "(24, 32)", "1 to 24"]), ({"rank": "eight"}, ["rank", "eight"]), ({"dropout": 1}, ["dropout 1"]),
+    ({"lr": "nan"}, ["--lr", "nan"]), ({"epochs": 0}, ["--epochs"]), ({"method": "full", "dtype": "bfloat16"}, ["--dtype float32"]),
 ]  # fmt: skip
 
 
@@ -133,8 +98,6 @@ def test_bad_settings_are_refused_before_any_work(model, files, tmp_path, monkey
 
 def test_settings_of_eval_qa_too(model, files, monkeypatch, capsys):
     for extra, words in (
-        (["--batch-size", "0"], ["--batch-size"]),
-        (["--device", "meta"], ["'meta'", "cpu"]),
         (["--adapter", files], ["adapter_config.json"]),
         (["--scores", "x" * 300], ["File name too long"]),
         (["--scores", files], ["--scores", "folder"]),
@@ -144,7 +107,7 @@ def test_settings_of_eval_qa_too(model, files, monkeypatch, capsys):
     check_refused(eval_qa, line, ["--qa"], monkeypatch, capsys)
 
 
-@pytest.mark.parametrize("place", ["file", "file/deeper", "config.json", "results.json"])
+@pytest.mark.parametrize("place", ["file/deeper", "config.json"])
 def test_what_another_program_wrote_is_not_written_over(model, files, tmp_path, monkeypatch, capsys, place):
     out = tmp_path / place
     precious = tmp_path / "file" if "file" in place else out / place

@@ -46,9 +46,11 @@ def write_lines(path, *items):
 def test_truthfulqa_is_read_as_it_comes_and_after_a_primer(tmp_path):
     path = write_truthfulqa(tmp_path / "mc_task.json", TRUTHFUL, TRUTHFUL | {"question": "Who?"})
     first, second = read_questions(path)
-    assert first == Question(
-        "Q: What do foxes sell?\nA:", tuple(TRUTHFUL["mc1_targets"]), 1, benchmark="TruthfulQA MC1"
-    )
+    expected = Question("Q: What do foxes sell?\nA:", tuple(TRUTHFUL["mc1_targets"]), 1, benchmark="TruthfulQA MC1")
+    assert first == expected
+    choices = list(TRUTHFUL["mc1_targets"])
+    hub = {"question": TRUTHFUL["question"], "mc1_targets": {"choices": choices, "labels": [0, 1, 0]}}
+    assert read_questions(write_lines(tmp_path / "hub.jsonl", hub)) == [expected]
     assert second.prompt == "Q: Who?\nA:"
     first, second = read_questions(path, PRIMER)
     assert first.prompt == "Q: How many legs has a fox?\nA: It has four legs.\n\nQ: What do foxes sell?\nA:"
@@ -71,32 +73,15 @@ def test_hellaswag_is_read_as_it_comes_and_cleaned_up(tmp_path):
         assert second.answer == 0
 
 
-def without(item, key):
-    return {name: value for name, value in item.items() if name != key}
-
-
 MALFORMED_BENCHMARKS = {
-    "no question": without(TRUTHFUL, "question"),
-    "question no text": TRUTHFUL | {"question": None},
+    "no question": {"mc1_targets": TRUTHFUL["mc1_targets"]},
     "targets no object": TRUTHFUL | {"mc1_targets": [1, 0]},
-    "targets empty": TRUTHFUL | {"mc1_targets": {}},
     "one choice": TRUTHFUL | {"mc1_targets": {"a": 1}},
-    "none right": TRUTHFUL | {"mc1_targets": {"a": 0, "b": 0}},
     "two right": TRUTHFUL | {"mc1_targets": {"a": 1, "b": 1, "c": 0}},
-    "blank choice": TRUTHFUL | {"mc1_targets": {"a": 1, " ": 0}},
-    "targets as the Hub has them, uneven": TRUTHFUL | {"mc1_targets": {"choices": ["a", "b"], "labels": [1, 0, 0]}},
-    "targets as the Hub has them, texts": TRUTHFUL | {"mc1_targets": {"choices": "ab", "labels": [1, 0]}},
-    "test split": without(SWAG, "label"),
+    "uneven": TRUTHFUL | {"mc1_targets": {"choices": ["a", "b"], "labels": [1, 0, 0]}},
     "test split of the Hub": SWAG | {"label": ""},
     "label too large": SWAG | {"label": 3},
     "label negative": SWAG | {"label": -1},
-    "label a truth value": SWAG | {"label": True},
-    "no activity": without(SWAG, "activity_label"),
-    "no context": without(SWAG, "ctx_a"),
-    "context no text": SWAG | {"ctx_b": None},
-    "endings no list": SWAG | {"endings": "abc"},
-    "ending no text": SWAG | {"endings": ["a", "b", 3]},
-    "one ending": SWAG | {"endings": ["a"], "label": 0},
     "nothing but layout": SWAG | {"endings": ["a", "b", " [step] "]},
     "neither": {"ind": 7},
 }
@@ -111,17 +96,23 @@ def test_a_malformed_item_of_a_benchmark_is_named_with_its_place(tmp_path, item)
         with pytest.raises(ValueError) as error:
             read_questions(path)
         assert str(error.value).startswith(f"{path}, {place}: ")
-        assert "unpack" not in str(error.value)
 
 
-def test_a_list_that_is_not_json_is_refused_with_the_line_and_an_empty_one_too(tmp_path):
-    path = tmp_path / "mc_task.json"
-    path.write_text(json.dumps([TRUTHFUL], indent=1).replace("},", "}"))
-    with pytest.raises(ValueError, match=r"mc_task\.json, line \d+: not JSON"):
-        read_questions(path)
-    path.write_text("[]")
-    with pytest.raises(ValueError, match=r"mc_task\.json holds no questions"):
-        read_questions(path)
+@pytest.mark.parametrize(
+    "read, content, named",
+    [
+        (read_questions, json.dumps([TRUTHFUL], indent=1).replace("},", "}").encode(), r"file, line \d+: not JSON"),
+        (read_questions, b"[]", "file holds no questions"),
+        (read_questions, b"ab\xe9", r"file is not UTF-8 text \(byte 2\)"),
+        (read_documents, b"ab\xe9", r"file is not UTF-8 text \(byte 2\)"),
+        (read_documents, b" \n\n\t\n", "file holds no text"),
+        (lambda file: read_documents(file.parent), b"not the name of a text", "holds no text"),
+    ],
+)
+def test_a_file_that_holds_nothing_of_its_kind_is_named(tmp_path, read, content, named):
+    (tmp_path / "file").write_bytes(content)
+    with pytest.raises(ValueError, match=named):
+        read(tmp_path / "file")
 
 
 def test_notes_say_which_benchmark_was_read_and_after_which_primer(tmp_path):
@@ -174,30 +165,10 @@ def test_a_folder_gives_the_documents_of_its_txt_and_md_files_in_order(tmp_path)
     (tmp_path / "deeper").mkdir()
     for name, text in {"b.txt": "b1\n\nb2", "a.md": "a", "deeper/c.txt": "c", "d.py": "d", "empty.txt": ""}.items():
         (tmp_path / name).write_text(text)
+    for hidden in (".trash/a.md", ".b.txt"):
+        (tmp_path / hidden).parent.mkdir(exist_ok=True)
+        (tmp_path / hidden).write_text("hidden")
     assert read_documents(tmp_path) == ["a", "b1", "b2", "c"]
-
-
-def test_no_text_at_all_is_refused(tmp_path):
-    (tmp_path / "blank.txt").write_text(" \n\n\t\n")
-    for path in (tmp_path, tmp_path / "blank.txt"):
-        with pytest.raises(ValueError, match="holds no text"):
-            read_documents(path)
-
-
-@pytest.mark.parametrize("read", [read_documents, read_questions])
-def test_text_that_is_not_utf_8_is_refused_with_the_path(tmp_path, read):
-    path = tmp_path / "latin1.txt"
-    path.write_bytes("ab\u00e9".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"latin1\.txt is not UTF-8 text \(byte 2\)"):
-        read(path)
-
-
-def test_hidden_files_are_not_read_and_endings_may_be_capitals(tmp_path):
-    (tmp_path / ".trash").mkdir()
-    (tmp_path / ".trash" / "a.md").write_text("thrown away")
-    (tmp_path / ".b.txt").write_text("hidden")
-    (tmp_path / "C.TXT").write_text("kept")
-    assert read_documents(tmp_path) == ["kept"]
 
 
 def test_benchmarks_are_measured_and_named_below_the_table(tiny_llama_folder, tmp_path, monkeypatch, capsys):
