@@ -101,9 +101,10 @@ def save_adapters(model, folder, base_model=None, revision=None):
     for name, ours in linears.items():
         if adapters.keys() & set(ours):
             A, B, alphas[name] = fuse([model.get_submodule(our) for our in ours])
-            for key, factor in ((factor_key(name, "A"), A), (factor_key(name, "B"), B)):
-                factors[key] = check_finite(key, factor, "train again with a smaller learning rate")
+            factors |= {factor_key(name, "A"): A, factor_key(name, "B"): B}
             ranks[name] = len(A)
+    for key, factor in factors.items():
+        check_finite(key, factor, "train again with a smaller learning rate")
     rank, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
     others = {leaf(name) for name in linears.keys() - ranks.keys()}
     config = {
@@ -215,9 +216,7 @@ def read_config(path):
     """adapter_config.json as an AdapterConfig. Raises ValueError unless it is whole and describes plain LoRA."""
     raw = {name: value for name, value in read_json(path, "save the adapter again").items() if value is not None}
     if "fine_tune_type" in raw:
-        raise ValueError(
-            f"{path} is of an MLX adapter: fuse it with its model by mlx_lm.fuse, and load the model it gives"
-        )
+        raise ValueError(f"{path} is of an MLX adapter: fuse it with its model by mlx_lm.fuse, and load what that gives")
     with reading(path, "LoRA adapter", "save it again, or merge it with PEFT and load the merged model"):
         config = build(AdapterConfig, raw)
         for name, value in raw.items():
@@ -244,9 +243,7 @@ def find_adapter(name):
     if not (folder / CONFIG).exists() and (folder / "adapter").is_dir():
         folder = folder / "adapter"
     elif not (folder / CONFIG).exists() and (folder / "model").is_dir():
-        raise ValueError(
-            f"{folder} has no adapter but a whole model: load {folder / 'model'} instead of the base model"
-        )
+        raise ValueError(f"{folder} has no adapter but a whole model: load {folder / 'model'} as the model")
     config = read_config(folder / CONFIG)
     if not any((folder / file).is_file() for file in (FACTORS, PICKLED)):
         raise ValueError(f"{folder} has neither {FACTORS} nor {PICKLED}: save the adapter again")

@@ -20,8 +20,8 @@ import tempfile
 import warnings
 from pathlib import Path
 
-if __name__ == "__main__":
-    sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # as a program
 
 import tokenizers
 import torch
@@ -40,7 +40,6 @@ from study.tables import Results, arms_table, cost_line
 from study.toy import EXTENDED_DESIGN
 from tools.reading import read_documents
 
-ROOT = Path(__file__).resolve().parents[1]
 FAMILIES = ["llama", "llama3.1", "mistral-window", "qwen2", "qwen3", "gpt2"]
 NASTY = [
     None, True, False, 0, 1, -1, 2, 3, 48, 0.0, 0.5, 1e300, 1e-300, 10**30, 10**400, 2**31, 2**63, "", "x", "▁", "é", "1",
@@ -166,7 +165,7 @@ class Inputs:
                 self.models[name] = write_folder(folder / name, CONFIGS[name]())
         self.converted = self.models["llama"].with_name("converted")
         shutil.copytree(self.models["llama"], self.converted)
-        write(self.converted / "tokenizer.json", json.dumps(character_tokenizer()))
+        write(self.converted / "tokenizer.json", character_tokenizer())
         (self.converted / "tokenizer_config.json").write_text('{"eos_token": "</s>"}')
         self.adapter = folder / "adapter"
         self.base = load_model(self.models["llama"])
@@ -177,6 +176,10 @@ class Inputs:
         save_adapters(adapted, self.adapter)
         self.results = Results(ROOT / "study/results", EXTENDED_DESIGN)
         self.records = dict(self.results.records)
+
+    def empty(self):
+        shutil.rmtree(self.here, ignore_errors=True)
+        self.here.mkdir()
 
     def take(self, folder):
         shutil.rmtree(self.here, ignore_errors=True)
@@ -252,16 +255,14 @@ class Inputs:
         merge_adapters(model)
 
     def corpus(self, rng):
-        shutil.rmtree(self.here, ignore_errors=True)
-        self.here.mkdir()
+        self.empty()
         path = self.here / rng.choice(["a.txt", "a.jsonl", "a.md"])
         text = "\n".join(json.dumps({"text": text}) for text in SENTENCES) if rng.random() < 0.7 else "\n\n".join(SENTENCES)
         write(path, mutate_text(rng, text) if rng.random() < 0.7 else mutate_bytes(rng, text.encode()))
         assert all(isinstance(document, str) and document.strip() for document in read_documents(path))
 
     def questions(self, rng):
-        shutil.rmtree(self.here, ignore_errors=True)
-        self.here.mkdir()
+        self.empty()
         item = rng.choice([
             {"question": "Who?", "choices": ["a", "b"], "answer": 1, "subject": "x"},
             {"question": "Who?", "mc1_targets": {"a": 1, "b": 0}},
@@ -275,8 +276,7 @@ class Inputs:
             assert len(question.choices) >= 2 and all(map(str.strip, question.choices)) and question.prompt.strip()
 
     def record(self, rng):
-        shutil.rmtree(self.here, ignore_errors=True)
-        self.here.mkdir()
+        self.empty()
         source = rng.choice(sorted((ROOT / "study/results/runs").glob("*.json")))
         if rng.random() < 0.2:  # under another run's name
             other = rng.choice(sorted((ROOT / "study/results/runs").glob("*.json")))
@@ -322,23 +322,15 @@ KINDS = ["config", "tokenizer", "tokenizer_config", "weights", "index", "adapter
 def character_tokenizer():
     """A tokenizer.json with byte_fallback over a few letters."""
     vocab = {"<unk>": 0, "<s>": 1, "</s>": 2} | {f"<0x{byte:02X}>": 3 + byte for byte in range(256)}
-    merges = [["t", "h"], ["th", "e"], ["▁", "the"], ["e", "l"], ["l", "o"], ["▁", "▁"], ["s", "e"], ["se", "a"], ["h", "el"]]
+    merges = [("t", "h"), ("th", "e"), ("▁", "the"), ("e", "l"), ("l", "o"), ("▁", "▁"), ("s", "e"), ("se", "a"), ("h", "el")]
     for text in [*"▁abcdefghijklmnopqrstuvwxyz", *(left + right for left, right in merges)]:
         vocab[text] = len(vocab)
-    plain = dict.fromkeys(["single_word", "lstrip", "rstrip", "normalized"], False) | {"special": True}
-    single = [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
-    return {
-        "version": "1.0", "truncation": None, "padding": None,
-        "added_tokens": [{"id": i, "content": text} | plain for i, text in enumerate(["<unk>", "<s>", "</s>"])],
-        "normalizer": None,
-        "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False},
-        "post_processor": {"type": "TemplateProcessing", "single": single, "pair": [{"Sequence": {"id": "A", "type_id": 0}},
-            {"Sequence": {"id": "B", "type_id": 1}}], "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}}},
-        "decoder": None,
-        "model": {"type": "BPE", "dropout": None, "unk_token": "<unk>", "continuing_subword_prefix": None,
-            "end_of_word_suffix": None, "fuse_unk": True, "byte_fallback": True, "ignore_merges": False,
-            "vocab": vocab, "merges": merges},
-    }  # fmt: skip
+    model = tokenizers.models.BPE(vocab, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
+    tokenizer.add_special_tokens(["<unk>", "<s>", "</s>"])
+    return tokenizer.to_str()
 
 
 # --- the test ---------------------------------------------------------------------------------------------------------

@@ -1,2 +1,2 @@
-"""What the programs stand on: errors, progress and writing (cli), checked input (inputs), people's files (reading), a
-comparison's folder (runs), tables and pictures (report)."""
+"""What the programs stand on: errors, progress and writing (cli), checked input (schema), people's files (reading), tables
+and pictures (report, drawing)."""
