@@ -13,26 +13,20 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes canno
 
 
 def start(action, out, err):
-    """Run action() in a child that writes to the files `out` and `err` (None: closed); return its process id."""
+    """Run action() in a child that writes to the files `out` and `err`; return its process id."""
     pid = os.fork()
     if pid:
         return pid
     code = 1
     try:
         for number, file, name in ((1, out, "stdout"), (2, err, "stderr")):
-            if file is None:
-                os.close(number)
-                setattr(sys, name, None)  # as Python has it when it is started so
-            else:
-                os.dup2(file.fileno(), number)
-                binary = io.BufferedWriter(io.FileIO(number, "w", closefd=False))
-                encoding = os.environ.get("PYTHONIOENCODING", "utf-8")
-                setattr(sys, name, io.TextIOWrapper(binary, encoding=encoding, line_buffering=name == "stderr"))
+            os.dup2(file.fileno(), number)
+            binary = io.BufferedWriter(io.FileIO(number, "w", closefd=False))
+            encoding = os.environ.get("PYTHONIOENCODING", "utf-8")
+            setattr(sys, name, io.TextIOWrapper(binary, encoding=encoding, line_buffering=name == "stderr"))
         if signal.getsignal(signal.SIGINT) != signal.SIG_DFL:  # a job in the background may be deaf to it
             signal.signal(signal.SIGINT, signal.default_int_handler)
-        for name in ("SIGTERM", "SIGHUP"):  # and what nohup starts to SIGHUP
-            if hasattr(signal, name):
-                signal.signal(getattr(signal, name), signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         action()
         code = 0
     except SystemExit as stop:
@@ -41,8 +35,7 @@ def start(action, out, err):
         traceback.print_exc()
     finally:
         try:
-            for stream in filter(None, (sys.stdout, sys.stderr)):
-                stream.flush()
+            sys.stdout.flush(), sys.stderr.flush()
         except BaseException:
             code = 120  # as Python does
             traceback.print_exc()
