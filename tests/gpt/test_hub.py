@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import huggingface_hub
@@ -16,17 +17,14 @@ import pytest
 import torch
 from conftest import llama_config, write_folder
 from huggingface_hub import constants
-from huggingface_hub.errors import HTTPError
 from safetensors.torch import load_file
 
-import eval_qa
 from adapter_io import find_adapter, load_adapters, save_adapters
 from gpt import find_model, load_pretrained
 from lora import LoRALayer, find_adapters, replace_linears
 
 COMMIT = "0123456789" * 4
 REVISIONS = ["main", "v1", "refs/pr/1"]  # a branch, a tag, a pull request
-QUESTION = '{"question": "Who?", "choices": ["the fox", "the dog"], "answer": 1}\n'
 URL_TEMPLATE = "{}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
 
 
@@ -148,15 +146,12 @@ def assert_same_model(folder, expected):
     assert tokenizer.encode("She sells sea shells") == expected_tokenizer.encode("She sells sea shells")
 
 
-def refusal(name, tmp_path, monkeypatch, capsys):
-    """What eval_qa.py says and ends with exit code 2: one line."""
-    (tmp_path / "questions.jsonl").write_text(QUESTION)
-    monkeypatch.setattr(sys, "argv", ["eval_qa.py", "--model", name, "--qa", str(tmp_path / "questions.jsonl")])
-    with pytest.raises(SystemExit) as exit:
-        eval_qa.main()
-    captured = capsys.readouterr()
-    assert exit.value.code == 2 and captured.out == ""
-    (said,) = captured.err.splitlines()
+def refusal(name):
+    """The one line with which find_model, or loading what it found, fails."""
+    with pytest.raises((ValueError, FileNotFoundError)) as raised:
+        load_pretrained(find_model(name))
+    said = str(raised.value)
+    assert said.isprintable() and len(said) < 400, said
     return said
 
 
@@ -172,43 +167,30 @@ def test_a_cached_model_is_found_offline(cache, tiny_llama_folder, capsys, revis
 
 
 @pytest.mark.parametrize("name", ["org/other", "org/name@v9", f"org/name@{'f' * 40}"])
-def test_what_is_not_cached_is_refused_offline(cache, tiny_llama_folder, tmp_path, monkeypatch, capsys, name):
+def test_what_is_not_cached_is_refused_offline(cache, tiny_llama_folder, name):
     fill(cache, contents(tiny_llama_folder))
-    said = refusal(name, tmp_path, monkeypatch, capsys)
-    assert f"no folder {name} here" in said and "HF_HUB_OFFLINE" in said
+    said = refusal(name)
+    assert name in said and "HF_HUB_OFFLINE" in said
 
 
-def test_a_cache_without_weights_is_refused(cache, tiny_llama_folder):
-    files = contents(tiny_llama_folder)
-    repository = fill(cache, files)
-    (repository / "blobs" / digest(files["model.safetensors"])).unlink()  # the link to it stays
-    with pytest.raises(FileNotFoundError, match="neither model.safetensors nor"):
-        load_pretrained(find_model("org/name"))
-
-
-def test_a_cache_without_one_of_the_shards_is_refused(cache, sharded_folder):
+def test_a_cache_without_one_of_its_files_is_refused(cache, sharded_folder):
     files = contents(sharded_folder)
     shard = max(name for name in files if name.endswith(".safetensors"))
-    del files[shard]
-    fill(cache, files)
-    with pytest.raises(FileNotFoundError, match=f"{shard} not found"):
-        load_pretrained(find_model("org/name"))
+    repository = fill(cache, files)
+    (repository / "blobs" / digest(files[shard])).unlink()  # the link to it stays
+    assert shard in refusal("org/name")
 
 
-def test_a_fetch_that_was_not_finished_is_refused_offline(hub, cache, monkeypatch, tmp_path, capsys):
-    find_model("org/name")
-    (cache / "models--org--name" / "snapshots" / COMMIT / "config.json").unlink()
+def test_a_fetch_that_was_not_finished_is_refused_offline(hub, cache, monkeypatch):
+    (find_model("org/name") / "config.json").unlink()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    capsys.readouterr()
-    said = refusal("org/name", tmp_path, monkeypatch, capsys)
-    assert "HF_HUB_OFFLINE" in said
+    assert "HF_HUB_OFFLINE" in refusal("org/name")
 
 
 # --- a Hub ------------------------------------------------------------------------------------------------------------
 
 CLUTTER = ["README.md", "consolidated.safetensors", "tf_model.h5", "model.fp16.safetensors", "training_args.bin"]
-CLUTTER += [f"{folder}/{name}" for folder in ("onnx", "original") for name in ("config.json", "model.safetensors")]
-CLUTTER += ["onnx/model.onnx", "original/tokenizer.model"]
+CLUTTER += ["onnx/config.json", "onnx/model.onnx", "original/model.safetensors", "original/tokenizer.model"]
 
 
 def pickled(folder):
@@ -254,115 +236,81 @@ def test_a_second_call_fetches_nothing(hub):
     assert hub.asked_for("GET") == hub.asked_for("HEAD") == []
 
 
-def test_the_command_itself_reads_the_environment(hub, cache, tmp_path):
+def test_the_command_itself_reads_the_environment(hub, cache):
     """In a process of its own: the variables are read on import."""
-    (tmp_path / "questions.jsonl").write_text(QUESTION)
-    env = os.environ | {
-        "HF_ENDPOINT": hub.url,
-        "HF_HUB_CACHE": str(cache),
-        "HF_HUB_OFFLINE": "0",
-        "HF_TOKEN": "hf_secret",
-    }
-    command = [sys.executable, eval_qa.__file__, "--model", "org/name", "--qa", tmp_path / "questions.jsonl"]
-    done = subprocess.run(command, env=env, capture_output=True, text=True)
-    assert done.returncode == 0 and "questions" in done.stdout
+    env = {"HF_ENDPOINT": hub.url, "HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "0", "HF_TOKEN": "hf_secret"}
+    done = run_program(env)
+    assert done.returncode == 0 and done.stdout
     assert done.stderr == f"model: org/name of the Hugging Face Hub, revision {COMMIT}\n"
     assert hub.asked[-1][2]["Authorization"] == "Bearer hf_secret"
+
+
+def run_program(env):
+    command = [sys.executable, "-m", "gpt", "org/name", "Once upon a time", "--max-new-tokens", "2"]
+    return subprocess.run(command, env=os.environ | env, capture_output=True, text=True, cwd=Path(__file__).parents[2])
 
 
 # --- what a Hub refuses -----------------------------------------------------------------------------------------------
 
 FILES, ANY = "/resolve/", ""
 REFUSALS = {  # what is asked for, what the Hub answers (Hub.refuse), what the sentence names
-    "no such repository": ("org/other", None, ["404", "org/other"]),
-    "no such repository, 401": ("org/name", (ANY, 401, "RepoNotFound", ""), ["Repository Not Found"]),
-    "no such tag": ("org/name@v9", None, ["Revision Not Found"]),
-    "no such commit": (f"org/name@{'f' * 40}", None, ["Revision Not Found"]),
-    "gated": (
-        "org/name",
-        (ANY, 401, "GatedRepo", "Access to org/name is restricted"),
-        ["Access to org/name is restricted"],
-    ),
-    "gated files": ("org/name", (FILES, 403, "GatedRepo", ""), ["gated"]),
-    "gated files, by commit": (f"org/name@{COMMIT}", (FILES, 403, "GatedRepo", ""), ["gated"]),
-    "bad token": ("org/name", (ANY, 401, "", "Invalid credentials in Authorization header"), ["Invalid credentials"]),
-    "weak token for files": ("org/name", (FILES, 403, "", "Not yours"), ["Not yours"]),
-    "too many requests": ("org/name", ("/revision/", 429, "", "Come back later"), ["Come back later"]),
-    "server error": ("org/name", (ANY, 500, "", ""), ["500 Internal Server Error"]),
+    "no such repository": ("org/other", None, "404"),
+    "no such tag": ("org/name@v9", None, "Revision Not Found"),
+    "gated": ("org/name", (ANY, 401, "GatedRepo", "Access to org/name is restricted"), "restricted"),
+    "gated files": (f"org/name@{COMMIT}", (FILES, 403, "GatedRepo", ""), "gated"),
+    "bad token": ("org/name", (ANY, 401, "", "Invalid credentials in Authorization header"), "Invalid credentials"),
+    "too many requests": ("org/name", ("/revision/", 429, "", "Come back later"), "Come back later"),
+    "server error": ("org/name", (ANY, 500, "", ""), "500"),
 }
 
 
 @pytest.mark.parametrize("name, refuse, words", REFUSALS.values(), ids=REFUSALS)
-def test_what_the_hub_refuses_is_one_sentence(hub, tmp_path, monkeypatch, capsys, name, refuse, words):
+def test_what_the_hub_refuses(hub, name, refuse, words):
     hub.refuse = refuse
-    said = refusal(name, tmp_path, monkeypatch, capsys)
-    assert said.startswith(f"eval_qa.py: no folder {name} here") and "HF_TOKEN" in said
-    assert all(word in said for word in words), said
+    said = refusal(name)
+    assert name in said and words in said and "HF_TOKEN" in said
 
 
-def test_a_server_that_is_not_there_is_one_sentence(hub, tmp_path, monkeypatch, capsys):
+def test_a_server_that_is_not_there(hub, monkeypatch):
     set_endpoint(monkeypatch, "http://127.0.0.1:1")
-    assert "refused" in refusal("org/name", tmp_path, monkeypatch, capsys)
+    assert "refused" in refusal("org/name")
 
 
-@pytest.mark.parametrize(
-    "error, words",
-    [
-        (RuntimeError("Task error: CAS Client Error\n(details)"), "Task error: CAS Client Error"),  # of hf_xet
-        (HTTPError("the proxy wants a password"), "the proxy wants a password"),
-        (OSError(28, "No space left on device"), "No space left on device"),
-        (TimeoutError(), "TimeoutError"),
-    ],
-)
-def test_what_goes_wrong_in_a_fetch_is_one_sentence(cache, monkeypatch, tmp_path, capsys, error, words):
+@pytest.mark.parametrize("error", [RuntimeError("CAS Client\n(details)"), OSError(28, "No space left"), TimeoutError()])
+def test_what_goes_wrong_in_a_fetch(cache, monkeypatch, error):
     def fail(*args, **kwargs):
         raise error
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
-    assert words in refusal("org/name", tmp_path, monkeypatch, capsys)
+    said = refusal("org/name")
+    assert (str(error).split("\n")[0] or "TimeoutError") in said
 
 
-ENVIRONMENT = {  # what the client cannot use, offline too
-    "ALL_PROXY": "socks5://127.0.0.1:1",  # without the package for it: an ImportError
-    "HTTPS_PROXY": "http://[bad",
-    "HF_HUB_DOWNLOAD_TIMEOUT": "soon",
-}
-
-
-@pytest.mark.parametrize("variable", ENVIRONMENT)
-def test_an_environment_that_the_client_cannot_use_is_one_sentence(tmp_path, variable):
-    """In a process of its own: some variables are read on import."""
-    env = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path), variable: ENVIRONMENT[variable]}
-    command = [sys.executable, "-m", "gpt", "org/name", "Once upon a time"]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, cwd=os.path.dirname(eval_qa.__file__))
+def test_an_environment_that_the_client_cannot_use(cache):
+    """It is read on import, which fails: a proxy that needs a package that is not there, or a timeout that is no number."""
+    done = run_program({"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(cache), "HF_HUB_DOWNLOAD_TIMEOUT": "soon"})
     (said,) = done.stderr.splitlines()
-    assert done.returncode == 2 and said.startswith("python -m gpt: no folder org/name here")
+    assert done.returncode == 2 and "org/name" in said and "soon" in said
 
 
 # --- adapters ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("on_hub", [False, True])
-def test_an_adapter_is_not_taken_for_a_model(cache, tmp_path, on_hub):
-    (tmp_path / "adapter").mkdir()
-    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
-    name = "org/name" if on_hub else str(tmp_path / "adapter")
-    if on_hub:
-        fill(cache, contents(tmp_path / "adapter"))
-    with pytest.raises(ValueError, match=f"{name} is an adapter, not a model: give it as --adapter"):
-        find_model(name)
-
-
-@pytest.mark.parametrize("on_hub", [False, True])
-def test_an_adapter_beside_a_model_is_said_not_to_be_applied(cache, tiny_llama_folder, tmp_path, capsys, on_hub):
-    folder = shutil.copytree(tiny_llama_folder, tmp_path / "model")
+def test_an_adapter_is_no_model_and_beside_one_is_not_applied(cache, tiny_llama_folder, tmp_path, capsys, on_hub):
+    folder = tmp_path / "adapter"
+    folder.mkdir()
     (folder / "adapter_config.json").write_text("{}")
     name = "org/name" if on_hub else str(folder)
     if on_hub:
         fill(cache, contents(folder))
+    assert f"--adapter {name}" in refusal(name)
+    shutil.copytree(tiny_llama_folder, folder, dirs_exist_ok=True)
+    if on_hub:
+        shutil.rmtree(cache)
+        fill(cache, contents(folder))
     assert_same_model(find_model(name), tiny_llama_folder)
-    said = capsys.readouterr().err
-    assert f"not applied: give it as --adapter {name}\n" in said and said.count("\n") == 1 + on_hub
+    assert f"not applied: give it as --adapter {name}\n" in capsys.readouterr().err
 
 
 # --- names ------------------------------------------------------------------------------------------------------------
@@ -383,24 +331,14 @@ def test_a_path_that_is_no_hub_name_is_taken_without_a_word(cache, tiny_llama_fo
     assert capsys.readouterr().err == ""
 
 
-BAD_NAMES = ["gpt2", "/no/such/folder", "../x", "./org/name", "a/b/c", "org/name@", "org/", "/name", "@main", "", " "]
-BAD_NAMES += ["org/name\n", "org name/x", "https://huggingface.co/org/name", "org\\name"]
+NO_NAMES = ["gpt2", "/no/such/folder", "../x", "./org/name", "a/b/c", "org/name@", "", "org name/x", "org\\name"]
+NO_NAMES += ["https://huggingface.co/org/name", "org/a--b"]  # the last the client itself refuses
 
 
-@pytest.mark.parametrize("name", BAD_NAMES)
-def test_other_names_are_told_what_names_there_are(hub, tmp_path, monkeypatch, capsys, name):
-    said = refusal(name, tmp_path, monkeypatch, capsys)
-    if name.strip():
-        assert f"no folder {name!r}" in said and "org/name[@revision] on the Hub" in said
-    else:
-        assert "--model is given an empty text" in said
-    assert hub.asked == []
-
-
-@pytest.mark.parametrize("name", ["org/a--b", "org/a..b", "org/name.git", "org/name-", "org/" + 97 * "n", "org/café"])
-def test_what_the_hub_allows_in_no_name_is_refused_without_asking(hub, tmp_path, monkeypatch, capsys, name):
-    said = refusal(name, tmp_path, monkeypatch, capsys)
-    assert f"no folder {name} here" in said
+@pytest.mark.parametrize("name", NO_NAMES)
+def test_what_can_be_no_name_is_not_asked_for(hub, name):
+    said = refusal(name)
+    assert "no folder" in said and repr(name)[1:-1] in said
     assert hub.asked == []
 
 
@@ -415,5 +353,7 @@ def test_an_adapter_comes_from_the_hub_too(hub, tiny_llama_folder, tmp_path, nam
         torch.save(load_file(tmp_path / "adapter" / "adapter_model.safetensors"), tmp_path / name)
         hub.files[name] = (tmp_path / name).read_bytes()
     folder, config = find_adapter("org/name@v1")
-    assert config.base_model_name_or_path == "org/base" and hub.asked_for("GET") == sorted(["adapter_config.json", name])
+    assert config.base_model_name_or_path == "org/base" and hub.asked_for("GET") == sorted(
+        ["adapter_config.json", name]
+    )
     assert load_adapters(load_pretrained(tiny_llama_folder)[0], folder) == [*find_adapters(model)]

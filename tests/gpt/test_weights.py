@@ -1,7 +1,6 @@
 """gpt/weights.py: files that transformers wrote open here and the reverse; what is damaged or unknown is refused."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -52,7 +51,7 @@ def edit_weights(folder, change):
 
 
 def pickle_weights(folder, change=lambda tensors: None, zipped=True):
-    """Replace model.safetensors by pytorch_model.bin, after change(tensors)."""
+    """Replace model.safetensors by pytorch_model.bin, after change(tensors); zipped: or as before PyTorch 1.6."""
     tensors = load_file(folder / "model.safetensors")
     change(tensors)
     torch.save(tensors, folder / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
@@ -177,22 +176,16 @@ def test_names_with_and_without_prefix(any_copy):
             tensors[name.removeprefix(prefix)] = tensors.pop(name)
 
     edit_weights(copy, strip)
-    with safe_open(copy / "model.safetensors", framework="pt") as file:
-        assert not any(name.startswith(prefix) for name in file.keys())
     assert_same_weights(load_model(copy), expected)
 
 
 @pytest.mark.parametrize("prefixed", [True, False])
 def test_constants_are_ignored(copy, prefixed):
     expected = load_model(copy)
-    if expected.config.family == "gpt2":
-        prefix = "transformer."
-        extra = {"h.0.attn.bias": torch.ones(1, 1, 4, 4), "h.1.attn.masked_bias": torch.ones(())}
-    else:
-        prefix = "model."
-        extra = {"layers.0.self_attn.rotary_emb.inv_freq": torch.ones(6)}
-    extra = {prefix * prefixed + name: tensor for name, tensor in extra.items()}
-    edit_weights(copy, lambda tensors: tensors.update(extra))
+    gpt2 = expected.config.family == "gpt2"
+    names = ["h.0.attn.bias", "h.1.attn.masked_bias"] if gpt2 else ["layers.0.self_attn.rotary_emb.inv_freq"]
+    prefix = ("transformer." if gpt2 else "model.") * prefixed
+    edit_weights(copy, lambda tensors: tensors.update({prefix + name: torch.ones(6) for name in names}))
     assert_same_weights(load_model(copy), expected)
 
 
@@ -246,10 +239,7 @@ def test_pickled_weights(any_copy, zipped):
         tensors.setdefault("lm_head.weight", tensors[checkpoint_name(expected.config, "embed_tokens.weight")])
 
     pickle_weights(any_copy, tie, zipped)
-    loaded = load_model(any_copy)
-    assert_same_weights(loaded, expected)
-    assert all(parameter.is_contiguous() and parameter.requires_grad for parameter in loaded.parameters())
-    assert {parameter.dtype for parameter in load_model(any_copy, dtype=torch.float16).parameters()} == {torch.float16}
+    assert_same_weights(load_model(any_copy), expected)
 
 
 def test_pickled_shards(copy):
@@ -298,7 +288,7 @@ def test_code_in_a_pickle_does_not_run(copy, tmp_path, zipped):
 
 
 @pytest.mark.parametrize("name", ["zip", "pickle", "model.safetensors"])
-@pytest.mark.parametrize("keep", [0, 8, 100, 1000, -1, -5000])
+@pytest.mark.parametrize("keep", [8, -1])
 def test_truncated_weights(copy, name, keep):
     if name != "model.safetensors":
         pickle_weights(copy, zipped=name == "zip")
@@ -308,16 +298,11 @@ def test_truncated_weights(copy, name, keep):
     assert name in said and "download it again" in said
 
 
-@pytest.mark.parametrize(
-    "content",
-    [[torch.ones(1)], torch.ones(1), {"state_dict": {"norm": torch.ones(1)}}, {"step": 3}, {1: torch.ones(1)},
-     {"model.norm.weight": torch.ones(32).to_sparse()}, {"model.norm.weight": torch.ones(32, device="meta")}],
-    ids=["list", "tensor", "nested", "number", "unnamed", "sparse", "meta"],
-)  # fmt: skip
+@pytest.mark.parametrize("content", [[torch.ones(1)], {"state_dict": {"norm": torch.ones(1)}}])
 def test_pickles_of_other_things(llama_copy, content):
     (llama_copy / "model.safetensors").unlink()
     torch.save(content, llama_copy / "pytorch_model.bin")
-    refusal(llama_copy)
+    assert "pytorch_model.bin" in refusal(llama_copy)
 
 
 # What is written
@@ -334,7 +319,7 @@ def test_round_trip_is_bit_equal(any_folder, tmp_path, dtype):
         assert file.metadata() == {"format": "pt"}
         assert {file.get_tensor(name).dtype for name in file.keys()} == {dtype}
     assert json.loads((tmp_path / "config.json").read_text())["dtype"] == str(dtype).removeprefix("torch.")
-    assert sorted(os.listdir(tmp_path)) == ["config.json", "model.safetensors"]  # no temporary files
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors"}  # no temporary files
 
 
 def test_transformers_opens_what_we_write(any_folder, tmp_path, input_ids):
@@ -372,11 +357,15 @@ def test_a_failed_save_leaves_the_old_files(copy, monkeypatch):
     assert {path.name: path.read_bytes() for path in copy.iterdir()} == before
 
 
-def test_a_model_that_gpt2_cannot_express_is_not_written(tiny_gpt2_folder, tmp_path):
-    model = GPT(replace(read_config(tiny_gpt2_folder), n_kv_heads=2))
-    with pytest.raises(ValueError, match="GPT2LMHeadModel cannot express"):
-        save_pretrained(model, tmp_path / "out")
-    assert not list(tmp_path.rglob("*.*"))
+def test_a_model_that_config_json_cannot_express_is_not_written(tiny_llama_folder, tiny_gpt2_folder, tmp_path):
+    untied, adapted = load_model(tiny_llama_folder), load_model(tiny_llama_folder)
+    untied.lm_head.weight = torch.nn.Parameter(untied.lm_head.weight.detach().clone())
+    adapted.layers[0].self_attn.q_proj = torch.nn.Sequential(adapted.layers[0].self_attn.q_proj)
+    grouped = GPT(replace(read_config(tiny_gpt2_folder), n_kv_heads=2))
+    for model, word in [(untied, "lm_head"), (adapted, "merge adapters"), (grouped, "GPT2LMHeadModel")]:
+        with pytest.raises(ValueError, match=word):
+            save_pretrained(model, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_checkpoint_names(tiny_llama_folder, tiny_gpt2_folder):
@@ -401,84 +390,67 @@ def real(family, hidden, mlp, layers, heads, kv_heads, head_dim, vocab, context,
     )  # fmt: skip
 
 
-COMMON = {"hidden_act": "silu", "initializer_range": 0.02, "use_cache": True, "bos_token_id": 1, "eos_token_id": 2}
-LLAMA = COMMON | {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "pretraining_tp": 1,
-    "torch_dtype": "float16",
-}
-MISTRAL = COMMON | {
-    "architectures": ["MistralForCausalLM"], "model_type": "mistral", "hidden_size": 4096, "intermediate_size": 14336,
-    "max_position_embeddings": 32768, "num_attention_heads": 32, "num_hidden_layers": 32, "num_key_value_heads": 8,
-    "rms_norm_eps": 1e-05, "tie_word_embeddings": False, "torch_dtype": "bfloat16", "transformers_version": "4.42.0",
+LLAMA = {
+    "model_type": "llama", "hidden_act": "silu", "attention_bias": False, "num_attention_heads": 32,
+    "rms_norm_eps": 1e-05, "rope_scaling": None, "tie_word_embeddings": False, "torch_dtype": "bfloat16",
+}  # fmt: skip
+MISTRAL = LLAMA | {
+    "model_type": "mistral", "hidden_size": 4096, "intermediate_size": 14336, "max_position_embeddings": 32768,
+    "num_hidden_layers": 32, "num_key_value_heads": 8,
 }  # fmt: skip
 MISTRAL_1 = MISTRAL | {"vocab_size": 32000, "sliding_window": 4096, "rope_theta": 10000.0}
-QWEN2 = COMMON | {
-    "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "attention_dropout": 0.0, "bos_token_id": 151643,
-    "eos_token_id": 151643, "rms_norm_eps": 1e-06, "rope_theta": 1000000.0, "torch_dtype": "bfloat16",
-    "use_mrope": False, "use_sliding_window": False,
+QWEN2 = LLAMA | {
+    "model_type": "qwen2", "rms_norm_eps": 1e-06, "rope_theta": 1000000.0, "use_mrope": False,
+    "use_sliding_window": False,
 }  # fmt: skip
 GPT2 = {
-    "activation_function": "gelu_new", "architectures": ["GPT2LMHeadModel"], "attn_pdrop": 0.1, "bos_token_id": 50256,
-    "embd_pdrop": 0.1, "eos_token_id": 50256, "initializer_range": 0.02, "layer_norm_epsilon": 1e-05,
-    "model_type": "gpt2", "n_ctx": 1024, "n_positions": 1024, "resid_pdrop": 0.1, "summary_activation": None,
-    "summary_first_dropout": 0.1,
-    "summary_proj_to_labels": True, "summary_type": "cls_index", "summary_use_proj": True, "vocab_size": 50257,
-    "task_specific_params": {"text-generation": {"do_sample": True, "max_length": 50}},
+    "activation_function": "gelu_new", "architectures": ["GPT2LMHeadModel"], "layer_norm_epsilon": 1e-05,
+    "model_type": "gpt2", "n_ctx": 1024, "n_positions": 1024, "vocab_size": 50257,
+}  # fmt: skip
+LLAMA32_ROPE = {
+    "factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0, "original_max_position_embeddings": 8192,
+    "rope_type": "llama3",
 }  # fmt: skip
 
-REAL = {  # name: (config.json as it is on the Hub, what it says, number of parameters)
+REAL = {  # name: (what counts of config.json as it is on the Hub, what it says, number of parameters)
     "Llama-2-7b-hf": (
         LLAMA | {
-            "hidden_size": 4096, "intermediate_size": 11008, "max_position_embeddings": 4096, "num_attention_heads": 32,
-            "num_hidden_layers": 32, "num_key_value_heads": 32, "rms_norm_eps": 1e-05, "rope_scaling": None,
-            "tie_word_embeddings": False, "vocab_size": 32000,
+            "hidden_size": 4096, "intermediate_size": 11008, "max_position_embeddings": 4096, "num_hidden_layers": 32,
+            "num_key_value_heads": 32, "vocab_size": 32000,
         },
         real("llama", 4096, 11008, 32, 32, 32, 128, 32000, 4096, 1e-5, 10000.0, False),
         6_738_415_616,
     ),
     "TinyLlama-1.1B": (
         LLAMA | {
-            "attention_bias": False, "hidden_size": 2048, "intermediate_size": 5632, "max_position_embeddings": 2048,
-            "num_attention_heads": 32, "num_hidden_layers": 22, "num_key_value_heads": 4, "rms_norm_eps": 1e-05,
-            "rope_scaling": None, "rope_theta": 10000.0, "tie_word_embeddings": False, "vocab_size": 32000,
+            "hidden_size": 2048, "intermediate_size": 5632, "max_position_embeddings": 2048, "num_hidden_layers": 22,
+            "num_key_value_heads": 4, "rope_theta": 10000.0, "vocab_size": 32000,
         },
         real("llama", 2048, 5632, 22, 32, 4, 64, 32000, 2048, 1e-5, 10000.0, False),
         1_100_048_384,
     ),
     "Meta-Llama-3-8B": (
         LLAMA | {
-            "attention_bias": False, "attention_dropout": 0.0, "bos_token_id": 128000, "eos_token_id": 128001,
-            "hidden_size": 4096, "intermediate_size": 14336, "max_position_embeddings": 8192, "num_attention_heads": 32,
-            "num_hidden_layers": 32, "num_key_value_heads": 8, "rms_norm_eps": 1e-05, "rope_scaling": None,
-            "rope_theta": 500000.0, "tie_word_embeddings": False, "torch_dtype": "bfloat16", "vocab_size": 128256,
+            "hidden_size": 4096, "intermediate_size": 14336, "max_position_embeddings": 8192, "num_hidden_layers": 32,
+            "num_key_value_heads": 8, "rope_theta": 500000.0, "vocab_size": 128256,
         },
         real("llama", 4096, 14336, 32, 32, 8, 128, 128256, 8192, 1e-5, 500000.0, False),
         8_030_261_248,
     ),
     "Llama-3.2-1B": (
         LLAMA | {
-            "attention_bias": False, "bos_token_id": 128000, "eos_token_id": 128001, "head_dim": 64,
-            "hidden_size": 2048, "intermediate_size": 8192, "max_position_embeddings": 131072, "mlp_bias": False,
-            "num_attention_heads": 32, "num_hidden_layers": 16, "num_key_value_heads": 8, "rms_norm_eps": 1e-05,
-            "rope_theta": 500000.0,
-            "rope_scaling": {
-                "factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
-                "original_max_position_embeddings": 8192, "rope_type": "llama3",
-            },
-            "tie_word_embeddings": True, "torch_dtype": "bfloat16", "vocab_size": 128256,
+            "head_dim": 64, "hidden_size": 2048, "intermediate_size": 8192, "max_position_embeddings": 131072,
+            "num_hidden_layers": 16, "num_key_value_heads": 8, "rope_theta": 500000.0, "rope_scaling": LLAMA32_ROPE,
+            "tie_word_embeddings": True, "vocab_size": 128256,
         },
         real("llama", 2048, 8192, 16, 32, 8, 64, 128256, 131072, 1e-5, 5e5, True, RopeScaling(32.0, 1.0, 4.0, 8192)),
         1_235_814_400,
     ),
     "SmolLM2-135M": (
         LLAMA | {
-            "attention_bias": False, "attention_dropout": 0.0, "bos_token_id": 0, "eos_token_id": 0, "hidden_size": 576,
-            "initializer_range": 0.041666666666666664, "intermediate_size": 1536, "is_llama_config": True,
-            "max_position_embeddings": 8192, "mlp_bias": False, "num_attention_heads": 9, "num_hidden_layers": 30,
-            "num_key_value_heads": 3, "rms_norm_eps": 1e-05, "rope_interleaved": False, "rope_scaling": None,
-            "rope_theta": 100000, "tie_word_embeddings": True, "torch_dtype": "bfloat16", "vocab_size": 49152,
+            "hidden_size": 576, "intermediate_size": 1536, "is_llama_config": True, "max_position_embeddings": 8192,
+            "num_attention_heads": 9, "num_hidden_layers": 30, "num_key_value_heads": 3, "rope_interleaved": False,
+            "rope_theta": 100000, "tie_word_embeddings": True, "vocab_size": 49152,
         },
         real("llama", 576, 1536, 30, 9, 3, 64, 49152, 8192, 1e-5, 100000.0, True),
         134_515_008,
@@ -501,18 +473,16 @@ REAL = {  # name: (config.json as it is on the Hub, what it says, number of para
         QWEN2 | {
             "hidden_size": 3584, "intermediate_size": 18944, "max_position_embeddings": 131072, "max_window_layers": 28,
             "num_attention_heads": 28, "num_hidden_layers": 28, "num_key_value_heads": 4, "sliding_window": 131072,
-            "tie_word_embeddings": False, "vocab_size": 152064,
+            "vocab_size": 152064,
         },
         real("qwen2", 3584, 18944, 28, 28, 4, 128, 152064, 131072, 1e-6, 1000000.0, False),
         7_615_616_512,
     ),
     "Qwen3-0.6B": (
-        COMMON | {
-            "architectures": ["Qwen3ForCausalLM"], "attention_bias": False, "attention_dropout": 0.0, "head_dim": 128,
-            "hidden_size": 1024, "intermediate_size": 3072, "max_position_embeddings": 40960, "max_window_layers": 28,
-            "model_type": "qwen3", "num_attention_heads": 16, "num_hidden_layers": 28, "num_key_value_heads": 8,
-            "rms_norm_eps": 1e-06, "rope_scaling": None, "rope_theta": 1000000, "sliding_window": None,
-            "tie_word_embeddings": True, "torch_dtype": "bfloat16", "use_sliding_window": False, "vocab_size": 151936,
+        QWEN2 | {
+            "head_dim": 128, "hidden_size": 1024, "intermediate_size": 3072, "max_position_embeddings": 40960,
+            "max_window_layers": 28, "model_type": "qwen3", "num_attention_heads": 16, "num_hidden_layers": 28,
+            "num_key_value_heads": 8, "sliding_window": None, "tie_word_embeddings": True, "vocab_size": 151936,
         },
         real("qwen3", 1024, 3072, 28, 16, 8, 128, 151936, 40960, 1e-6, 1000000.0, True),
         596_049_920,
@@ -541,71 +511,54 @@ def test_configurations_of_real_models(name, tmp_path):
     assert sum(parameter.numel() for parameter in model.parameters()) == theirs.num_parameters() == parameters
 
 
-# What is refused. Each sentence names what is in the list.
+# What is refused: what would be computed wrongly, and one of each kind that reading() and build() name.
 
 
-def scaled(kind, **options):
-    return {"rope_parameters": ..., "rope_scaling": {"rope_type": kind} | options}
+def scaled(**options):
+    return {"rope_parameters": ..., "rope_scaling": options}
 
 
 WITHOUT_RAMP = {key: value for key, value in LLAMA3_ROPE.items() if key != "low_freq_factor"}
-UNKNOWN = ["mamba", "mixtral", "qwen2_moe", "qwen3_moe", "gemma2", "phi3", "ministral", ["llama"]]  # some have experts
-CONFIGURATIONS = {  # a folder's name: [(changes of its config.json, words)]
+CONFIGURATIONS = {  # a folder's name: [(changes of its config.json, what the sentence names)]
     "llama": [
-        *[({"model_type": kind}, ["model_type", str(kind), "qwen3"]) for kind in UNKNOWN],
+        ({"model_type": "mixtral"}, ["model_type", "mixtral", "qwen3"]),
         ({"model_type": ..., "architectures": ...}, ["model_type"]),
         ({"hidden_act": "gelu"}, ["hidden_act", "gelu", "silu"]),
         ({"quantization_config": {"bits": 4}}, ["quantization_config"]),
         ({"partial_rotary_factor": 0.5}, ["partial_rotary_factor"]),
-        (scaled("linear", factor=2.0), ["rope_type", "linear"]),
-        (scaled("dynamic", factor=2.0), ["dynamic"]),
-        (scaled("yarn", factor=4.0, original_max_position_embeddings=48), ["yarn"]),
-        (scaled("longrope", short_factor=[1.0] * 6, long_factor=[2.0] * 6), ["longrope"]),
-        ({"rope_parameters": ..., "rope_scaling": {"type": "linear", "factor": 2.0}}, ["linear"]),
-        ({"rope_parameters": {"rope_type": "default", "factor": 2.0}}, ["factor"]),
+        (scaled(rope_type="yarn", factor=4.0, original_max_position_embeddings=48), ["rope_type", "yarn"]),
+        (scaled(type="linear", factor=2.0), ["linear"]),
         ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, ["partial_rotary_factor"]),
         ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, ["full_attention"]),
-        ({"rope_parameters": "yarn"}, ["rope_parameters", "yarn"]),
         ({"rope_parameters": WITHOUT_RAMP}, ["low_freq_factor"]),
         ({"rope_parameters": LLAMA3_ROPE | {"factor": -8.0}}, ["factor", "-8.0"]),
         ({"rope_parameters": LLAMA3_ROPE | {"high_freq_factor": 0.5}}, ["low_freq_factor", "high_freq_factor"]),
         ({"original_max_position_embeddings": 24}, ["original_max_position_embeddings", "24"]),
         ({"rope_scaling": LLAMA3_ROPE}, ["rope_scaling", "rope_parameters"]),
         ({"rope_theta": 1000.0}, ["rope_theta", "rope_parameters"]),
-        ({"rope_theta": "500"}, ["rope_theta", "500"]),
         ({"vocab_size": ...}, ["vocab_size"]),
-        ({"rms_norm_eps": 0}, ["rms_norm_eps"]),
-        ({"num_hidden_layers": -1}, ["num_hidden_layers", "-1"]),
         ({"num_hidden_layers": 2**40}, ["num_hidden_layers", str(2**40)]),
-        ({"num_attention_heads": 0}, ["num_attention_heads"]),
         ({"num_key_value_heads": 3}, ["4 query heads", "3 key/value heads"]),
         ({"head_dim": 11}, ["head_dim", "11"]),
-        ({"vocab_size": 400}, ["vocab_size of 400", "511"]),  # the tokenizer has more ids
-        ({"tie_word_embeddings": False}, ["missing lm_head.weight"]),
+        ({"vocab_size": 400}, ["vocab_size", "400", "511"]),  # the tokenizer has more ids
+        ({"tie_word_embeddings": False}, ["missing", "lm_head.weight"]),
         ({"num_hidden_layers": 2}, ["unexpected", "layers.2."]),
-        ({"num_hidden_layers": 4}, ["missing", "layers.3."]),
         ({"head_dim": 14}, ["q_proj", "(48, 32)", "(56, 32)"]),
     ],
     "mistral": [
-        ({"rope_parameters": ...} | MISTRAL_1, ["sliding_window=4096", "32768"]),
-        ({"sliding_window": 95}, ["sliding_window=95", "96"]),
-        ({"sliding_window": ..., "max_position_embeddings": 32768}, ["sliding_window=4096"]),
-        ({"sliding_window": "all"}, ["sliding_window", "all"]),
+        ({"rope_parameters": ...} | MISTRAL_1, ["sliding_window", "4096", "32768"]),
+        ({"sliding_window": ..., "max_position_embeddings": 32768}, ["sliding_window", "4096"]),
     ],
     "qwen2": [
         ({"use_sliding_window": True}, ["use_sliding_window"]),
-        (
-            {"layer_types": ["full_attention", "sliding_attention", "full_attention"]},
-            ["layer_types", "sliding_attention"],
-        ),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, ["layer_types", "sliding_attention"]),
         ({"num_key_value_heads": ...}, ["k_proj", "(16, 32)"]),  # transformers has a default of its own here
     ],
     "gpt2": [
         ({"activation_function": "relu"}, ["activation_function", "relu"]),
         ({"scale_attn_by_inverse_layer_idx": True}, ["scale_attn_by_inverse_layer_idx"]),
         ({"scale_attn_weights": False}, ["scale_attn_weights"]),
-        ({"quantization_config": {"bits": 4}}, ["quantization_config"]),
-        ({"n_head": 5}, ["c_attn", "(32, 90)"]),
+        ({"n_head": 5}, ["c_attn", "(32, 90)"]),  # shapes are named as they are stored
     ],
 }
 
@@ -616,46 +569,31 @@ CONFIGURATIONS = {  # a folder's name: [(changes of its config.json, words)]
 )
 def test_configurations_that_are_refused(folder_of, tmp_path, name, changes, words):
     folder = shutil.copytree(folder_of(name), tmp_path / "copy")
-    load_pretrained(folder)
     edit_config(folder, **changes)
     said = refusal(folder)
     assert all(word in said for word in words), said
 
 
 Q = "model.layers.0.self_attn.q_proj"
-TENSORS = {  # what is changed in a Llama's tensors, words
-    "missing": (lambda t: t.pop(f"{Q}.weight"), [f"missing {Q}.weight"]),
-    "a bias": (lambda t: t.update({f"{Q}.bias": torch.ones(48)}), [f"unexpected '{Q}.bias'"]),
-    "several": (
-        lambda t: (t.pop(f"{Q}.weight"), t.update({"a\nb": torch.ones(1)})),
-        [f"missing {Q}.weight", "unexpected"],
-    ),
-    "shape": (lambda t: t.update({f"{Q}.weight": torch.ones(3, 5)}), [f"{Q}.weight", "(3, 5)", "(48, 32)"]),
-    "no shape": (lambda t: t.update({f"{Q}.weight": torch.ones(())}), [f"{Q}.weight", "()", "(48, 32)"]),
+TENSORS = {  # what is changed in a Llama's tensors, what the sentence names
+    "missing": (lambda t: t.pop(f"{Q}.weight"), ["missing", Q]),
+    "a bias": (lambda t: t.update({f"{Q}.bias": torch.ones(48)}), ["unexpected", f"{Q}.bias"]),
+    "shape": (lambda t: t.update({f"{Q}.weight": torch.ones(3, 5)}), [Q, "(3, 5)", "(48, 32)"]),
     "twice": (lambda t: t.update({f"{Q}.weight"[6:]: t[f"{Q}.weight"].clone()}), [f"{Q}.weight"[6:]]),
-    **{
-        str(dtype): (lambda t, dtype=dtype: t.update({f"{Q}.weight": torch.ones(48, 32).to(dtype)}), [Q, str(dtype)])
-        for dtype in (torch.int8, torch.uint8, torch.int32, torch.bool, torch.float8_e4m3fn, torch.float8_e5m2)
-    },
+    "int8": (lambda t: t.update({f"{Q}.weight": torch.ones(48, 32, dtype=torch.int8)}), [Q, "int8"]),
+    "float8": (lambda t: t.update({f"{Q}.weight": torch.ones(48, 32).to(torch.float8_e4m3fn)}), [Q, "float8"]),
 }
 
 
-@pytest.mark.parametrize("edit", [edit_weights, pickle_weights])
 @pytest.mark.parametrize(("change", "words"), TENSORS.values(), ids=TENSORS)
-def test_tensors_that_are_refused(llama_copy, edit, change, words):
-    edit(llama_copy, change)
+def test_tensors_that_are_refused(llama_copy, change, words):
+    edit_weights(llama_copy, change)
     said = refusal(llama_copy)
     assert all(word in said for word in words), said
 
 
-def test_gpt2_shapes_are_named_as_stored(tiny_gpt2_folder, tmp_path):
-    copy, name = shutil.copytree(tiny_gpt2_folder, tmp_path / "copy"), "transformer.h.0.attn.c_attn.weight"
-    edit_weights(copy, lambda tensors: tensors.update({name: tensors[name].T}))
-    assert f"{name} is (96, 32) instead of (32, 96)" in refusal(copy)
-
-
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
-@pytest.mark.parametrize("content", [None, b"", b"{", b"[1, 2]", b"\xff\xfe\x00", b"\x80\x04\x95" * 1000])
+@pytest.mark.parametrize("content", [None, b"[1, 2]"])
 def test_files_that_are_absent_or_something_else(llama_copy, name, content):
     (llama_copy / name).unlink()
     if content is not None:
@@ -663,28 +601,12 @@ def test_files_that_are_absent_or_something_else(llama_copy, name, content):
     assert name in refusal(llama_copy)
 
 
-@pytest.mark.parametrize("single", ["model.safetensors", "pytorch_model.bin"])
 @pytest.mark.parametrize(
-    "shard", ["../stolen", "/etc/passwd", "C:stolen", "sub\\x", "sub/x", "..", "x.txt", 3, "absent"]
+    "shard", ["../x.safetensors", "/x.safetensors", "sub/x.safetensors", "sub\\x.safetensors", "x.txt"]
 )
-def test_an_index_names_files_beside_it_only(llama_copy, tmp_path, single, shard):
-    if isinstance(shard, str) and not shard.endswith(("passwd", "..", "txt")):
-        shard += Path(single).suffix
-    shutil.copy(llama_copy / "model.safetensors", tmp_path / "stolen.safetensors")
+def test_an_index_names_files_beside_it_only(llama_copy, tmp_path, shard):
+    shutil.copy(llama_copy / "model.safetensors", tmp_path / "x.safetensors")
     (llama_copy / "model.safetensors").unlink()
-    (llama_copy / f"{single}.index.json").write_text(json.dumps({"weight_map": {"model.norm.weight": shard}}))
-    assert repr(shard).strip("'") in refusal(llama_copy)
-    (llama_copy / f"{single}.index.json").write_text("{}")
-    assert "weight_map" in refusal(llama_copy)
-
-
-def test_a_model_with_adapters_or_an_untied_head_is_not_written(tiny_llama_folder, tmp_path):
-    model = load_model(tiny_llama_folder)
-    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
-    with pytest.raises(ValueError, match="lm_head"):
-        save_pretrained(model, tmp_path / "out")
-    model = load_model(tiny_llama_folder)
-    model.layers[0].self_attn.q_proj = torch.nn.Sequential(model.layers[0].self_attn.q_proj)
-    with pytest.raises(ValueError, match="merge adapters first"):
-        save_pretrained(model, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    (llama_copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"model.norm.weight": shard}}))
+    said = refusal(llama_copy)
+    assert "model.safetensors.index.json" in said and repr(shard) in said
