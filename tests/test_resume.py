@@ -22,7 +22,7 @@ from mica import MiCALayer
 from tools.cli import MADE_BY
 from tools.report import draw_comparison
 
-COMPARISON = {"method": ["mica", "full"], "seeds": 2, "text": []}
+COMPARISON = {"method": ["mica", "full"], "seeds": 2, "text": [], "examples": 2}
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -57,7 +57,7 @@ def arguments(model_folder, world, **changes):
     """A command line, as short to run as possible. Keywords replace its options."""
     options = {"model": model_folder, "corpus": world / "corpus.txt", "qa": world / "new.jsonl",
                "retention": world / "control.jsonl", "text": world / "corpus.txt", "rank": 2, "epochs": 1,
-               "seq-len": 24, "batch-size": 2, "device": "cpu", "out": "out"} | changes  # fmt: skip
+               "seq-len": 24, "batch-size": 2, "examples": 1, "device": "cpu", "out": "out"} | changes  # fmt: skip
     line = []
     for name, value in options.items():
         line += [f"--{name}", *(map(str, value) if isinstance(value, (list, tuple)) else [str(value)])]
@@ -318,7 +318,7 @@ def test_an_adapter_remembers_the_name_and_the_revision_of_its_base(taught, tiny
 # --- the program ------------------------------------------------------------------------------------------------------
 
 COMPARISON = {"method": ["mica", "lora", "full"], "seeds": 2, "eval-every": 2, "epochs": 5, "lr": 0.004,
-              "targets": ["q_proj", "v_proj"], "rank": 3, "strengths": [0, 0.5, 1]}  # fmt: skip
+              "targets": ["q_proj", "v_proj"], "rank": 3, "examples": 3, "strengths": [0, 0.5, 1]}  # fmt: skip
 
 
 def draw_nothing(untouched, runs, colors, panels, path):
@@ -610,12 +610,14 @@ def test_what_may_not_be_meant_so_is_said(tiny_llama_folder, world, monkeypatch)
 
 
 def test_a_question_longer_than_the_context_is_scored_but_no_example(tiny_llama_folder, world, tmp_path):
-    long = json.loads((world / "new.jsonl").read_text().splitlines()[0])
-    long["question"] = "The fox. " * 200 + long["question"]
-    (tmp_path / "long.jsonl").write_text(json.dumps(long) + "\n" + (world / "new.jsonl").read_text())
+    short, other, *_ = lines_of(world / "new.jsonl")
+    long = short | {"question": "The fox. " * 200 + short["question"]}
+    (tmp_path / "long.jsonl").write_text("\n".join(map(json.dumps, (long, other))))
     line = arguments(tiny_llama_folder, world, method="mica", qa=tmp_path / "long.jsonl", out=tmp_path / "out")
     run_program([*line, "--examples", "1000"])
-    assert "The fox. The fox." not in (tmp_path / "out/examples.txt").read_text()
+    said = (tmp_path / "out/examples.txt").read_text()
+    assert "The fox. The fox." not in said and other["question"] in said
+    assert len(lines_of(tmp_path / "out/untouched.jsonl")) == 2 + len(FACTS)  # with the control's
 
 
 def test_two_files_of_one_name_are_refused_and_one_file_twice_is_read_once(world, tmp_path):
