@@ -56,7 +56,9 @@ def main():
     add, size = parser.add_argument, parser.add_mutually_exclusive_group()
     for flag, (design, said) in DESIGNS.items():
         size.add_argument(flag, action="store_const", dest="design", const=design, help=said)
-    size.add_argument("--tune", nargs="+", metavar=("METHOD", "RATE"), help="try these learning rates on the tuning worlds")
+    size.add_argument(
+        "--tune", nargs="+", metavar=("METHOD", "RATE"), help="try these learning rates on the tuning worlds"
+    )
     add("--draw", action="store_true", help="run nothing, draw from the records there are, whatever code made them")
     add("--look", nargs=2, metavar="ARM", help="only print how two arms differ; NAME@RATE where one has several rates")
     add("--model", help="the base model, as for train.py; None: the design's (data/base, or SmolLM2 with --real)")
@@ -67,8 +69,15 @@ def main():
     args = parser.parse_args()
     with one_sentence_errors("python -m study"):
         part = args.part.split("/")
-        if args.workers < 1 or not all(map(str.isdecimal, part)) or len(part) != 2 or not 1 <= int(part[0]) <= int(part[1]):
-            raise ValueError(f"--workers {args.workers} --part {args.part}: give at least 1 worker, and a part such as 2/3")
+        if (
+            args.workers < 1
+            or not all(map(str.isdecimal, part))
+            or len(part) != 2
+            or not 1 <= int(part[0]) <= int(part[1])
+        ):
+            raise ValueError(
+                f"--workers {args.workers} --part {args.part}: give at least 1 worker, and a part such as 2/3"
+            )
         design = tuning(args.tune[0], args.tune[1:]) if args.tune else args.design
         ours = HERE / "results" / design.name
         results = Path(args.results or ("out/tune" if args.tune else "out/quick" if design is QUICK else ours))

@@ -50,12 +50,16 @@ class Design:
     main: tuple[str, ...] = ()  # arms with a curve over learning rates
     curve: tuple[int, ...] = ()  # steps from its chosen rate at which a main arm without `at` is judged too
     matched: dict[str, tuple[str, str]] = field(default_factory=dict)  # {title: (x, y)}: y compared where x is equal
-    looks: dict[str, tuple[str, str]] = field(default_factory=dict)  # the same, thought of later: not corrected, no verdict
+    looks: dict[str, tuple[str, str]] = field(
+        default_factory=dict
+    )  # the same, thought of later: not corrected, no verdict
     beside: dict[str, tuple[str, str]] = field(default_factory=dict)  # columns that only `looks` need
     primary: tuple[str, ...] = ("new knowledge",)  # its column or title, and any that are reported beside it
     rated: tuple[str, ...] = ()  # columns shown of the rates tried
     strengths: tuple[float, ...] = ()  # below 1, at which a taught model is measured too: W + strength * change
-    levels: dict[str, tuple[str, object]] = field(default_factory=dict)  # {title: (column, where new knowledge is read)}
+    levels: dict[str, tuple[str, object]] = field(
+        default_factory=dict
+    )  # {title: (column, where new knowledge is read)}
     extended: tuple[Arm, ...] = ()  # at rates chosen before, on the first few of the judged worlds
     extended_worlds: int = 4
     name: str = ""  # of its folder in results/
@@ -191,5 +195,7 @@ def runs_of(design, find):
         return [Run(arm, lr, world) for world in worlds for arm, lr in named if lr or arm.method is None]
 
     free = [arm for arm in design.arms if arm.at or arm.method is None]
-    runs = judged(free) + tuning + judged(design.arms) + judged(design.extended, design.judged[: design.extended_worlds])
+    runs = (
+        judged(free) + tuning + judged(design.arms) + judged(design.extended, design.judged[: design.extended_worlds])
+    )
     return [run for run in dict.fromkeys(runs) if find(run) is None]

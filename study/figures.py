@@ -102,7 +102,8 @@ def draw_frontier(results):
     figure, axes = plt.subplots(1, len(kept), figsize=(5.5 * len(kept), 4.5), squeeze=False)
     for ax, column in zip(axes[0], kept):
         ends = ("new knowledge", column)
-        for arm, i, places in ((arm, i, places) for arm in (*arms, *alone) for i, places in enumerate(curves_of(results, arm))):
+        drawn = [(arm, i, places) for arm in (*arms, *alone) for i, places in enumerate(curves_of(results, arm))]
+        for arm, i, places in drawn:
             points = []
             for lr, strength in places:
                 if worlds := results.worlds(arm.name, lr=lr):

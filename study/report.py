@@ -13,7 +13,6 @@ from study.tables import (
     pairs_table,
     primary_line,
     rates_table,
-    strengths_table,
 )
 
 HEAD = """# Results of `python -m study{flag}`
@@ -70,12 +69,13 @@ def report(results):
         number=len(design.comparisons) - 1,
     )
     landing = f"{LANDING}\n{landing_table(results)}\n\n![landing](landing.png)" if design.landing else ""
-    strengths = design.strengths and f"{STRENGTHS}\n{strengths_table(results)}"
     extended = results.extended and arms_table(results, results.extended)
     sections = {
         "Arms": f"{arms_table(results, design.arms)}\n\n![bars](bars.png)",
         "Pairs": pairs_of(results),
-        "What learning costs": f"{strengths or curves_table(results)}\n\n![frontier](frontier.png)",
+        "What learning costs": (
+            f"{STRENGTHS if design.strengths else ''}\n{curves_table(results)}\n\n![frontier](frontier.png)"
+        ).strip(),
         "While training": design.landing and "![epochs](epochs.png)",
         "What was learned against what was trained": design.landing and "![parameters](parameters.png)",
         "Where the change lies": landing,
@@ -100,7 +100,11 @@ QUESTIONS = {  # the pair of arms that answers it
     "MiLoRA?": ("milora", "lora"),
     "PiSSA?": ("pissa", "lora"),
 }
-TO_ASK = ("MiCA or LoRA?", "Minor directions, or random ones?", "All weights trained?")  # again, on real weights left whole
+TO_ASK = (
+    "MiCA or LoRA?",
+    "Minor directions, or random ones?",
+    "All weights trained?",
+)  # again, on real weights left whole
 
 
 def answer(results, suffix, pair, column):

@@ -20,8 +20,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import asdict
-from functools import partial
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -32,7 +31,7 @@ from lora import count_trainable
 from study.analysis import BINS, forgetting_loss, landing
 from study.design import CONTROL, NEW, RETENTION, runs_of
 from tools.cli import progress, write_lines
-from tools.inputs import fits, is_number, is_text, is_whole, or_null, read_json
+from tools.schema import build, fit, read_json, reading
 from train import Settings, Task, adapt, at_strength, copy_for, measure
 
 # The version of what computes. Raise it by hand whenever code changes the numbers of a run, be it by a rounding that
@@ -119,53 +118,78 @@ def record_path(results, run):
     return Path(results) / "runs" / f"{run.name}.json"
 
 
-share, amount, count = (
-    partial(is_number, low=0, high=1),
-    partial(is_number, low=0),
-    partial(is_whole, low=0, high=2**53),
-)
-number = or_null(is_number)  # null: training diverged
-ASKED = {"acc": share, "exact": share, "logprob": number}
-MEASURES = ("amplification", "left_major", "left_minor", "right_major", "right_minor")
-KEY = {
-    "method": or_null(is_text),
-    "settings": lambda settings: fits(settings, {}) and settings.keys() <= asdict(Settings()).keys(),
-    "subjects": count,
-    "lr": or_null(amount),
-    "world": count,
-    **dict.fromkeys(("torch", "device"), is_text),
-}
-RECORD = {  # what every record has...
-    "key": KEY,
-    "trained": count,
-    "history": [{"loss": number}],
-    "summary": {...: {...: number}},
-    "seconds": amount,
-    "workers": partial(is_whole, low=1, high=2**20),
-    **dict.fromkeys(("machine", "finished"), is_text),
-}
-JUDGED_RECORD = {  # ...and what is reported of a judged world's beside
-    "forgetting loss": number,
-    "landing": or_null(
-        {
-            **dict.fromkeys(("left", "right"), lambda shares: fits(shares, [number]) and len(shares) == BINS),
-            "projections": {...: dict.fromkeys(MEASURES, number)},
-        }
-    ),
-}
+@dataclass(frozen=True)
+class Key:
+    """What of a record's key is read; None where the model is untouched."""
+
+    method: str | None
+    settings: dict
+    subjects: int
+    lr: float | None
+    world: int
+    torch: str
+    device: str
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Of a question set; the log-probability is None where training diverged."""
+
+    acc: float
+    exact: float
+    logprob: float | None
+
+
+@dataclass(frozen=True)
+class Epoch:
+    loss: float | None
+    new: float | None = None
+
+
+@dataclass(frozen=True)
+class Direction:
+    amplification: float
+    left_major: float
+    left_minor: float
+    right_major: float
+    right_minor: float
+
+
+@dataclass(frozen=True)
+class Landing:
+    left: list[float]
+    right: list[float]
+    projections: dict[str, Direction]
+
+
+@dataclass(frozen=True)
+class Record:
+    """The shape of a record, for tools.schema. Its "forgetting loss" and "strengths" are read in check_record."""
+
+    key: Key
+    trained: int
+    history: list[Epoch]
+    summary: dict[str, dict[str, float | None]]
+    seconds: float
+    workers: int
+    machine: str
+    finished: str
+    landing: Landing | None = None
 
 
 def read_record(path):
-    """A record, or None where there is no file. Raises ValueError when it is not a whole one."""
+    """A record, a dict, or None where there is no file. Raises ValueError when it is not a whole one."""
     if not path.exists():
         return None
-    record = read_json(path, REMEDY)
-    if not fits(record, RECORD) or not fits(record["summary"], {NEW: ASKED}):
-        raise ValueError(f"{path} is not a run's record: {REMEDY}")
-    # a setting that is younger than the record had its default
-    record["key"]["settings"] = asdict(Settings()) | record["key"]["settings"]
-    if record["key"]["method"] and len(record["history"]) != record["key"]["settings"]["epochs"]:
-        raise ValueError(f"{path} is not a run's record, it lacks epochs: {REMEDY}")
+    with reading(path, "run's record", REMEDY):
+        record = read_json(path, REMEDY)
+        build(Record, record), build(Asked, record["summary"][NEW])
+        # a setting that is younger than the record had its default
+        record["key"]["settings"] = asdict(Settings()) | record["key"]["settings"]
+        if record["key"]["method"] and len(record["history"]) != record["key"]["settings"]["epochs"]:
+            raise ValueError("it lacks epochs")
+        if record["workers"] < 1:
+            raise ValueError('"workers" must be at least 1')
     return record
 
 
@@ -174,19 +198,24 @@ def check_record(path, record, design, run):
 
     One that was renamed, or copied under another name, would be published as another's.
     """
-    if not describe(run).items() <= record["key"].items():
-        raise ValueError(f"{path} is the record of another run than its name says: {REMEDY}")
-    if run.judged:
-        parts = {part for part, key in design.columns.values() if key in ASKED}
-        asked = parts if run.arm.subjects else {NEW, RETENTION}  # of the chronicle less is asked
-        reported = JUDGED_RECORD | {"summary": {name: ASKED for name in asked}}
-        if design.strengths and run.arm.method:
-            turned = {"summary": {name: ASKED for name in asked - {CONTROL}}, "forgetting loss": number}
-            reported["strengths"] = {f"{strength:g}": turned for strength in design.strengths}
+    with reading(path, "record of a judged run" if run.judged else "run's record", REMEDY):
+        if not describe(run).items() <= record["key"].items():
+            raise ValueError("it is the record of another run than its name says")
+        if not run.judged:
+            return
+        parts = {part for part, key in design.columns.values() if key in ("acc", "exact", "logprob")}
+        parts = parts if run.arm.subjects else {NEW, RETENTION}  # of the chronicle less is asked
+        turned = [record["strengths"][f"{strength:g}"] for strength in design.strengths if run.arm.method]
+        for measured, asked in [(record, parts), *((one, parts - {CONTROL}) for one in turned)]:
+            fit(measured["forgetting loss"], float | None, "forgetting loss")
+            for part in asked:
+                found = build(Asked, measured["summary"][part])
+                if not 0 <= found.acc <= 1 or not 0 <= found.exact <= 1:
+                    raise ValueError(f'"{part}" has a share that is not between 0 and 1')
         if design.landing and run.arm.method:
-            reported["history"] = lambda history: fits(history[:-1], [{NEW: share}])
-        if not fits(record, reported):
-            raise ValueError(f"{path} lacks what is reported of a judged run: {REMEDY}")
+            [fit(epoch["new"], float, "new") for epoch in record["history"][:-1]]
+            if record["landing"] and {len(record["landing"][side]) for side in ("left", "right")} != {BINS}:
+                raise ValueError(f'"landing" must have {BINS} shares a side')
 
 
 def finder(design, results, around):

@@ -110,7 +110,9 @@ def heights(first, second):
 @functools.cache
 def resamples(n):
     """(how often each of n worlds is in a resample, in how many of the n^n ways this comes about) of all different ones."""
-    counts = np.array([[some.count(world) for world in range(n)] for some in itertools.combinations_with_replacement(range(n), n)])
+    counts = np.array(
+        [[some.count(world) for world in range(n)] for some in itertools.combinations_with_replacement(range(n), n)]
+    )
     return counts, np.array([math.factorial(n) / math.prod(map(math.factorial, row)) for row in counts])
 
 

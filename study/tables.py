@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-
 from study.design import Run, chosen_rates, curve_rates, runs_of, tune
 from study.runs import check_record, read_record, record_path
 from study.stats import Difference, best_elsewhere, holm, matched, paired, ratio, read_at, verdict
@@ -141,7 +139,11 @@ class Results:
                 ends = self.design.matched[endpoint]
                 found[first, second, endpoint] = ends[1], self.matched(first, second, ends)
             elif endpoint in self.design.levels:
-                known = {first, second, *(level[0] for _, level in self.design.levels.values() if isinstance(level, tuple))}
+                known = {
+                    first,
+                    second,
+                    *(level[0] for _, level in self.design.levels.values() if isinstance(level, tuple)),
+                }
                 if len(worlds := self.judged_at_all_rates(*known)) > 1:
                     values = (self.read_at(name, endpoint, worlds) for name in (first, second))
                     found[first, second, endpoint] = endpoint, paired(*values)
@@ -273,7 +275,15 @@ def comparisons_table(results):
     rows = [["first - second", "endpoint", "worlds", "difference [95% interval] verdict", "p", "corrected p"]]
     for c in (*results.comparisons.values(), *results.looks.values()):
         names = f"{c.first} - {c.second}", with_unit(c.endpoint, c.column, "points")
-        rows.append([*names, c.difference.n, interval(c), f"{c.difference.p:.2g}", "-" if c.verdict == "(a look)" else f"{c.p:.2g}"])
+        rows.append(
+            [
+                *names,
+                c.difference.n,
+                interval(c),
+                f"{c.difference.p:.2g}",
+                "-" if c.verdict == "(a look)" else f"{c.p:.2g}",
+            ]
+        )
     return markdown(rows)
 
 
@@ -341,27 +351,15 @@ def rates_table(results):
 
 
 def curves_table(results):
-    """New knowledge and retention at each rate of the main arms' curves."""
-    shown = ("new knowledge", *results.design.kept)
-    rows = [["arm", "rate", "worlds", *map(with_unit, shown)]]
-    for name in results.design.main:
-        for lr in curve_rates(results.design, results.arms[name], results.rates[name]):
-            if worlds := results.worlds(name, lr=lr):
-                means = (over_worlds(results, name, column, worlds, lr) for column in shown)
-                rows.append([name, f"{lr:g}", len(worlds), *means])
-    return markdown(rows)
-
-
-def strengths_table(results):
-    """New knowledge and what is kept of each arm at each rate and strength, the least change first."""
-    columns = ["new knowledge", *results.design.kept]
-    rows = [["arm", "rate", "strength", "worlds", *map(with_unit, columns)]]
-    for name in results.design.main:
-        for lr in sorted(results.arms[name].at):
-            if worlds := results.worlds(name, lr=lr):
-                for strength in (*results.design.strengths, 1):
-                    means = (over_worlds(results, name, column, worlds, lr, strength) for column in columns)
-                    rows.append([name, f"{lr:g}", f"{strength:g}", len(worlds), *means])
+    """New knowledge and what is kept at each rate of the main arms' curves and, where there are some, at each strength."""
+    design = results.design
+    shown, strengths = ("new knowledge", *design.kept), (*design.strengths, 1)
+    rows = [["arm", "rate", "strength", "worlds", *map(with_unit, shown)]]
+    for name in design.main:
+        for lr in curve_rates(design, results.arms[name], results.rates[name]):
+            for strength in strengths if (worlds := results.worlds(name, lr=lr)) else ():
+                means = (over_worlds(results, name, column, worlds, lr, strength) for column in shown)
+                rows.append([name, f"{lr:g}", f"{strength:g}", len(worlds), *means])
     return markdown(rows)
 
 

@@ -139,7 +139,9 @@ EXTENDED_DESIGN = replace(FULL, extended=tuple(EXTENDED))
 def tuning(method, rates):
     """The design that tries learning rates (texts or numbers) of a method, at its default settings, on the tuning worlds."""
     if method not in METHODS or not rates:
-        raise ValueError(f"--tune takes one of {', '.join(METHODS)} and learning rates, not {method} and {len(rates)} rates")
+        raise ValueError(
+            f"--tune takes one of {', '.join(METHODS)} and learning rates, not {method} and {len(rates)} rates"
+        )
     arm = Arm(method, method, at=tuple(map(float, rates)))
     rated = ("new knowledge", "never asked", "unbound")
     return replace(FULL, arms=(arm,), pairs=(), judged=(), main=(), rated=rated, landing=False)
@@ -216,7 +218,10 @@ STRENGTHS = Design(
     strengths=(0.25, 0.35, 0.5, 0.7),
     levels={
         "new knowledge at never asked 95%": ("never asked", 0.95),
-        "new knowledge at forgetting loss halfway": ("forgetting loss", ("lora", 7e-3)),  # of this arm's, from untouched
+        "new knowledge at forgetting loss halfway": (
+            "forgetting loss",
+            ("lora", 7e-3),
+        ),  # of this arm's, from untouched
     },
     primary=("new knowledge at never asked 95%", "new knowledge at forgetting loss halfway"),
     name="strengths",

@@ -17,7 +17,10 @@ def made_up(design, run, rng):
     acc = {name: 0.6 + shift + rng.normal(0, 0.02) for name in SETS} | {
         "never-asked": 0.7 - shift + rng.normal(0, 0.01)
     }
-    summary = {name: {"acc": acc[name], "logprob": np.log(acc[name]), "exact": acc[name] / 2, "acc_norm": acc[name]} for name in SETS}
+    summary = {
+        name: {"acc": acc[name], "logprob": np.log(acc[name]), "exact": acc[name] / 2, "acc_norm": acc[name]}
+        for name in SETS
+    }
     if not run.arm.subjects:  # of the chronicle less is asked
         summary = {name: summary[name] for name in ("new", "never-asked")}
     summary["perplexity"] = {design.text: 100 + 1000 * shift}

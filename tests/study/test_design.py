@@ -132,7 +132,9 @@ def test_tuning_comes_first_and_what_its_rates_are_needed_for_only_when_it_is_do
     assert worlds == sorted(worlds) and {*worlds} == {*JUDGED}
     counts = {arm.name: sum(run.arm == arm for run in judged) for arm in ARMS}
     assert all(counts[arm.name] == len(JUDGED) * (len(CURVE) if arm in MAIN else 1) for arm in ARMS[1:])
-    done = runs_of(FULL, lambda run: record(0.5 + (bool(run.lr) and run.lr == grid(run.arm)[1]) if run.arm.rates else 0))
+    done = runs_of(
+        FULL, lambda run: record(0.5 + (bool(run.lr) and run.lr == grid(run.arm)[1]) if run.arm.rates else 0)
+    )
     assert done == []
 
 

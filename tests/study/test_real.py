@@ -1,7 +1,6 @@
 """study/real.py: the design on real weights; its tables and pictures, of made-up records, however many there are."""
 
 import json
-import re
 import sys
 from collections import Counter
 from dataclasses import asdict
@@ -156,7 +155,10 @@ def test_the_primary_comparison_is_the_forgetting_loss_at_matched_new_knowledge(
 
 def test_looks_at_curves_are_not_corrected_and_not_among_the_comparisons(made):
     look = made.looks["mica", "lora", "forgetting loss at matched log p"]
-    curves = [[list(made.curve(arm, world, ("log p", "forgetting loss")).values()) for world in JUDGED] for arm in ("mica", "lora")]
+    curves = [
+        [list(made.curve(arm, world, ("log p", "forgetting loss")).values()) for world in JUDGED]
+        for arm in ("mica", "lora")
+    ]
     assert look.difference == matched(*curves) and look.p == look.difference.p and look.verdict == "(a look)"
     assert not made.looks.keys() & made.comparisons.keys() and len(made.looks) == 3 * 2
     assert f"{look.difference.mean:+.3f} [" in pairs_of(made) and "(a look) | " in tables.comparisons_table(made)
@@ -248,7 +250,9 @@ def test_pictures_are_of_what_is_measured(made, tmp_path):
     for ax in drawn["frontier"].axes:  # three curves, named in the legend, and a point an arm, named beside it
         assert len(ax.containers) == 3 + len(alone) and [note.get_text() for note in ax.texts] == alone
     *others, last = drawn["frontier"].axes
-    assert [text.get_text() for text in last.get_legend().get_texts()] == ["untouched", *REAL.main] and not any(ax.get_legend() for ax in others)
+    assert [text.get_text() for text in last.get_legend().get_texts()] == ["untouched", *REAL.main] and not any(
+        ax.get_legend() for ax in others
+    )
     figures.save_figure(drawn["frontier"], tmp_path / "x.png")  # lays it out
     boxes = [ax.get_window_extent() for ax in drawn["frontier"].axes]
     assert not any(last.get_legend().get_window_extent().overlaps(box) for box in boxes)  # it would hide points
@@ -319,7 +323,9 @@ def test_the_program_draws_into_its_own_folder_and_readme_and_needs_no_model(tmp
     assert "forgetting loss at matched new knowledge" in capsys.readouterr().out
     assert {p.name for p in (tmp_path / "results/real").iterdir()} == {"runs", "README.md", "bars.png", "frontier.png"}
     text = (tmp_path / "README.md").read_text()
-    assert "\nold\n" not in text and "| **MiCA or LoRA?** | mica - lora |" in text and text.startswith("before\n<!-- ans")
+    assert (
+        "\nold\n" not in text and "| **MiCA or LoRA?** | mica - lora |" in text and text.startswith("before\n<!-- ans")
+    )
 
 
 # --- what is shipped ---------------------------------------------------------------------------------------------------

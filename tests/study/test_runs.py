@@ -21,7 +21,7 @@ from data.make_data import old_subjects, old_world
 from gpt import load_pretrained
 from lora import LoRALayer
 from study import __main__ as program
-from study import runs
+from study import runs, toy
 from study.design import TUNING, Arm, Run
 from study.runs import (
     check_record,
@@ -34,7 +34,6 @@ from study.runs import (
     surroundings,
     task_digest,
 )
-from study import toy
 from study.toy import ABLATIONS, ARMS, FULL, JUDGED, LATER, MAIN, task_for
 from tools.cli import write_lines
 from train import METHODS, Method, Settings, Task, adapt, copy_for
@@ -381,7 +380,9 @@ def test_ctrl_c_keeps_what_is_finished_and_leaves_no_process(tiny_llama_folder, 
     assert list(records.glob(".*.tmp")) == []
 
 
-def test_rates_are_tried_on_the_tuning_worlds_and_several_machines_share_the_runs(tiny_llama_folder, tmp_path, monkeypatch, capsys):
+def test_rates_are_tried_on_the_tuning_worlds_and_several_machines_share_the_runs(
+    tiny_llama_folder, tmp_path, monkeypatch, capsys
+):
     made = []
 
     def perform_all(design, runs, results, pool, workers, *where):
@@ -389,16 +390,31 @@ def test_rates_are_tried_on_the_tuning_worlds_and_several_machines_share_the_run
         for run in runs:
             path = record_path(results, run)
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(made_up(design, run, np.random.default_rng(0)) | {"key": key_of(design, run, where[-1])}))
+            path.write_text(
+                json.dumps(made_up(design, run, np.random.default_rng(0)) | {"key": key_of(design, run, where[-1])})
+            )
 
     monkeypatch.setattr(runs, "perform_all", perform_all)
     for part in ("1/2", "2/2"):
-        arguments = ["--tune", "mica", "1e-2", "2e-2", "--part", part, "--model", tiny_llama_folder, "--results", tmp_path]
+        arguments = [
+            "--tune",
+            "mica",
+            "1e-2",
+            "2e-2",
+            "--part",
+            part,
+            "--model",
+            tiny_llama_folder,
+            "--results",
+            tmp_path,
+        ]
         monkeypatch.setattr(sys, "argv", ["study", *map(str, arguments)])
         program.main()
     assert sorted((run.lr, run.world) for run in made) == [(lr, world) for lr in (1e-2, 2e-2) for world in TUNING]
     table = capsys.readouterr().out
-    assert "new knowledge, % / never asked, % / unbound, %" in table and re.search(r"\| mica \| .*0.01: .*0.02: ", table)
+    assert "new knowledge, % / never asked, % / unbound, %" in table and re.search(
+        r"\| mica \| .*0.01: .*0.02: ", table
+    )
 
 
 @pytest.mark.parametrize(

@@ -182,7 +182,9 @@ def by_worlds(rng, curve, shared, questions):
     """A curve as each of six worlds shows it, (6, rates, 2): shifted as for every arm, a little more; by its questions."""
     curve, (_, own_x, _, own_y) = np.array(curve), NOISE[questions]
     share = np.clip(curve[:, 0] + shared[0] + rng.normal(0, own_x, (6, len(curve))), 0, 1)
-    return np.stack([rng.binomial(questions, share) / questions, curve[:, 1] + shared[1] + rng.normal(0, own_y, share.shape)], -1)
+    return np.stack(
+        [rng.binomial(questions, share) / questions, curve[:, 1] + shared[1] + rng.normal(0, own_y, share.shape)], -1
+    )
 
 
 @pytest.mark.parametrize("name", CURVES)

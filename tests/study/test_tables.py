@@ -2,7 +2,6 @@
 
 import json
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -101,14 +100,16 @@ def test_unfinished_curves_are_matched_at_the_rates_that_all_their_worlds_have(t
 def test_a_look_takes_every_rate_of_a_curve_as_the_curves_table_has_them(made):
     lines = [line.split(" | ") for line in tables.curves_table(made).splitlines() if line.startswith("| lora |")]
     assert len(lines) == 4
-    for _, rate, _, new, *_ in lines:
+    for _, rate, _, _, new, *_ in lines:
         assert row_of(tables.look(made, f"lora@{rate}", "mica"), "new knowledge, %")[1] == new
 
 
 @pytest.mark.parametrize("design", [STRENGTHS, STRENGTHS_QV], ids=["all linears", "q and v"])
 def test_at_equal_keeping_each_world_is_read_at_the_rate_that_is_best_on_the_others(tmp_path, design):
     results = Results(write_study(tmp_path, design), design)
-    for record in results.records.values():  # kept falls from 1 by 0.2, new knowledge rises from 0.2 by 0.4, and 0.1 with lr
+    for (
+        record
+    ) in results.records.values():  # kept falls from 1 by 0.2, new knowledge rises from 0.2 by 0.4, and 0.1 with lr
         steps = {float(strength): turned for strength, turned in record.get("strengths", {}).items()} | {1.0: record}
         for t, turned in steps.items():
             lr = record["key"]["lr"] or 0
@@ -120,7 +121,9 @@ def test_at_equal_keeping_each_world_is_read_at_the_rate_that_is_best_on_the_oth
     for title, t in ((kept, 0.25), (lost, 0.5)):  # 95% is kept at a quarter, and half is lost at a half
         expected = [0.2 + (0.4 + rates["mica"] + 0.01 * world) * t for world in JUDGED]
         assert results.read_at("mica", title, JUDGED) == pytest.approx(expected)
-        assert results.comparisons["mica", "lora", title].difference.mean == pytest.approx(t * (rates["mica"] - rates["lora"]))
+        assert results.comparisons["mica", "lora", title].difference.mean == pytest.approx(
+            t * (rates["mica"] - rates["lora"])
+        )
     text = report(results)
     assert list(results.comparisons) == design.comparisons and len(design.comparisons) == 2 * len(design.pairs)
     assert len(re.findall(r"\| mica \| [\d.]+ \| 0.35 \| 8 \|", text)) == 2 and "nan" not in text
