@@ -31,7 +31,7 @@ from torch import nn
 from gpt import find_model, load_pretrained, save_pretrained
 from gpt.hub import HUB_NAME, base_of, fetch_from_hub
 from gpt.tokenizer import copy_tokenizer
-from gpt.weights import FAMILIES, check_finite, checkpoint_name, open_weights
+from gpt.weights import FAMILIES, check_finite, checkpoint_name, load_model, open_weights
 from lora import LoRALayer, check_method, check_settings, factor_dtype, find_adapters, merge_adapters, scale
 from tools.cli import (
     MADE_BY,
@@ -233,7 +233,7 @@ def read_config(path):
 def find_adapter(name):
     """(its own folder, its AdapterConfig) of an adapter; name: that folder, a run's of train.py, or org/name on the Hub.
 
-    Raises ValueError or OSError where there is none that can be read; its factors are not read yet.
+    Of a run of full fine-tuning: (the folder of the whole model, None). Raises ValueError or OSError where there is none that can be read; its factors are not read yet.
     """
     folder = Path(name)
     if not folder.exists() and (on_hub := HUB_NAME.fullmatch(str(name))):
@@ -243,7 +243,7 @@ def find_adapter(name):
     if not (folder / CONFIG).exists() and (folder / "adapter").is_dir():
         folder = folder / "adapter"
     elif not (folder / CONFIG).exists() and (folder / "model").is_dir():
-        raise ValueError(f"{folder} has no adapter but a whole model: load {folder / 'model'} as the model")
+        return folder / "model", None
     config = read_config(folder / CONFIG)
     if not any((folder / file).is_file() for file in (FACTORS, PICKLED)):
         raise ValueError(f"{folder} has neither {FACTORS} nor {PICKLED}: save the adapter again")
@@ -255,7 +255,7 @@ def base_for(config, model=None):
 
     stderr says what the adapter notes where that decides, or is another than `model`: it may be a mistake.
     """
-    noted, revision = config.base_model_name_or_path, config.revision
+    noted, revision = (config.base_model_name_or_path, config.revision) if config else (None, None)
     if noted and not Path(noted).exists():  # a folder beside the programs, or a name on the Hub
         noted = str(shipped(noted)) if shipped(noted).exists() else f"{noted}@{revision}" if revision else noted
     if noted and model is None:
@@ -263,6 +263,21 @@ def base_for(config, model=None):
     elif noted and Path(noted).resolve() != Path(model).resolve():
         print(f"note: this adapter was trained on {shown(noted)}, not on {model} (--model)", file=sys.stderr)
     return model or noted or str(shipped("data/base"))
+
+
+def load_trained(model, folder, strength=1.0):
+    """Add `strength` times what was learned to a GPT with the original weights: W + strength * change.
+
+    folder: as find_adapter gives it, of an adapter or of a whole model that was trained from these weights.
+    """
+    if (Path(folder) / CONFIG).exists():
+        load_adapters(model, folder)
+        return scale(model, strength)
+    taught = load_model(folder, device=model.device)
+    if taught.config != model.config:
+        raise ValueError(f"{folder} was trained from a model of another shape: give that one as --model")
+    for p, learned in zip(model.parameters(), taught.parameters(), strict=True):
+        p.data = torch.lerp(p.detach(), learned.detach().to(p), strength)
 
 
 # --- loading ----------------------------------------------------------------------------------------------------------
@@ -390,9 +405,8 @@ def main():
         with whole_folder(args.out) as new:
             # Any other dtype comes last, so that the sum of weight and change is rounded once.
             model, tokenizer = load_pretrained(source, dtype=None if args.dtype == "auto" else torch.float32)
-            load_adapters(model, adapter)
-            scale(model, args.strength)
-            if "lm_head" in merge_adapters(model):  # it was perhaps the embedding, which has not changed
+            load_trained(model, adapter, args.strength)
+            if find_adapters(model) and "lm_head" in merge_adapters(model):  # it was perhaps the embedding, which has not changed
                 model.config = replace(model.config, tie_embeddings=False)
             if args.dtype != "auto":
                 model.to(getattr(torch, args.dtype))

@@ -20,12 +20,12 @@ from pathlib import Path
 
 import torch
 
-from adapter_io import base_for, find_adapter, load_adapters
+from adapter_io import base_for, find_adapter, load_trained
 from corpus import perplexity
 from fast.scoring import answer_questions
 from gpt import find_model, generate, load_pretrained
 from gpt.generate import NOT_FINITE
-from lora import find_adapters, scale, without_adapters
+from lora import find_adapters, without_adapters
 from questions import question_prompt, read_question_sets
 from tools.cli import Parser, check_apart, check_writable, one_sentence_errors, pick_device, shipped, write_lines
 from tools.reading import read_documents
@@ -225,8 +225,7 @@ def main():
         check_apart([args.scores], [folder, args.adapter, *args.qa, args.primer, args.text], "--scores")
         model, tokenizer = load_pretrained(folder, device=pick_device(args.device), dtype=getattr(torch, args.dtype))
         if args.adapter:
-            load_adapters(model, adapter)
-            scale(model, args.strength)
+            load_trained(model, adapter, args.strength)
         if sets:
             measure_sets(model, tokenizer, sets, args)
         if documents:

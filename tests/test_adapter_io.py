@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 import adapter_io
-from adapter_io import find_adapter, load_adapters, rescale, save_adapters, write_card
+from adapter_io import find_adapter, load_adapters, load_trained, rescale, save_adapters, write_card
 from gpt.model import GPT
-from gpt.weights import load_model
+from gpt.weights import load_model, save_pretrained
 from lora import LoRALayer, find_adapters, merge_adapters, replace_linears, scale
 from mica import MiCALayer
 from milora import MiLoRALayer
@@ -476,11 +476,9 @@ def test_bad_files_are_named(folder, spoil, named):
 
 
 def test_what_is_no_adapter_is_said_before_a_model_is_loaded(tmp_path, folder):
-    (tmp_path / "seed0" / "model").mkdir(parents=True)
     change_settings(folder, fine_tune_type="lora", lora_parameters={"rank": 8, "scale": 20.0})
     for path, named in (
         (tmp_path / "nowhere", "nowhere"),
-        (tmp_path / "seed0", "whole model"),
         (folder, "MLX.*mlx_lm.fuse"),
     ):
         with pytest.raises((ValueError, OSError), match=named):
@@ -696,3 +694,22 @@ def test_errors_of_the_command(tmp_path, folder_of, command, capsys, monkeypatch
     assert said.startswith("adapter_io.py: ") and all(word in said for word in words) and captured.out == ""
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     assert not (tmp_path / "merged").exists()
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.5, 1.0])
+def test_a_model_that_was_trained_whole_is_turned_down_too(tiny_llama_folder, tmp_path, strength):
+    base = load_model(tiny_llama_folder)
+    taught = copy.deepcopy(base)
+    with torch.no_grad():
+        for p in taught.parameters():
+            p.add_(torch.randn_like(p))
+    save_pretrained(taught, tmp_path / "run" / "model")
+    folder, config = find_adapter(tmp_path / "run")
+    assert folder == tmp_path / "run" / "model" and config is None
+    model = load_model(tiny_llama_folder)
+    load_trained(model, folder, strength)
+    for p, start, end in zip(model.parameters(), base.parameters(), taught.parameters(), strict=True):
+        torch.testing.assert_close(p, start + strength * (end - start))
+    assert model.lm_head.weight is model.embed_tokens.weight
+    with pytest.raises(ValueError, match="another shape"):
+        load_trained(base_model(), folder)
