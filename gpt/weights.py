@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from gpt.gguf import find_gguf, gguf_config, gguf_tensors
+from gpt.gguf import SCALING, find_gguf, gguf_config, gguf_tensors
 from gpt.model import GPT, GPTConfig, RopeScaling
 from gpt.tokenizer import load_tokenizer
 from tools.cli import atomic
@@ -77,13 +77,11 @@ class Rotary:
 
     rope_type: Literal["default", "llama3"]
     rope_theta: float | None = None
-    factor: float | None = None  # the next four are RopeScaling's fields, in its order
+    factor: float | None = None  # the next four: SCALING
     low_freq_factor: float | None = None
     high_freq_factor: float | None = None
     original_max_position_embeddings: int | None = None
 
-
-SCALING = ["factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"]
 
 # Field of GPTConfig -> the key of config.json: of Llama and its kin, and of GPT-2.
 KEYS = {
@@ -156,10 +154,8 @@ def load_pretrained(folder, device="cpu", dtype=torch.float32):
     """
     tokenizer, vocab_size = load_tokenizer(folder), read_config(folder).vocab_size
     if tokenizer.vocab_size > vocab_size:
-        raise ValueError(
-            f"{folder} does not fit together: the tokenizer has ids up to {tokenizer.vocab_size - 1}, "
-            f"but the model a vocab_size of {vocab_size}"
-        )
+        last = tokenizer.vocab_size - 1
+        raise ValueError(f"{folder}: the tokenizer has ids up to {last}, but the model a vocab_size of {vocab_size}")
     return load_model(folder, device, dtype), tokenizer
 
 
@@ -186,7 +182,7 @@ def load_model(folder, device="cpu", dtype=torch.float32):
         shape = shape[::-1] if transposed else shape
         if tensor.shape != shape:
             raise ValueError(
-                f"{folder} does not fit its configuration: {name} is {tuple(tensor.shape)} instead of {shape}"
+                f"{folder}: {name} is {tuple(tensor.shape)} instead of {shape}, as its configuration has it"
             )
         if tensor.dtype not in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
             raise ValueError(f"{folder}: {name} is {tensor.dtype}, not 16- to 64-bit floating point")
@@ -214,15 +210,7 @@ def check_finite(name, tensor, remedy="give a --dtype of wider range, or another
 
 
 # Keys of config.json that are wrong, or mean something else, beside other weights or without a repository's own code.
-NOT_KEPT = {
-    "torch_dtype",
-    "quantization_config",
-    "auto_map",
-    "_name_or_path",
-    "rope_theta",
-    "rope_scaling",
-    "layer_types",
-}
+NOT_KEPT = "torch_dtype quantization_config auto_map _name_or_path rope_theta rope_scaling layer_types".split()
 
 
 def save_pretrained(model, folder, tokenizer=None, source=None):
@@ -238,9 +226,7 @@ def save_pretrained(model, folder, tokenizer=None, source=None):
     with torch.device("meta"):
         changed = sorted(state.keys() ^ GPT(config).state_dict().keys())
     if changed:
-        raise ValueError(
-            f"the model has not the weights of its configuration ({changed[0]}, ...): merge adapters first"
-        )
+        raise ValueError(f"the model has other weights than its configuration ({changed[0]}): merge adapters first")
     if config.tie_embeddings and model.lm_head.weight is not model.embed_tokens.weight:
         raise ValueError("lm_head has a weight of its own, though the configuration ties it to the embedding")
     content = {"dtype": str(state["norm.weight"].dtype).removeprefix("torch.")} | format_config(config)
@@ -249,9 +235,8 @@ def save_pretrained(model, folder, tokenizer=None, source=None):
     if source is not None and (Path(source) / "config.json").exists():
         raw = read_json(Path(source) / "config.json")
         kept = {key: value for key, value in raw.items() if key not in NOT_KEPT}
-        content = (
-            kept | content | {key: raw[key] for key in ("bos_token_id", "eos_token_id") if raw.get(key) is not None}
-        )
+        ids = {key: raw[key] for key in ("bos_token_id", "eos_token_id") if raw.get(key) is not None}
+        content = kept | content | ids
     tensors = {}
     for name, ours in layout(model).items():
         tensor = check_finite(name, torch.cat([state[our] for our in ours]) if len(ours) > 1 else state[ours[0]])
@@ -316,8 +301,7 @@ def parse_config(raw):
         raise ValueError(f"the model_type {shown(kind)} is not supported: known are {', '.join(FAMILIES)}")
     if raw.get("quantization_config") is not None:
         raise ValueError(
-            "quantization_config is not supported: if the weights are no longer quantised (merged and saved in 16 or 32 "
-            "bits), take the key out"
+            "quantization_config is not supported: if the weights are no longer quantised, take the key out"
         )
     keys, given = FAMILIES[kind].keys, build(FAMILIES[kind].settings, raw)
     fields = {name: getattr(given, key) for name, key in keys.items() if getattr(given, key) is not None}
@@ -335,8 +319,7 @@ def parse_config(raw):
     if kind == "mistral" and window is not None and window < context:
         raise ValueError(
             f"sliding_window={window} is shorter than the context of {context} tokens, which is not supported: set "
-            f"max_position_embeddings to {window} in a copy of config.json (up to there it is not in force), or take a "
-            "version of the model without a sliding window"
+            f"max_position_embeddings to {window} in a copy of config.json"
         )
     return GPTConfig(kind, rope_theta=theta, rope_scaling=scaling, **fields)
 
@@ -347,18 +330,15 @@ def rope(given):
     for raw in filter(None, (given.rope_scaling, given.rope_parameters)):
         kind = raw.get("rope_type", raw.get("type", "default"))
         rotary = build(Rotary, raw | {"rope_type": kind})
-        known = {"rope_type", "type", "rope_theta", *(SCALING if kind == "llama3" else ())}
         scaling = [getattr(rotary, key) for key in SCALING]
+        known = {"rope_type", "type", "rope_theta", *(SCALING if kind == "llama3" else ())}
         if not raw.keys() <= known or (kind == "llama3" and None in scaling):
-            raise ValueError(
-                f"the rotary positions {shown(raw)} are not supported: known are {', '.join(sorted(known))}"
-            )
+            raise ValueError(f"rotary positions {shown(raw)} are not supported: known are {', '.join(sorted(known))}")
         thetas.add(rotary.rope_theta)
         scalings.add(RopeScaling(*scaling) if kind == "llama3" else None)
-    thetas, scalings = thetas - {None} or {10000.0}, scalings or {None}
-    if len(thetas) > 1 or len(scalings) > 1:
+    (theta, *others), (scaling, *more) = thetas - {None} or {10000.0}, scalings or {None}
+    if others or more:
         raise ValueError("rope_theta, rope_scaling and rope_parameters contradict each other")
-    theta, scaling = thetas.pop(), scalings.pop()
     if not all(1e-30 < number < 1e12 for number in [theta, *(vars(scaling).values() if scaling else ())]):
         raise ValueError(f"rope_theta={theta} and {scaling} are not all positive and of a size that a model has")
     if scaling and scaling.low_freq_factor >= scaling.high_freq_factor:
@@ -418,8 +398,7 @@ def weight_files(folder):
         if index.is_file():
             return [folder / shard for shard in shard_names(index)]
     raise FileNotFoundError(
-        f"{folder} has neither model.safetensors nor pytorch_model.bin, nor an index of either: download the weights, or "
-        "name a GGUF file itself"
+        f"{folder} has neither {WEIGHTS[0]} nor {WEIGHTS[1]}, nor an index of one: download the weights"
     )
 
 
@@ -448,14 +427,9 @@ def open_pickle(path):
         if code:
             raise ValueError(f"{path} holds {code[1]}, not only tensors, and code in it is never run") from None
         raise ValueError(f"{path} is truncated or damaged, download it again ({type(error).__name__})") from None
-    if not isinstance(tensors, dict) or not all(map(is_plain, tensors.values())):
+    if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
         raise ValueError(f"{path} is not a table of tensors with their names: convert it to model.safetensors")
     return {str(name): lambda tensor=tensor: tensor for name, tensor in tensors.items()}
-
-
-def is_plain(tensor):
-    """Whether it is a tensor with numbers in rows: not sparse, say, and not a shape alone."""
-    return isinstance(tensor, torch.Tensor) and tensor.layout is torch.strided and tensor.device.type == "cpu"
 
 
 def open_weights(path):
