@@ -10,7 +10,10 @@ The same command goes on where it was stopped. README.md here says what was comp
 """
 
 import sys
+from argparse import SUPPRESS
 from pathlib import Path
+
+from tools import cores  # isort: skip, before torch
 
 from gpt import find_model, load_pretrained
 from study.real import REAL
@@ -18,7 +21,7 @@ from study.report import answers, fill_in, report
 from study.runs import run_missing
 from study.tables import Results, look, primary_line, rates_table
 from study.toy import EXTENDED_DESIGN, FULL, LONG_QV, QUICK, STRENGTHS, STRENGTHS_QV, tuning
-from tools.cli import Parser, atomic, check_writable, one_sentence_errors, pick_device, usable_cores
+from tools.cli import Parser, atomic, check_writable, one_sentence_errors, pick_device
 from tools.report import drawing
 
 HERE = Path("study")  # from the repository's root, where the program is started
@@ -55,7 +58,7 @@ def main():
     parser.set_defaults(design=FULL)
     add, size = parser.add_argument, parser.add_mutually_exclusive_group()
     for flag, (design, said) in DESIGNS.items():
-        size.add_argument(flag, action="store_const", dest="design", const=design, help=said)
+        size.add_argument(flag, action="store_const", dest="design", const=design, default=SUPPRESS, help=said)
     size.add_argument(
         "--tune", nargs="+", metavar=("METHOD", "RATE"), help="try these learning rates on the tuning worlds"
     )
@@ -63,7 +66,7 @@ def main():
     add("--look", nargs=2, metavar="ARM", help="only print how two arms differ; NAME@RATE where one has several rates")
     add("--model", help="the base model, as for train.py; None: the design's (data/base, or SmolLM2 with --real)")
     add("--results", help="folder of the records; None: one in study/results, out/quick or out/tune")
-    add("--workers", type=int, default=usable_cores(), help="runs side by side, each with one thread")
+    add("--workers", type=int, default=cores.USABLE, help="runs side by side, each with one thread")
     add("--part", default="1/1", metavar="I/N", help="of the runs only the I-th of N parts, for the I-th of N machines")
     add("--device", default="cpu", help="cpu, cuda or mps")
     args = parser.parse_args()

@@ -345,12 +345,6 @@ def check_writable(folder):
         raise ValueError(f"cannot write to {folder} ({error.strerror}): give another folder") from None
 
 
-def usable_cores():
-    """How many cores this process may use: less than the machine has under taskset, or in a container's set of them."""
-    count = getattr(os, "process_cpu_count", None)  # from Python 3.13 on
-    return count() if count else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-
-
 def pick_device(name):
     """ "auto" -> cuda, else mps, else cpu; any other name is checked. Raises ValueError when it cannot be used."""
     if name == "auto":

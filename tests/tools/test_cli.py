@@ -3,6 +3,8 @@
 import errno
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -21,7 +23,6 @@ from tools.cli import (
     explain,
     one_sentence_errors,
     progress,
-    usable_cores,
     whole_folder,
     write_json,
     write_text,
@@ -358,11 +359,9 @@ def test_progress_is_a_line_now_and_then_where_there_is_no_terminal(monkeypatch,
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes cannot be bound to cores here")
-def test_cores_are_those_that_may_be_used():
-    before = os.sched_getaffinity(0)
-    try:
-        os.sched_setaffinity(0, {min(before)})
-        assert usable_cores() == 1
-    finally:
-        os.sched_setaffinity(0, before)
-    assert usable_cores() == len(before)
+def test_workers_are_as_many_as_the_cores_that_may_be_used():
+    core = min(os.sched_getaffinity(0))
+    code = f"import os, sys; os.sched_setaffinity(0, {{{core}}}); sys.argv = ['study', '--help']\n"
+    code += "import study.__main__ as study; study.main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert "each with one thread (default: 1)" in " ".join(done.stdout.split())
