@@ -427,9 +427,14 @@ def open_pickle(path):
         if code:
             raise ValueError(f"{path} holds {code[1]}, not only tensors, and code in it is never run") from None
         raise ValueError(f"{path} is truncated or damaged, download it again ({type(error).__name__})") from None
-    if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
+    if not isinstance(tensors, dict) or not all(map(is_plain, tensors.values())):
         raise ValueError(f"{path} is not a table of tensors with their names: convert it to model.safetensors")
     return {str(name): lambda tensor=tensor: tensor for name, tensor in tensors.items()}
+
+
+def is_plain(tensor):
+    """Whether it is a tensor with numbers in rows: not sparse, say, and not a shape alone."""
+    return isinstance(tensor, torch.Tensor) and tensor.layout is torch.strided and tensor.device.type == "cpu"
 
 
 def open_weights(path):
