@@ -226,10 +226,12 @@ def at_strength(model, base, strength: float):
     with torch.no_grad():
         for p, start in whole:
             p.copy_(torch.lerp(start, p, strength))
-        yield
-        for (p, _), taught in zip(whole, learned):
-            p.copy_(taught)
-    scale(model, 1.0)
+        try:
+            yield
+        finally:
+            for (p, _), taught in zip(whole, learned):
+                p.copy_(taught)
+            scale(model, 1.0)
 
 
 def run(base, tokenizer, task, method, settings, lr, seed, eval_every=0, rehearse=(), strengths=()):

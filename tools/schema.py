@@ -22,7 +22,9 @@ SHORT.maxlevel, SHORT.maxstring, SHORT.maxother = 4, 80, 80
 WRONG = (
     LookupError, TypeError, AttributeError, ArithmeticError, AssertionError, RecursionError, EOFError, struct.error, re.error,
 )  # fmt: skip
-NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", list: "a list", dict: "an object"}  # fmt: skip
+NAMES = {
+    int: "a whole number", float: "a number", str: "a text", bool: "true or false", list: "a list", tuple: "a list", dict: "an object",
+}  # fmt: skip
 
 
 def printable(text, limit=math.inf):
