@@ -59,7 +59,7 @@ def run(line, processes, fire=""):
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "FIRE": fire},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,  # two processes on a loaded machine take their time
     )
 
 
