@@ -21,13 +21,10 @@ from train import METHODS, Settings, copy_for, main, prepare
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
-# The third loss of the rank in FIRE fails; or "at the end" an interpreter is aborted; or all is as the command does it
+# The third loss of the rank in FIRE fails; or all is as the command does it
 SCRIPT = """
-import atexit, os, sys
+import os
 import train
-
-if os.environ["FIRE"] == "at the end":
-    atexit.register(os.abort)
 
 def loss(*args, real=train.next_token_loss, calls=[]):
     calls.append(1)
@@ -209,14 +206,6 @@ def test_two_processes_learn_what_one_does(line, tmp_path, method, extra):
 def test_what_is_wrong_with_the_input_is_said_once(line, tmp_path):
     done = run([*line, "--corpus", tmp_path / "nowhere.txt", "--out", tmp_path / "out"], 2)
     assert done.returncode != 0 and len(said(done)) == 1 and "nowhere.txt" in said(done)[0]
-
-
-@pytest.mark.slow
-def test_no_process_that_is_done_is_aborted_by_what_its_interpreter_does_last(line, tmp_path):
-    """Gloo's threads did it to process 0, once."""
-    done = run([*line, "--method", "mica", "--out", tmp_path / "out"], 2, fire="at the end")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("trained parameters") == 1 and "written to" in done.stderr
 
 
 @pytest.mark.slow
