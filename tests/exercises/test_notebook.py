@@ -24,8 +24,8 @@ def text_of(value):
 
 
 def printed(cells):
-    """All that the cells print."""
-    outputs = [output for cell in cells for output in cell["outputs"] if output["output_type"] == "stream"]
+    """All that the cells print; what took over a second shows its progress on stderr, sometimes."""
+    outputs = [output for cell in cells for output in cell["outputs"] if output.get("name") == "stdout"]
     return "".join(text_of(output["text"]) for output in outputs)
 
 
