@@ -14,22 +14,18 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 import adapter_io
-from adapter_io import find_adapter, load_adapters, load_trained, rescale, save_adapters, write_card
+from adapter_io import find_adapter, load_adapters, load_trained, save_adapters, write_card
 from gpt.model import GPT
 from gpt.weights import load_model, save_pretrained
 from lora import LoRALayer, find_adapters, merge_adapters, replace_linears, scale
 from mica import MiCALayer
-from milora import MiLoRALayer
-from train import METHODS, block_linears
+from milora import MiLoRALayer, PiSSALayer
+from train import block_linears
 
 TARGETS = ["q_proj", "v_proj"]
 SETTINGS, FACTORS = "adapter_config.json", "adapter_model.safetensors"
-KEYS = {
-    f"base_model.model.model.layers.{i}.self_attn.{leaf}.lora_{factor}.weight"
-    for i in range(2)
-    for leaf in TARGETS
-    for factor in "AB"
-}
+GPT2 = replace(TINY, family="gpt2", n_kv_heads=TINY.n_heads)
+either_family = pytest.mark.parametrize("config", [TINY, GPT2], ids=["llama", "gpt2"])
 
 
 def base_model(dtype=torch.float32, config=TINY):
@@ -42,10 +38,10 @@ def token_ids():
     return torch.randint(64, (2, 10), generator=torch.Generator().manual_seed(1))
 
 
-def train_a_little(model, logits_of=lambda output: output, lr=1e-2):
+def train_a_little(model, logits_of=lambda output: output):
     """Three AdamW steps on random tokens, enough for an adapter to matter."""
     ids = token_ids()
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=lr)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
     for _ in range(3):
         logits = logits_of(model(ids[:, :-1]))
         F.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten()).backward()
@@ -60,71 +56,49 @@ def trained_model(layer_class=MiCALayer, targets=TARGETS, dropout=0.0, rank=4, *
     return train_a_little(model)
 
 
+def assert_same(ours, theirs, rtol=1e-5):
+    """Equal but for float32's rounding in another order, relative to the largest logit."""
+    assert (ours - theirs).abs().max() <= rtol * theirs.abs().max()
+
+
 @pytest.fixture
 def folder(tmp_path):
     save_adapters(trained_model(), tmp_path / "adapter")
     return tmp_path / "adapter"
 
 
-@pytest.mark.parametrize("layer_class", [LoRALayer, MiCALayer])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-@pytest.mark.parametrize("targets", [TARGETS, ["layers.1.self_attn.q_proj"], ["down_proj", "lm_head"]])
-def test_a_loaded_adapter_computes_what_the_saved_one_did(tmp_path, layer_class, dtype, targets):
-    saved = trained_model(layer_class, targets, dtype=dtype, dropout=0.1)
+# --- saved and loaded -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "layer_class, targets, dtype, config",
+    [
+        (LoRALayer, TARGETS, torch.float32, TINY),
+        (MiCALayer, ["layers.1.self_attn.q_proj"], torch.bfloat16, TINY),
+        (MiCALayer, ["down_proj", "lm_head"], torch.float64, TINY),
+        (LoRALayer, ["v_proj", "k_proj", "q_proj"], torch.float32, GPT2),  # one fused layer in the files
+        (MiCALayer, ["q_proj", "down_proj"], torch.float32, GPT2),
+    ],
+)
+def test_a_loaded_adapter_computes_what_the_saved_one_did(tmp_path, layer_class, targets, dtype, config):
+    saved = trained_model(layer_class, targets, dropout=0.1, dtype=dtype, config=config)
     save_adapters(saved, tmp_path)
-    loaded = base_model(dtype).eval()
+    assert any("c_attn" in key for key in load_file(tmp_path / FACTORS)) == (config is GPT2)
+    loaded = base_model(dtype, config).eval()
     assert not torch.equal(loaded(token_ids()), saved(token_ids()))
     assert load_adapters(loaded, tmp_path) == list(find_adapters(saved))
     assert torch.equal(loaded(token_ids()), saved(token_ids()))
-    for layer in find_adapters(loaded).values():
+    for name, layer in find_adapters(loaded).items():
         assert type(layer) is LoRALayer and (layer.rank, layer.alpha, layer.dropout.p) == (4, 8, 0.1)
+        assert torch.equal(layer.A, saved.get_submodule(name).A) and torch.equal(layer.B, saved.get_submodule(name).B)
     names = {n for n, p in loaded.named_parameters() if p.requires_grad}
     assert names == {f"{name}.{factor}" for name in find_adapters(saved) for factor in "AB"}
 
 
-GPT2 = replace(TINY, family="gpt2", n_kv_heads=TINY.n_heads)
-
-
-@pytest.mark.parametrize("layer_class", [LoRALayer, MiCALayer])
-@pytest.mark.parametrize(
-    "targets", [["q_proj"], TARGETS, ["k_proj", "o_proj", "down_proj"], ["v_proj", "k_proj", "q_proj"]]
-)
-def test_gpt2s_fused_layer_comes_apart_as_it_was(tmp_path, layer_class, targets):
-    saved = trained_model(layer_class, targets, config=GPT2, rank=3)
-    save_adapters(saved, tmp_path)
-    assert any("c_attn" in key for key in load_file(tmp_path / FACTORS))
-    loaded = base_model(config=GPT2).eval()
-    assert load_adapters(loaded, tmp_path) == list(find_adapters(saved))
-    assert torch.equal(loaded(token_ids()), saved(token_ids()))
-    for name, layer in find_adapters(loaded).items():
-        assert torch.equal(layer.A, saved.get_submodule(name).A) and torch.equal(layer.B, saved.get_submodule(name).B)
-        assert (layer.rank, layer.alpha) == (3, 8)
-
-
-def test_gpt2s_untrained_lora_changes_nothing(tmp_path):
-    model = base_model(config=GPT2).eval()
-    replace_linears(model, LoRALayer, 2, 4, TARGETS)
-    save_adapters(model, tmp_path)
-    loaded = base_model(config=GPT2).eval()
-    assert len(load_adapters(loaded, tmp_path)) == 2 * 3  # B = 0 does not say which parts were meant
-    assert torch.equal(loaded(token_ids()), model(token_ids()))
-
-
-def test_a_direction_that_is_not_used_yet_stays(tmp_path):
-    model = trained_model(LoRALayer)
-    for layer in find_adapters(model).values():
-        layer.B.data[:, 1] = 0
-    save_adapters(model, tmp_path)
-    loaded = base_model().eval()
-    load_adapters(loaded, tmp_path)
-    assert {layer.rank for layer in find_adapters(loaded).values()} == {4}
-
-
-@pytest.mark.parametrize("config", [TINY, GPT2], ids=["llama", "gpt2"])
+@either_family
 def test_ranks_too_high_for_a_layer_are_the_same_change(tmp_path, config):
-    saved = trained_model(
-        MiLoRALayer, config=config, targets=["q_proj", "up_proj", "down_proj"], rank=20
-    )  # saved: 40 of 24
+    targets = ["q_proj", "up_proj", "down_proj"]
+    saved = trained_model(MiLoRALayer, targets, config=config, rank=20)  # saved: 40 of 24
     save_adapters(saved, tmp_path)
     loaded = base_model(config=config).eval()
     load_adapters(loaded, tmp_path)
@@ -132,99 +106,41 @@ def test_ranks_too_high_for_a_layer_are_the_same_change(tmp_path, config):
     assert_same(loaded(token_ids()), saved(token_ids()))
 
 
-def test_whole_alphas_stay_whole():
-    for alpha, rank in [(8, 3), (16, 49), (1, 7)]:
-        there = rescale(alpha, rank, 3 * rank)
-        assert (repr(there), repr(rescale(there, 3 * rank, rank))) == (str(3 * alpha), str(alpha))
-
-
-def test_layers_may_differ_in_rank_and_alpha(tmp_path):
-    for config in (TINY, GPT2):
-        model = base_model(config=config).requires_grad_(False)
-        for block, (q, v) in zip(model.layers, [((4, 8), (4, 8)), ((4, 8), (2, 4))], strict=True):
-            block.self_attn.q_proj = LoRALayer(block.self_attn.q_proj, *q)
-            block.self_attn.v_proj = LoRALayer(block.self_attn.v_proj, *v)
-            block.mlp.down_proj = LoRALayer(block.mlp.down_proj, 5, 0.1)
-        train_a_little(model)
-        save_adapters(model, tmp_path)
-        loaded = base_model(config=config).eval()
-        load_adapters(loaded, tmp_path)
-        assert [(layer.rank, layer.alpha) for layer in find_adapters(loaded).values()] == [
-            (layer.rank, layer.alpha) for layer in find_adapters(model).values()
-        ]
-        assert torch.equal(loaded(token_ids()), model(token_ids()))
-
-
-@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "mistral"])
-def test_what_was_learned_on_a_base_model_is_added_to_its_instruct_model(tmp_path, family):
+def test_what_was_learned_on_a_base_model_is_added_to_its_instruct_model(tmp_path):
     """theta_instruct + dW, where dW = theta_adapted - theta_base; the folder may be the run's."""
-    config = replace(TINY, family=family)
-    trained = trained_model(config=config)
+    trained = trained_model()
     save_adapters(trained, tmp_path / "adapter", "org/base", "v1")
     merge_adapters(trained)
     torch.manual_seed(7)
-    instruct = GPT(config)  # other weights, of the same shape
-    base, adapted = base_model(config=config).state_dict(), trained.state_dict()
+    instruct = GPT(TINY)  # other weights, of the same shape
+    base, adapted = base_model().state_dict(), trained.state_dict()
     expected = {name: W + (adapted[name] - base[name]) for name, W in instruct.state_dict().items()}
     assert any(not torch.equal(expected[name], W) for name, W in instruct.state_dict().items())
     load_adapters(instruct, tmp_path)
     merge_adapters(instruct)
     for name, W in instruct.state_dict().items():
         torch.testing.assert_close(W, expected[name], atol=1e-6, rtol=0, msg=name)
-    settings = json.loads((tmp_path / "adapter" / SETTINGS).read_text())
-    assert (settings["base_model_name_or_path"], settings["revision"]) == ("org/base", "v1")
-
-
-@pytest.mark.parametrize(
-    "change, named",
-    [
-        (dict(hidden_size=32), r"lora_A.weight .*\(4, 24\), not \(4, 32\)"),
-        (dict(n_kv_heads=4), r"v_proj.lora_B.weight .*\(12, 4\), not \(24, 4\)"),
-        (dict(n_layers=1), r"model\.layers\.1\."),
-        (dict(n_layers=3), r"model\.layers\.2\."),
-        (dict(family="gpt2", n_kv_heads=4), "GPT2LMHeadModel.*LlamaForCausalLM"),
-        (dict(family="mistral"), "MistralForCausalLM.*LlamaForCausalLM"),  # whose layers have the same shapes
-    ],
-)
-def test_an_adapter_for_another_model_is_refused_by_name(folder, change, named):
-    model = GPT(replace(TINY, **change))
-    with pytest.raises(ValueError, match=named):
-        load_adapters(model, folder)
-    assert not find_adapters(model)
 
 
 def test_the_files_are_pefts(folder):
     assert {path.name for path in folder.iterdir()} == {SETTINGS, FACTORS}
     assert json.loads((folder / SETTINGS).read_text()) == {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": None,
-        "revision": None,
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": None, "revision": None,
         "auto_mapping": {"base_model_class": "LlamaForCausalLM", "parent_library": "transformers"},
-        "r": 4,
-        "rank_pattern": {},
-        "lora_alpha": 8,
-        "alpha_pattern": {},
-        "lora_dropout": 0.0,
-        "target_modules": TARGETS,
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "init_lora_weights": True,
+        "r": 4, "rank_pattern": {}, "lora_alpha": 8, "alpha_pattern": {}, "lora_dropout": 0.0, "target_modules": TARGETS,
+        "bias": "none", "fan_in_fan_out": False, "init_lora_weights": True,
+    }  # fmt: skip
+    shapes = {"q_proj.lora_A": (4, 24), "q_proj.lora_B": (24, 4), "v_proj.lora_A": (4, 24), "v_proj.lora_B": (12, 4)}
+    assert {name: tuple(factor.shape) for name, factor in load_file(folder / FACTORS).items()} == {
+        f"base_model.model.model.layers.{i}.self_attn.{leaf}.weight": shape
+        for i in range(2)
+        for leaf, shape in shapes.items()
     }
-    factors = load_file(folder / FACTORS)
-    assert set(factors) == KEYS
-    assert {tuple(t.shape) for n, t in factors.items() if "v_proj.lora_B" in n} == {(12, 4)}  # (out, rank)
-    assert {tuple(t.shape) for n, t in factors.items() if "v_proj.lora_A" in n} == {(4, 24)}  # (rank, in)
 
 
 # --- beside PEFT ------------------------------------------------------------------------------------------------------
 
 FAMILIES = ["gpt2", "llama", "qwen2"]
-
-
-def assert_same(ours, theirs, rtol=1e-5):
-    """Equal but for float32's rounding in another order, relative to the largest logit."""
-    assert (ours - theirs).abs().max() <= rtol * theirs.abs().max()
 
 
 @pytest.fixture(scope="session")
@@ -234,63 +150,45 @@ def hf_model(folder_of):
     return lambda name: copy.deepcopy(load(name))
 
 
+@torch.no_grad()
 def assert_all_the_same(folder, model, hf, base, ids):
     """Loaded by us, merged and in PEFT: the logits of `model`, which are not those of the untouched `base`."""
-    with torch.no_grad():
-        expected = model(ids)
-        assert (base(ids) - expected).abs().max() > 0.05 * expected.abs().max()  # the adapter matters
-        load_adapters(base, folder)
-        assert_same(base(ids), expected)
-        assert_same(peft.PeftModel.from_pretrained(hf, folder)(ids).logits, expected)
-        for adapted in (model, base):
-            merge_adapters(adapted)
-            assert_same(adapted(ids), expected)
+    expected, theirs = model(ids), peft.PeftModel.from_pretrained(hf, folder)
+    assert (base(ids) - expected).abs().max() > 0.05 * expected.abs().max()  # the adapter matters
+    load_adapters(base, folder)
+    assert_same(base(ids), expected)
+    assert_same(theirs(ids).logits, expected)
+    wrapped = {name for name, module in theirs.named_modules() if isinstance(module, peft.tuners.lora.LoraLayer)}
+    assert wrapped == {key.rpartition(".lora_")[0] for key in load_file(folder / FACTORS)}
+    for adapted in (model, base):
+        merge_adapters(adapted)
+        assert_same(adapted(ids), expected)
 
 
-@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.layer])
+@pytest.mark.parametrize("layer_class", [LoRALayer, MiCALayer, MiLoRALayer, PiSSALayer])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_peft_opens_what_we_save(tmp_path, folder_of, hf_model, input_ids, family, method):
+def test_peft_opens_what_we_save(tmp_path, folder_of, hf_model, input_ids, family, layer_class):
     for targets in (TARGETS, None):
         model = load_model(folder_of(family))
-        replace_linears(model, METHODS[method].layer, 3, 8, targets or block_linears(model))
+        replace_linears(model, layer_class, 3, 8, targets or block_linears(model))
         save_adapters(train_a_little(model), tmp_path)
         assert_all_the_same(tmp_path, model, hf_model(family), load_model(folder_of(family)), input_ids)
 
 
-def test_peft_opens_adapters_that_differ(tmp_path, folder_of, hf_model, input_ids):
+@pytest.mark.parametrize("family", FAMILIES)
+def test_peft_opens_adapters_that_differ(tmp_path, folder_of, hf_model, input_ids, family):
     """In rank and alpha, also of the parts of one c_attn, and with some layers not adapted."""
-    for family in FAMILIES:
-        model = load_model(folder_of(family))
-        replace_linears(
-            model, LoRALayer, 4, 8, ["q_proj", "layers.1.self_attn.v_proj", "o_proj", "layers.2.mlp.up_proj"]
-        )
-        for name, rank, alpha in [("layers.1.self_attn.v_proj", 2, 9), ("layers.0.self_attn.o_proj", 3, 5)]:
-            model.set_submodule(name, LoRALayer(model.get_submodule(name).linear, rank, alpha))
-        save_adapters(train_a_little(model), tmp_path)
-        assert_all_the_same(tmp_path, model, hf_model(family), load_model(folder_of(family)), input_ids)
-
-
-@pytest.mark.parametrize(
-    "family, leaves, targets",
-    [
-        ("gpt2", ["q_proj"], ["c_attn"]),
-        ("gpt2", ["o_proj"], [f"transformer.h.{i}.attn.c_proj" for i in range(3)]),
-        ("gpt2", ["down_proj", "up_proj"], ["c_fc", *(f"transformer.h.{i}.mlp.c_proj" for i in range(3))]),
-        ("gpt2", ["o_proj", "down_proj"], ["c_proj"]),
-        ("gpt2", ["layers.1.self_attn.k_proj", "lm_head"], ["lm_head", "transformer.h.1.attn.c_attn"]),
-        ("llama", ["q_proj", "layers.1.mlp.up_proj"], ["model.layers.1.mlp.up_proj", "q_proj"]),
-    ],
-)
-def test_targets_mean_the_adapted_layers_in_peft(tmp_path, folder_of, hf_model, family, leaves, targets):
     model = load_model(folder_of(family))
-    replace_linears(model, LoRALayer, 2, 2, leaves)
+    targets = ["q_proj", "layers.1.self_attn.v_proj", "o_proj", "layers.2.mlp.up_proj"]
+    replace_linears(model, LoRALayer, 4, 8, targets)
+    for name, rank, alpha in [("layers.1.self_attn.v_proj", 2, 9), ("layers.0.self_attn.o_proj", 3, 5)]:
+        model.set_submodule(name, LoRALayer(model.get_submodule(name).linear, rank, alpha))
+    train_a_little(model).layers[0].self_attn.o_proj.B.data[:, 1] = 0  # a direction that is not used yet stays
     save_adapters(model, tmp_path)
-    settings = json.loads((tmp_path / SETTINGS).read_text())
-    assert (settings["target_modules"], settings["fan_in_fan_out"]) == (targets, family == "gpt2")
-    theirs = peft.PeftModel.from_pretrained(hf_model(family), tmp_path)
-    wrapped = {name for name, module in theirs.named_modules() if isinstance(module, peft.tuners.lora.LoraLayer)}
-    keys = load_file(tmp_path / FACTORS)
-    assert wrapped == {key.rpartition(".lora_")[0] for key in keys} and len(keys) == 2 * len(wrapped)
+    base, ranks = load_model(folder_of(family)), {name: layer.rank for name, layer in find_adapters(model).items()}
+    assert_all_the_same(tmp_path, model, hf_model(family), base, input_ids)
+    load_adapters(again := load_model(folder_of(family)), tmp_path)
+    assert {name: layer.rank for name, layer in find_adapters(again).items()} == ranks
 
 
 def peft_model(hf, folder, dtype=torch.float32, **options):
@@ -307,107 +205,67 @@ def peft_model(hf, folder, dtype=torch.float32, **options):
     return model
 
 
+@torch.no_grad()
 def assert_loads(folder, theirs, ours, ids):
-    """Ours, unmerged and merged, gives the logits of theirs."""
-    with torch.no_grad():
-        expected, untouched = theirs(ids).logits, ours(ids)
-        assert (untouched - expected).abs().max() > 0.02 * expected.abs().max()
-        load_adapters(ours, folder)
-        assert_same(ours(ids), expected)
-        layers = find_adapters(ours)
-        merge_adapters(ours)
-        assert_same(ours(ids), expected)
+    """Ours, unmerged and merged, gives the logits of theirs; returns the layers."""
+    expected, untouched = theirs(ids).logits, ours(ids)
+    assert (untouched - expected).abs().max() > 0.02 * expected.abs().max()
+    load_adapters(ours, folder)
+    assert_same(ours(ids), expected)
+    layers = find_adapters(ours)
+    merge_adapters(ours)
+    assert_same(ours(ids), expected)
     return layers
 
 
-ALL = {"gpt2": ["c_attn", "c_proj", "c_fc"], "llama": "all-linear", "qwen2": "all-linear"}
-SOME = {"gpt2": ["c_attn"], "llama": TARGETS, "qwen2": TARGETS}
-
-
-@pytest.mark.parametrize("start", [True, "mica"])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_we_load_what_peft_trains(tmp_path, folder_of, hf_model, input_ids, family, start):
-    for targets in (ALL[family], SOME[family]):
-        theirs = peft_model(hf_model(family), tmp_path, target_modules=targets, init_lora_weights=start)
-        layers = assert_loads(tmp_path, theirs, load_model(folder_of(family)), input_ids)
-        assert {layer.rank for layer in layers.values()} == {4}
-
-
 OPTIONS = {
-    "rank pattern": {"rank_pattern": {"v_proj": 2, r"^model.layers.1.self_attn.q_proj": 5}},
-    "alpha pattern": {"alpha_pattern": {r"layers\.1\.self_attn\.q_proj": 60.5, "q_proj": 2}},
-    "part of a name": {"alpha_pattern": {"_proj": 60}},  # which matches nothing
-    "both": {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"q_proj": 7}},
-    "rsLoRA": {"use_rslora": True, "rank_pattern": {"q_proj": 2}},
-    "gaussian": {"init_lora_weights": "Gaussian"},
-    "orthogonal": {"init_lora_weights": "orthogonal"},
-    "MiCA": {"init_lora_weights": "MiCA"},
-    "random": {"init_lora_weights": False},
-    "dropout": {"lora_dropout": 0.5},
-    "a regular expression": {"target_modules": r".*\.(0|2)\.self_attn\.[qv]_proj"},
-    "some layers": {"layers_to_transform": [0, 2]},
-    "the first layer": {"layers_to_transform": 0, "layers_pattern": "layers"},
-    "all but some": {"exclude_modules": ["layers.1.self_attn.q_proj"]},
-    "fan_in_fan_out": {"fan_in_fan_out": True},
-    "task": {"task_type": "CAUSAL_LM"},
-    "bfloat16": {"dtype": torch.bfloat16},
-    "float16": {"dtype": torch.float16},
+    "all of GPT-2": ("gpt2", {"target_modules": ["c_attn", "c_proj", "c_fc"]}),
+    "the fused layer": ("gpt2", {"target_modules": ["c_attn"], "init_lora_weights": "mica"}),
+    "more than a part of 32 can have": ("gpt2", {"target_modules": ["c_attn"], "rank_pattern": {"c_attn": 40}}),
+    "all of Llama": ("llama", {"target_modules": "all-linear", "init_lora_weights": "mica"}),
+    "all of Qwen": ("qwen2", {"target_modules": "all-linear"}),
+    "rank pattern": ("llama", {"rank_pattern": {"v_proj": 2, r"^model.layers.1.self_attn.q_proj": 5}}),
+    "alpha pattern": ("llama", {"alpha_pattern": {r"layers\.1\.self_attn\.q_proj": 60.5, "q_proj": 2, "_proj": 60}}),
+    "rsLoRA": ("llama", {"use_rslora": True, "rank_pattern": {"q_proj": 2}}),
+    "orthogonal": ("llama", {"init_lora_weights": "orthogonal"}),
+    "dropout": ("llama", {"lora_dropout": 0.5}),
+    "a regular expression": ("llama", {"target_modules": r".*\.(0|2)\.self_attn\.[qv]_proj"}),
+    "some layers": ("llama", {"layers_to_transform": [0, 2], "fan_in_fan_out": True}),
+    "all but some": ("llama", {"exclude_modules": ["layers.1.self_attn.q_proj"], "task_type": "CAUSAL_LM"}),
+    "bfloat16": ("llama", {"dtype": torch.bfloat16}),
 }
 
 
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_settings_of_peft_that_are_honoured(tmp_path, folder_of, hf_model, input_ids, options):
-    theirs = peft_model(hf_model("llama"), tmp_path, **({"target_modules": TARGETS} | options))
-    layers = assert_loads(tmp_path, theirs, load_model(folder_of("llama")), input_ids)
-    wrapped = [module for module in theirs.modules() if isinstance(module, peft.tuners.lora.LoraLayer)]
-    assert len(layers) == len(wrapped)
-    for layer, wrap in zip(layers.values(), wrapped, strict=True):
-        assert layer.rank == wrap.r["default"] and layer.alpha / layer.rank == pytest.approx(wrap.scaling["default"])
-        assert layer.dropout.p == options.get("lora_dropout", 0)
+@pytest.mark.parametrize("family, options", OPTIONS.values(), ids=OPTIONS)
+def test_we_load_what_peft_trains(tmp_path, folder_of, hf_model, input_ids, family, options):
+    theirs = peft_model(hf_model(family), tmp_path, **({"target_modules": TARGETS} | options))
+    layers = assert_loads(tmp_path, theirs, load_model(folder_of(family)), input_ids)
+    if family != "gpt2":
+        wrapped = [module for module in theirs.modules() if isinstance(module, peft.tuners.lora.LoraLayer)]
+        for layer, wrap in zip(layers.values(), wrapped, strict=True):
+            assert layer.rank == wrap.r["default"]
+            assert layer.alpha / layer.rank == pytest.approx(wrap.scaling["default"])
+            assert layer.dropout.p == options.get("lora_dropout", 0)
 
 
-def test_gpt2s_patterns_from_peft(tmp_path, folder_of, hf_model, input_ids):
-    options = {
-        "target_modules": ["c_attn", "mlp.c_proj"],
-        "rank_pattern": {"c_attn": 40},
-        "alpha_pattern": {"h.1.attn.c_attn": 3},
-    }
-    theirs = peft_model(hf_model("gpt2"), tmp_path, **options)  # 40 is more than a part of 32 can have
-    layers = assert_loads(tmp_path, theirs, load_model(folder_of("gpt2")), input_ids)
-    assert [layer.rank for layer in layers.values()][:4] == [32, 32, 32, 4]
-
-
-@pytest.mark.parametrize("start", ["pissa", "pissa_niter_4", "olora"])
-def test_starts_that_change_the_base_must_be_converted(tmp_path, folder_of, hf_model, input_ids, start):
-    for family in ("llama", "gpt2"):
-        config = peft.LoraConfig(r=4, lora_alpha=6, target_modules=SOME[family], init_lora_weights=start)
-        if start == "olora" and family == "gpt2":
-            continue  # PEFT's OLoRA does not know Conv1D's transposed weight
-        theirs = peft.get_peft_model(hf_model(family), config)
-        theirs.peft_config["default"].init_lora_weights = True  # as PEFT's documentation has it
-        theirs.save_pretrained(tmp_path / "start")
-        theirs.peft_config["default"].init_lora_weights = start
-        train_a_little(theirs, lambda output: output.logits)
-        theirs.save_pretrained(tmp_path / "raw")
-        ours = load_model(folder_of(family))
-        with pytest.raises(ValueError, match=f"init_lora_weights.*{start}.*path_initial_model_for_weight_conversion"):
-            load_adapters(ours, tmp_path / "raw")
-        theirs.save_pretrained(tmp_path / "converted", path_initial_model_for_weight_conversion=str(tmp_path / "start"))
-        assert_loads(tmp_path / "converted", theirs, ours, input_ids)
+@pytest.mark.parametrize("family, start", [("llama", "pissa"), ("gpt2", "pissa_niter_4"), ("llama", "olora")])
+def test_starts_that_change_the_base_must_be_converted(tmp_path, folder_of, hf_model, input_ids, family, start):
+    targets = ["c_attn"] if family == "gpt2" else TARGETS
+    config = peft.LoraConfig(r=4, lora_alpha=6, target_modules=targets, init_lora_weights=start)
+    theirs = peft.get_peft_model(hf_model(family), config)
+    theirs.peft_config["default"].init_lora_weights = True  # as PEFT's documentation has it
+    theirs.save_pretrained(tmp_path / "start")
+    theirs.peft_config["default"].init_lora_weights = start
+    train_a_little(theirs, lambda output: output.logits)
+    theirs.save_pretrained(tmp_path / "raw")
+    ours = load_model(folder_of(family))
+    with pytest.raises(ValueError, match=f"init_lora_weights.*{start}.*path_initial_model_for_weight_conversion"):
+        load_adapters(ours, tmp_path / "raw")
+    theirs.save_pretrained(tmp_path / "converted", path_initial_model_for_weight_conversion=str(tmp_path / "start"))
+    assert_loads(tmp_path / "converted", theirs, ours, input_ids)
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------
-
-
-def assert_refused(folder, named):
-    model = base_model()
-    modules = list(model.named_modules())
-    with pytest.raises((ValueError, OSError), match=named) as error:
-        load_adapters(model, folder)
-    assert "\n" not in str(error.value)
-    assert list(model.named_modules()) == modules and all(p.requires_grad for p in model.parameters())
-    weights = zip(model.state_dict().values(), base_model().state_dict().values(), strict=True)
-    assert all(torch.equal(one, other) for one, other in weights)
 
 
 def change_settings(folder, **changes):
@@ -415,33 +273,10 @@ def change_settings(folder, **changes):
     (folder / SETTINGS).write_text(json.dumps(settings | changes))
 
 
-WRONG_SETTINGS = [
-    ("peft_type", "IA3"), ("use_dora", True), ("bias", "all"), ("modules_to_save", ["lm_head"]),  # more than LoRA
-    ("a_setting_of_the_future", True), ("init_lora_weights", "PiSSA_niter_16"), ("init_lora_weights", "loftq"),
-    ("r", None), ("rank_pattern", {"q_proj": "2"}),  # as the schema finds out
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("setting, value", WRONG_SETTINGS)
-def test_a_setting_that_is_no_plain_loras_is_named(folder, setting, value):
-    change_settings(folder, **{setting: value})
-    assert_refused(folder, f'{SETTINGS} .*"{setting}')
-
-
-def test_settings_that_are_off_or_mere_notes_are_fine(folder):
-    change_settings(folder, layers_to_transform=[5], fan_in_fan_out=True, eva_config={"rho": 2.0}, use_dora=False)
-    assert len(load_adapters(base_model(), folder)) == 4
-
-
-def change_factors(change):
-    """A function that changes the factors in a folder."""
-
-    def spoil(folder):
-        factors = load_file(folder / FACTORS)
-        change(factors)
-        save_file(factors, folder / FACTORS)
-
-    return spoil
+def change_factors(folder, change):
+    factors = load_file(folder / FACTORS)
+    change(factors)
+    save_file(factors, folder / FACTORS)
 
 
 def cut(path):
@@ -451,46 +286,55 @@ def cut(path):
 A_KEY = "base_model.model.model.layers.1.self_attn.v_proj.lora_A.weight"
 B_KEY = A_KEY.replace("lora_A", "lora_B")
 SPOILED = {
-    "no settings": (lambda f: (f / SETTINGS).unlink(), SETTINGS),
+    "another method": (lambda f: change_settings(f, peft_type="IA3"), f'{SETTINGS} .*"peft_type'),
+    "more than LoRA": (lambda f: change_settings(f, use_dora=True), f'{SETTINGS} .*"use_dora'),
+    "the future's": (lambda f: change_settings(f, a_setting_of_the_future=True), f'{SETTINGS} .*"a_setting'),
+    "MLX": (lambda f: change_settings(f, fine_tune_type="lora"), "MLX.*mlx_lm.fuse"),
     "no factors": (lambda f: (f / FACTORS).unlink(), FACTORS),
     "factors cut": (lambda f: cut(f / FACTORS), FACTORS),
     "rank of others": (lambda f: change_settings(f, r=13), r"lora_A.weight .*\(4, 24\), not \(13, 24\)"),
-    "pattern": (lambda f: change_settings(f, rank_pattern={"v_proj": 3}), r"v_proj.lora_A.weight .*not \(3, 24\)"),
-    "no pattern": (lambda f: change_settings(f, rank_pattern={"(": 2}), "adapter"),
-    "alpha 0": (lambda f: change_settings(f, lora_alpha=0), "alpha is 0"),
     "more targets": (lambda f: change_settings(f, target_modules=[*TARGETS, "k_proj"]), "k_proj"),
-    "factors none": (change_factors(lambda t: t.clear()), "no layer"),
-    "a factor missing": (change_factors(lambda t: t.pop(A_KEY)), "v_proj.lora_B"),
-    "a layer missing": (change_factors(lambda t: (t.pop(A_KEY), t.pop(B_KEY))), "layers.1.self_attn.v_proj"),
-    "more tensors": (change_factors(lambda t: t.update({"lm_head.weight": torch.zeros(2)})), "lm_head.weight"),
-    "NaN": (change_factors(lambda t: t[A_KEY][1, 2:].fill_(float("nan"))), "v_proj.lora_A.weight"),
-    "too large": (change_factors(lambda t: t.update({B_KEY: t[B_KEY].double() + 1e200})), "v_proj.lora_B.weight"),
-    "B wider": (change_factors(lambda t: t.update({B_KEY: torch.zeros(24, 4)})), r"lora_B.*\(24, 4\), not \(12, 4\)"),
+    "a factor missing": (lambda f: change_factors(f, lambda t: t.pop(A_KEY)), "v_proj.lora_B"),
+    "NaN": (lambda f: change_factors(f, lambda t: t[A_KEY][1, 2:].fill_(float("nan"))), "v_proj.lora_A.weight"),
+    "B wider": (
+        lambda f: change_factors(f, lambda t: t.update({B_KEY: torch.zeros(24, 4)})),
+        r"lora_B.*\(24, 4\), not \(12, 4\)",
+    ),
 }
 
 
 @pytest.mark.parametrize("spoil, named", SPOILED.values(), ids=SPOILED)
-def test_bad_files_are_named(folder, spoil, named):
+def test_bad_files_are_named_and_the_model_left_as_it_was(folder, spoil, named):
     spoil(folder)
-    assert_refused(folder, named)
+    model = base_model()
+    modules = list(model.named_modules())
+    with pytest.raises((ValueError, OSError), match=named):
+        load_adapters(model, folder)
+    assert list(model.named_modules()) == modules and all(p.requires_grad for p in model.parameters())
+    weights = zip(model.state_dict().values(), base_model().state_dict().values(), strict=True)
+    assert all(torch.equal(one, other) for one, other in weights)
 
 
-def test_what_is_no_adapter_is_said_before_a_model_is_loaded(tmp_path, folder):
-    change_settings(folder, fine_tune_type="lora", lora_parameters={"rank": 8, "scale": 20.0})
-    for path, named in (
-        (tmp_path / "nowhere", "nowhere"),
-        (folder, "MLX.*mlx_lm.fuse"),
-    ):
-        with pytest.raises((ValueError, OSError), match=named):
-            find_adapter(path)
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        (dict(hidden_size=32), r"lora_A.weight .*\(4, 24\), not \(4, 32\)"),
+        (dict(n_layers=1), r"model\.layers\.1\."),
+        (dict(n_layers=3), r"model\.layers\.2\."),
+        (dict(family="mistral"), "MistralForCausalLM.*LlamaForCausalLM"),  # whose layers have the same shapes
+    ],
+)
+def test_an_adapter_for_another_model_is_refused_by_name(folder, change, named):
+    model = GPT(replace(TINY, **change))
+    with pytest.raises(ValueError, match=named):
+        load_adapters(model, folder)
+    assert not find_adapters(model)
 
 
 def test_a_model_that_is_adapted_or_not_is_refused(folder, tmp_path):
     model = trained_model()
-    before = model(token_ids())
     with pytest.raises(ValueError, match="already adapted"):
         load_adapters(model, folder)
-    assert torch.equal(model(token_ids()), before) and len(find_adapters(model)) == 4
     with pytest.raises(ValueError, match="no adapters"):
         save_adapters(base_model(), tmp_path / "none")
     assert not (tmp_path / "none").exists()
@@ -523,19 +367,23 @@ class DoRALayer(LoRALayer):
 
 
 class MergedDoRALayer(DoRALayer):
+    """This one forgets plain_factors() only."""
+
     def delta(self):
         W = self.linear.weight
         return 1.1 * (W + super().delta()) - W
 
 
-@pytest.mark.parametrize("config", [TINY, GPT2], ids=["llama", "gpt2"])
-def test_a_method_with_another_scale_is_saved_as_it_computes(tmp_path, config):
+@either_family
+def test_a_method_with_another_scale_is_saved_and_merged_as_it_computes(tmp_path, config):
     saved = trained_model(RsLoRALayer, config=config)
     scale(saved, 0.5)
     save_adapters(saved, tmp_path)
-    loaded = base_model(config=config).eval()
+    loaded, expected = base_model(config=config).eval(), saved(token_ids())
     load_adapters(loaded, tmp_path)
-    assert_same(loaded(token_ids()), saved(token_ids()))
+    assert_same(loaded(token_ids()), expected)
+    merge_adapters(saved)
+    assert_same(saved(token_ids()), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -557,8 +405,6 @@ def test_a_card_says_what_an_adapter_is(folder):
     assert json.loads(fields["base_model"]) == "org/name" and json.loads(fields["tags"]) == ["lora", "mica"]
     rows = ["| base model | org/name |", "| revision | v1 |", "| rank | 8 |", "| new questions, % | 91.2 +- 1.0 / 3 |"]
     assert all(row in text.splitlines() for row in rows)
-    write_card(folder, str(folder), {"rank": 8})  # a folder is nothing that the Hub could link to
-    assert "base_model" not in (folder / "README.md").read_text().split("---")[1]
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -592,8 +438,7 @@ def save_trained(folder, adapter, targets=None, layer=MiLoRALayer):
     save_adapters(train_a_little(model), adapter)
 
 
-@pytest.mark.parametrize("stored", ["float32", "bfloat16"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family, stored", [("gpt2", "float32"), ("llama", "bfloat16"), ("qwen2", "float32")])
 def test_a_merged_folder_opens_in_transformers(
     tmp_path, folder_of, bfloat16_folder, command, input_ids, family, stored
 ):
@@ -602,8 +447,7 @@ def test_a_merged_folder_opens_in_transformers(
     command(folder, tmp_path / "run", tmp_path / "merged")  # a run's folder will do
     theirs = reference(tmp_path / "merged")(input_ids).logits
     names = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "MADE_BY"}
-    names |= {"generation_config.json"}
-    assert {path.name for path in (tmp_path / "merged").iterdir()} == names
+    assert {path.name for path in (tmp_path / "merged").iterdir()} == names | {"generation_config.json"}
     merged = load_model(tmp_path / "merged", dtype=None)
     assert {str(p.dtype) for p in merged.parameters()} == {f"torch.{stored}"}
     config = json.loads((tmp_path / "merged" / "config.json").read_text())
@@ -618,43 +462,21 @@ def test_a_merged_folder_opens_in_transformers(
     assert (untouched - expected).abs().max() > 0.1 * expected.abs().max()
 
 
-@pytest.mark.parametrize("from_16_bits", [False, True])
-def test_the_sum_is_rounded_once(tmp_path, folder_of, bfloat16_folder, command, from_16_bits):
+@pytest.mark.parametrize("from_16_bits, dtype", [(False, "bfloat16"), (True, "auto")])
+def test_the_sum_is_rounded_once(tmp_path, folder_of, bfloat16_folder, command, from_16_bits, dtype):
     folder = bfloat16_folder("llama") if from_16_bits else folder_of("llama")
     save_trained(folder, tmp_path / "adapter", layer=LoRALayer)
-    for dtype in ("auto", "bfloat16", "float16", "float32"):
-        command(folder, tmp_path / "adapter", tmp_path / "merged", "--dtype", dtype)
-        own = torch.bfloat16 if from_16_bits else torch.float32
-        dtype = own if dtype == "auto" else getattr(torch, dtype)
-        model = load_model(folder)
-        weights = {name: parameter.data.float() for name, parameter in model.named_parameters()}
-        load_adapters(model, tmp_path / "adapter")
-        deltas = {f"{name}.weight": layer.delta() for name, layer in find_adapters(model).items()}
-        merged = load_model(tmp_path / "merged", dtype=None)
-        for name, parameter in merged.named_parameters():
-            assert torch.equal(parameter, (weights[name] + deltas.get(name, 0)).to(dtype)), name
-        if dtype is not torch.float32:  # two roundings would show
-            assert any(
-                ((weights[n] + d).to(dtype) != weights[n].to(dtype) + d.to(dtype)).any() for n, d in deltas.items()
-            )
-
-
-def test_half_of_what_was_learned_is_merged(tmp_path, folder_of, command):
-    save_trained(folder_of("llama"), tmp_path / "adapter")
-    command(folder_of("llama"), tmp_path / "adapter", tmp_path / "merged", "--strength", 0.5)
-    model, merged = load_model(folder_of("llama")), dict(load_model(tmp_path / "merged").named_parameters())
+    command(folder, tmp_path / "adapter", tmp_path / "merged", "--dtype", dtype)
+    own = torch.bfloat16 if from_16_bits else torch.float32
+    dtype = own if dtype == "auto" else getattr(torch, dtype)
+    model = load_model(folder)
+    weights = {name: parameter.data.float() for name, parameter in model.named_parameters()}
     load_adapters(model, tmp_path / "adapter")
-    for name, layer in find_adapters(model).items():
-        W = layer.linear.weight
-        torch.testing.assert_close(merged[f"{name}.weight"] - W, 0.5 * layer.delta(), atol=1e-6, rtol=1e-4)
-
-
-def test_mixed_weights_lose_nothing(tmp_path, folder_of, bfloat16_folder):
-    folder = bfloat16_folder("llama")
-    tensors = load_file(folder / "model.safetensors")
-    tensors["model.norm.weight"] = tensors["model.norm.weight"].half()
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    assert {p.dtype for p in load_model(folder, dtype=None).parameters()} == {torch.float32}
+    deltas = {f"{name}.weight": layer.delta() for name, layer in find_adapters(model).items()}
+    for name, parameter in load_model(tmp_path / "merged", dtype=None).named_parameters():
+        assert torch.equal(parameter, (weights[name] + deltas.get(name, 0)).to(dtype)), name
+    # Two roundings would show.
+    assert any(((weights[n] + d).to(dtype) != weights[n].to(dtype) + d.to(dtype)).any() for n, d in deltas.items())
 
 
 def test_an_adapted_lm_head_is_no_longer_the_embedding(tmp_path, folder_of, hf_model, command, input_ids):
@@ -668,10 +490,8 @@ def test_an_adapted_lm_head_is_no_longer_the_embedding(tmp_path, folder_of, hf_m
     "changes, words",
     [
         (dict(adapter="damaged"), ["adapter_model.safetensors"]),
-        (dict(model="other"), ["LlamaForCausalLM", "GPT2LMHeadModel"]),
         (dict(out="link"), ["link would be written", "model is read"]),
         (dict(out="run", adapter="run/adapter"), ["run would be written", "run/adapter is read"]),
-        (dict(out="a file"), ["a file"]),
         (dict(out="other"), ["other holds what this program did not make"]),
     ],
 )
@@ -679,7 +499,6 @@ def test_errors_of_the_command(tmp_path, folder_of, command, capsys, monkeypatch
     monkeypatch.chdir(tmp_path)
     shutil.copytree(folder_of("llama"), "model")
     (tmp_path / "link").symlink_to("model")
-    (tmp_path / "a file").touch()
     shutil.copytree(folder_of("gpt2"), "other")
     save_trained("model", tmp_path / "run" / "adapter", TARGETS)
     shutil.copytree("run/adapter", "damaged")
@@ -688,16 +507,12 @@ def test_errors_of_the_command(tmp_path, folder_of, command, capsys, monkeypatch
     given = dict(model="model", adapter="run", out="merged") | changes
     with pytest.raises(SystemExit) as exit:
         command(**given)
-    assert exit.value.code == 2
-    captured = capsys.readouterr()
-    said = captured.err.splitlines()[-1]  # model.save_pretrained shows its progress
-    assert said.startswith("adapter_io.py: ") and all(word in said for word in words) and captured.out == ""
+    said = capsys.readouterr().err.splitlines()[-1]  # model.save_pretrained shows its progress
+    assert exit.value.code == 2 and said.startswith("adapter_io.py: ") and all(word in said for word in words)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
-    assert not (tmp_path / "merged").exists()
 
 
-@pytest.mark.parametrize("strength", [0.0, 0.5, 1.0])
-def test_a_model_that_was_trained_whole_is_turned_down_too(tiny_llama_folder, tmp_path, strength):
+def test_a_model_that_was_trained_whole_is_turned_down_too(tiny_llama_folder, tmp_path):
     base = load_model(tiny_llama_folder)
     taught = copy.deepcopy(base)
     with torch.no_grad():
@@ -706,10 +521,11 @@ def test_a_model_that_was_trained_whole_is_turned_down_too(tiny_llama_folder, tm
     save_pretrained(taught, tmp_path / "run" / "model")
     folder, config = find_adapter(tmp_path / "run")
     assert folder == tmp_path / "run" / "model" and config is None
-    model = load_model(tiny_llama_folder)
-    load_trained(model, folder, strength)
-    for p, start, end in zip(model.parameters(), base.parameters(), taught.parameters(), strict=True):
-        torch.testing.assert_close(p, start + strength * (end - start))
-    assert model.lm_head.weight is model.embed_tokens.weight
+    for strength in (0.0, 0.5, 1.0):
+        model = load_model(tiny_llama_folder)
+        load_trained(model, folder, strength)
+        for p, start, end in zip(model.parameters(), base.parameters(), taught.parameters(), strict=True):
+            torch.testing.assert_close(p, start + strength * (end - start))
+        assert model.lm_head.weight is model.embed_tokens.weight
     with pytest.raises(ValueError, match="another shape"):
         load_trained(base_model(), folder)
