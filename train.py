@@ -137,7 +137,7 @@ def adapt(
     rehearsal = Rehearsal(model, tokenizer, rehearse, seq_len, settings.batch_size, seed) if rehearse else None
     torch.manual_seed(seed)
     prepare(model, METHODS[method].layer, settings)
-    ranks.share(model, settings.shard)
+    ranks.share(model, settings.shard)  # processes that torchrun started begin alike; alone, nothing happens
     lr = METHODS[method].lr if lr is None else lr
     parameters = [p for p in model.parameters() if p.requires_grad]
     # No weight decay: on factors it would pull the change to zero, on weights the weights; no like for like.
@@ -167,11 +167,11 @@ def adapt(
             means = torch.zeros(len(terms), device=model.device)
             for i, (term, weight) in enumerate(terms):
                 some = batch if i == 0 else rehearsal.next_batch(model.device)
-                for part in ranks.parts(some, settings.accumulate, IGNORE):
+                for part in ranks.parts(some, settings.accumulate, IGNORE):  # one: all of it, where nothing else is asked
                     loss = term(model, *part) / (some[1] != IGNORE).sum()
                     (weight * loss).backward()
                     means[i] += loss.detach()
-            losses.append(ranks.add_up(parameters, means))
+            losses.append(ranks.add_up(parameters, means))  # over all processes
             norm = nn.utils.clip_grad_norm_(parameters, settings.clip)
             optimizer.step()
             optimizer.zero_grad()
