@@ -17,11 +17,10 @@ from test_lora import trained_by
 
 import eval_qa
 import train
-from adapter_io import save_trained
 from corpus import perplexity
 from gpt import load_pretrained
 from lora import LoRALayer, find_adapters
-from questions import Question, read_questions
+from questions import read_questions
 from tools.cli import printable, write_json
 from tools.reading import read_named
 from tools.report import REPORT_FILES, mean_and_error
@@ -110,7 +109,10 @@ def taught(folder_of, world):
     return teach
 
 
-@pytest.mark.parametrize("kind, method", [("llama", method) for method in METHODS] + [("gpt2", m) for m in train.ALL])
+KINDS = [*(("llama", method) for method in METHODS), ("gpt2", "mica"), ("gpt2", "full")]
+
+
+@pytest.mark.parametrize("kind, method", KINDS)
 def test_a_run_teaches_the_corpus_and_leaves_the_base_bit_for_bit_as_it_was(taught, kind, method):
     run = taught(kind, method)
     history, base, model = run.record["history"], run.base, run.model
@@ -118,25 +120,18 @@ def test_a_run_teaches_the_corpus_and_leaves_the_base_bit_for_bit_as_it_was(taug
     assert history[-1]["loss"] < history[0]["loss"] - 0.1
     learned = run.record["summary"]["perplexity"]["tiny/corpus"]
     assert learned == perplexity(model, run.tokenizer, corpus()) < 0.9 * perplexity(base, run.tokenizer, corpus())
-    assert not model.training
-    assert base.state_dict().keys() == run.before.keys() and not find_adapters(base)
+    assert base.state_dict().keys() == run.before.keys() and not model.training
     for name, tensor in base.state_dict().items():
         assert torch.equal(tensor, run.before[name]), name
 
-
-@pytest.mark.parametrize("method", METHODS)
-def test_only_what_the_method_names_is_trained_and_only_full_fine_tuning_copies_the_weights(taught, method):
-    base, model = taught("llama", method).base, taught("llama", method).model
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     shared, own = ({p.data_ptr() for p in some.parameters()} for some in (base, model))
-    if METHODS[method].layer is None:
-        assert trained == {name for name, _ in model.named_parameters()}
-        assert not shared & own
+    if METHODS[method].layer is None:  # only full fine-tuning copies the weights
+        assert trained == {name for name, _ in model.named_parameters()} and not shared & own
     else:
-        adapters = find_adapters(model)
-        factors = trained_by(METHODS[method].layer)
+        adapters, factors = find_adapters(model), trained_by(METHODS[method].layer)
         assert trained == {f"{name}.{factor}" for name in adapters for factor in factors}
-        assert len(adapters) == 3 * 7  # all linears of the three blocks, not lm_head
+        assert len(adapters) == 3 * (7 if kind == "llama" else 6)  # all linears of the three blocks, not lm_head
         assert shared < own
 
 
@@ -146,27 +141,28 @@ def test_every_method_sees_the_same_data_in_the_same_order(taught):
     assert len(first) == 8 and first[0] != first[1]  # another order in every epoch
 
 
-def test_the_seed_decides_the_result_and_the_order(tiny_llama_folder, monkeypatch):
-    given, orders, histories, pack = corpus(), [], [], train.pack
-    monkeypatch.setattr(train, "pack", lambda some, *rest: orders.append([*some]) or pack(some, *rest))
+def test_the_seed_decides_the_result_and_the_order_and_documents_begin_as_the_models_texts_do(
+    tiny_llama_folder, monkeypatch
+):
+    given, orders, begun, histories, pack = corpus(), [], set(), [], train.pack
+
+    def spy(documents, *rest):
+        orders.append([*documents])
+        begun.add(rest)
+        return pack(documents, *rest)
+
+    monkeypatch.setattr(train, "pack", spy)
     for seed in (0, 0, 1):
         model, tokenizer = load_pretrained(tiny_llama_folder)
+        tokenizer.bos_id = 7
         histories.append(adapt(model, tokenizer, given, "lora", SHORT, seed=seed))
     assert histories[0] == histories[1] != histories[2]
     assert orders[:4] == orders[4:8] != orders[8:]
+    assert begun == {(tokenizer.eot_id, SHORT.seq_len, 7)}
     assert given == corpus()  # the caller's stay as they are
 
 
-def test_documents_begin_as_the_models_texts_do(tiny_llama_folder, monkeypatch):
-    seen, pack = [], train.pack
-    monkeypatch.setattr(train, "pack", lambda *arguments: seen.append(arguments[1:]) or pack(*arguments))
-    model, tokenizer = load_pretrained(tiny_llama_folder)
-    tokenizer.bos_id = 7
-    adapt(model, tokenizer, corpus(), "lora", SHORT)
-    assert set(seen) == {(tokenizer.eot_id, SHORT.seq_len, 7)}
-
-
-@pytest.mark.parametrize("steps, warmup", [(100, 0.1), (40, 0.5), (7, 0.0), (3, 0.1)])
+@pytest.mark.parametrize("steps, warmup", [(100, 0.1), (7, 0.0)])
 def test_the_learning_rate_rises_to_its_peak_and_falls_to_almost_nothing(steps, warmup):
     rates = [learning_rate(step, steps, 2.0, warmup) for step in range(steps)]
     top = math.ceil(warmup * steps)
@@ -225,22 +221,21 @@ def gradients_of_first_step(folder, monkeypatch, method, dropout, **changes):
     return seen[0], history[0]["loss"]
 
 
-SAVING = {  # what saves memory, by the dropout it is compared under
-    0.0: [{"accumulate": 2}, {"accumulate": 100}, {"checkpointing": True}, {"accumulate": 3, "checkpointing": True}],
-    0.3: [{"checkpointing": True}],  # not parts: windows computed together share their random numbers
-}
-
-
-@pytest.mark.parametrize("method", ["lora", "full"])
-@pytest.mark.parametrize("dropout", SAVING)
-def test_what_saves_memory_changes_no_gradient(tiny_folder, monkeypatch, method, dropout):
-    plain, loss = gradients_of_first_step(tiny_folder, monkeypatch, method, dropout)
+@pytest.mark.parametrize(
+    "kind, method, dropout, change",
+    [
+        ("llama", "lora", 0.0, {"accumulate": 3, "checkpointing": True}),
+        ("gpt2", "full", 0.0, {"accumulate": 2}),
+        ("gpt2", "lora", 0.3, {"checkpointing": True}),  # not parts: windows computed together share random numbers
+    ],
+)
+def test_what_saves_memory_changes_no_gradient(folder_of, monkeypatch, kind, method, dropout, change):
+    plain, loss = gradients_of_first_step(folder_of(kind), monkeypatch, method, dropout)
     assert any(gradient.abs().max() > 1e-3 for gradient in plain)
-    for change in SAVING[dropout]:
-        saving, same = gradients_of_first_step(tiny_folder, monkeypatch, method, dropout, **change)
-        assert same == pytest.approx(loss, rel=1e-6), change
-        for one, other in zip(saving, plain, strict=True):
-            assert (one - other).norm() <= 1e-5 * max(other.norm(), 1e-3), change
+    saving, same = gradients_of_first_step(folder_of(kind), monkeypatch, method, dropout, **change)
+    assert same == pytest.approx(loss, rel=1e-6)
+    for one, other in zip(saving, plain, strict=True):
+        assert (one - other).norm() <= 1e-5 * max(other.norm(), 1e-3)
 
 
 def test_checkpointing_computes_each_block_twice_and_only_while_training(tiny_llama_folder):
@@ -258,61 +253,29 @@ def test_checkpointing_computes_each_block_twice_and_only_while_training(tiny_ll
         assert len(calls) == expected
 
 
-def test_adapters_train_in_float32_on_16_bit_weights(tiny_folder):
-    model, tokenizer = load_pretrained(tiny_folder, dtype=torch.bfloat16)
+def test_adapters_train_in_float32_on_16_bit_weights(tiny_llama_folder):
+    model, tokenizer = load_pretrained(tiny_llama_folder, dtype=torch.bfloat16)
     history = adapt(model, tokenizer, corpus(), "mica", Settings(rank=4, epochs=6, batch_size=2, seq_len=24))
     assert history[-1]["loss"] < history[0]["loss"] - 0.1
     for layer in find_adapters(model).values():
         assert layer.A.dtype == torch.float32 and layer.linear.weight.dtype == torch.bfloat16
 
 
-def test_a_loss_that_is_not_a_number_is_said(tiny_llama_folder, capsys):
-    model, tokenizer = load_pretrained(tiny_llama_folder)
-    torch.nn.init.constant_(model.norm.weight, 1e38)
-    history = adapt(model, tokenizer, corpus(), "mica", SHORT)
-    assert not math.isfinite(history[-1]["loss"])
-    assert "--lr" in capsys.readouterr().err
-
-
-def test_the_loss_is_on_screen(tiny_llama_folder, capsys, monkeypatch):
-    moments = iter(range(0, 10**6, 10))
-    monkeypatch.setattr("tools.cli.time.monotonic", lambda: next(moments))  # ten seconds between any two looks
-    model, tokenizer = load_pretrained(tiny_llama_folder)
-    history = adapt(model, tokenizer, corpus(), "lora", replace(SHORT, epochs=1, batch_size=100))
-    said = capsys.readouterr().err
-    assert f"lora, seed 0, epoch 1/1: 1/1, 10 s, loss {history[0]['loss']:.3f}" in said
-
-
-@pytest.mark.parametrize("method", ["mica", "milora", "full"])
+@pytest.mark.parametrize("method", ["mica", "full"])
 def test_at_a_strength_from_the_untouched_model_to_the_taught_one(taught, input_ids, method):
-    """To the bit at both ends, on the way between them, and as it was afterwards."""
+    """To the bit at both ends, half of the change half way, and as it was afterwards."""
     run = taught("llama", method)
     untouched, whole = run.base(input_ids), run.model(input_ids)
     weights = [tensor.clone() for tensor in run.model.state_dict().values()]
-    found = {}
-    for strength in (0, 0.5, 1):
+    for strength, expected in ((0, untouched), (1, whole)):
         with at_strength(run.model, run.base, strength):
-            found[strength] = run.model(input_ids)
-    assert torch.equal(found[0], untouched) and torch.equal(found[1], whole)
-    assert not torch.equal(found[0.5], untouched) and not torch.equal(found[0.5], whole)
-    assert torch.equal(run.model(input_ids), whole)
-    assert all(map(torch.equal, run.model.state_dict().values(), weights))
-
-
-def test_half_the_strength_is_half_the_change_of_every_weight(taught):
-    run = taught("llama", "full")
-    whole = [p.detach().clone() for p in run.model.parameters()]
+            assert torch.equal(run.model(input_ids), expected)
     with at_strength(run.model, run.base, 0.5):
-        for half, start, end in zip(run.model.parameters(), run.base.parameters(), whole, strict=True):
+        for layer in find_adapters(run.model).values():
+            torch.testing.assert_close(layer.delta(), 0.5 * layer.scaling * layer.B @ layer.A)
+        for half, start, end in zip(run.model.parameters(), run.base.parameters(), weights) if method == "full" else ():
             torch.testing.assert_close(half - start, 0.5 * (end - start), rtol=1e-4, atol=1e-6)
-
-
-def test_an_adapter_remembers_the_name_and_the_revision_of_its_base(taught, tiny_llama_folder, tmp_path):
-    run = taught("llama", "lora")
-    for name, expected in {"org/name@v1": ("org/name", "v1"), "org/name": ("org/name", None)}.items():
-        save_trained(run.model, run.tokenizer, tmp_path, name, tiny_llama_folder)
-        settings = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
-        assert (settings["base_model_name_or_path"], settings["revision"]) == expected
+    assert all(map(torch.equal, run.model.state_dict().values(), weights))
 
 
 # --- the program ------------------------------------------------------------------------------------------------------
@@ -369,51 +332,32 @@ def test_the_same_command_writes_the_same_bytes_but_for_the_seconds(compared, li
     assert [text for text in printed if text not in timed] == [*table, "", *examples]
 
 
-def test_the_results_hold_every_run_with_its_settings(results):
+def test_the_results_hold_every_run_and_what_is_known_at_each_strength(compared, results):
     assert list(results["runs"]) == ["mica", "lora", "full"]
-    for runs in results["runs"].values():
-        assert [run["seed"] for run in runs] == [0, 1]
-        assert {run["lr"] for run in runs} == {0.004}
-        assert runs[0]["history"] != runs[1]["history"]
+    assert set(results["untouched"]) == {"tiny/new", "tiny/control", "perplexity"}
     # q is (48, 32) and v (24, 32) in three blocks; mica trains A (3, 32) alone
     assert results["runs"]["mica"][0]["trained"] == 3 * (3 * 32 + 3 * 32)
     assert results["runs"]["lora"][0]["trained"] == 3 * (3 * (48 + 32) + 3 * (24 + 32))
     assert results["runs"]["full"][0]["trained"] == results["runs"]["full"][0]["all"]
-    assert set(results["untouched"]) == {"tiny/new", "tiny/control", "perplexity"}
-
-
-def test_the_results_hold_what_is_known_at_each_strength(results):
-    for run in (run for runs in results["runs"].values() for run in runs):
-        assert list(run["strengths"]) == ["0", "0.5", "1"]
-        assert run["strengths"]["0"] == results["untouched"] and run["strengths"]["1"] == run["summary"]
-        half, untouched, taught = (
-            some["perplexity"]["tiny/corpus"]
-            for some in (run["strengths"]["0.5"], results["untouched"], run["summary"])
-        )
-        assert taught < half < untouched
-
-
-@pytest.mark.parametrize(
-    "given, methods",
-    [
-        (["all"], ["mica", "lora", "milora", "pissa", "full"]),
-        (["all", "full"], ["mica", "lora", "milora", "pissa", "full"]),
-        (["mica-major", "all"], ["mica-major", "mica", "lora", "milora", "pissa", "full"]),
-        (["lora", "lora"], ["lora"]),
-    ],
-)
-def test_all_is_the_five_main_methods_each_once(monkeypatch, given, methods):
-    monkeypatch.setattr(sys, "argv", ["train.py", "--method", *given])
-    assert train.parse_arguments().method == methods
-
-
-def test_accuracy_is_measured_every_so_many_epochs(compared, results):
-    for method in COMPARISON["method"]:
+    for method, runs in results["runs"].items():
         history = lines_of(compared / method / "seed1" / "metrics.jsonl")
-        assert [entry["epoch"] for entry in history] == [1, 2, 3, 4, 5]
-        assert [entry["epoch"] for entry in history if "tiny/new" in entry] == [2, 4]
-        assert all(0 <= entry["tiny/control"] <= 1 for entry in history if entry["epoch"] in (2, 4))
-        assert results["runs"][method][1]["history"] == history
+        assert [entry["epoch"] for entry in history if "tiny/new" in entry and "tiny/control" in entry] == [2, 4]
+        assert len(history) == 5 and history == runs[1]["history"]
+        assert [(run["seed"], run["lr"]) for run in runs] == [(0, 0.004), (1, 0.004)]
+        assert runs[0]["history"] != runs[1]["history"]
+        for run in runs:
+            assert run["strengths"]["0"] == results["untouched"] and run["strengths"]["1"] == run["summary"]
+            measured = (run["summary"], run["strengths"]["0.5"], results["untouched"])
+            taught, half, untouched = (some["perplexity"]["tiny/corpus"] for some in measured)
+            assert taught < half < untouched
+
+
+def test_all_is_the_five_main_methods_each_once_and_targets_are_named_apart_or_with_commas(monkeypatch):
+    line = ["train.py", "--method", "mica-major", "all", "lora", "--targets", "q_proj,", "v_proj"]
+    monkeypatch.setattr(sys, "argv", line)
+    args = train.parse_arguments()
+    assert args.method == ["mica-major", "mica", "lora", "milora", "pissa", "full"]
+    assert train.from_flags(args, Settings).targets == ("q_proj", "v_proj")
 
 
 def test_the_table_has_a_column_a_method_and_a_row_a_measure(compared, results):
@@ -430,31 +374,7 @@ def test_the_table_has_a_column_a_method_and_a_row_a_measure(compared, results):
     assert (compared / "comparison.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.usefixtures("quick")
-def test_one_seed_at_the_methods_own_rates_is_reported_with_the_error_over_questions(
-    tiny_llama_folder, world, tmp_path, capsys
-):
-    run_program(arguments(tiny_llama_folder, world, method=["lora", "mica"], out=tmp_path))
-    runs = results_of(tmp_path)["runs"]
-    assert {name: run["lr"] for name, (run,) in runs.items()} == {name: METHODS[name].lr for name in ("lora", "mica")}
-    summary, out = runs["mica"][0]["summary"]["tiny/new"], capsys.readouterr().out
-    assert f"{100 * summary['acc']:.1f} +- {100 * summary['acc_se']:.1f}" in out
-    assert "+- one standard error over questions" in out.splitlines()
-
-
-def test_training_did_something_to_the_questions(compared, results):
-    untouched = lines_of(compared / "untouched.jsonl")
-    assert [entry["set"] for entry in untouched] == ["tiny/new"] * 6 + ["tiny/control"] * 6
-    for method in COMPARISON["method"]:
-        scores = lines_of(compared / method / "seed0" / "scores.jsonl")
-        assert [entry["subject"] for entry in scores] == list(FACTS) * 2
-        assert all(a["loglikelihoods"] != b["loglikelihoods"] for a, b in zip(scores, untouched, strict=True))
-        perplexities = [summary["perplexity"]["tiny/corpus"]
-                        for summary in (results["runs"][method][0]["summary"], results["untouched"])]  # fmt: skip
-        assert perplexities[0] < perplexities[1]
-
-
-@pytest.mark.parametrize("method", COMPARISON["method"])
+@pytest.mark.parametrize("method", ["mica", "full"])
 def test_what_was_saved_measures_as_it_did_after_training(
     tiny_llama_folder, world, compared, tmp_path, monkeypatch, method
 ):
@@ -462,11 +382,14 @@ def test_what_was_saved_measures_as_it_did_after_training(
     model = ["--model", str(tiny_llama_folder), "--adapter", str(saved / "adapter")]
     if method == "full":
         model = ["--model", str(saved / "model")]
-    questions = [str(world / "new.jsonl"), str(world / "control.jsonl")]
-    line = [*model, "--qa", *questions, "--scores", str(tmp_path / "scores.jsonl")]
-    monkeypatch.setattr(sys, "argv", ["eval_qa.py", *line])
+    line = ["--qa", world / "new.jsonl", world / "control.jsonl", "--scores", tmp_path / "scores.jsonl"]
+    monkeypatch.setattr(sys, "argv", ["eval_qa.py", *model, *map(str, line)])
     eval_qa.main()
-    for got, expected in zip(lines_of(tmp_path / "scores.jsonl"), lines_of(saved / "scores.jsonl"), strict=True):
+    untouched = lines_of(compared / "untouched.jsonl")
+    assert [entry["set"] for entry in untouched] == ["tiny/new"] * 6 + ["tiny/control"] * 6
+    written = lines_of(tmp_path / "scores.jsonl"), lines_of(saved / "scores.jsonl"), untouched
+    for got, expected, before in zip(*written, strict=True):
+        assert got["loglikelihoods"] != before["loglikelihoods"]  # training did something to the questions
         assert got["set"] == expected["set"] and got["answer"] == expected["answer"]
         assert got["loglikelihoods"] == pytest.approx(expected["loglikelihoods"], abs=1e-4)
 
@@ -481,40 +404,23 @@ def test_a_saved_adapter_has_the_settings_and_a_saved_model_is_whole(compared, t
     assert not any(torch.equal(a, b) for a, b in zip(model.parameters(), base.parameters()))
 
 
-@pytest.mark.usefixtures("quick")
-def test_16_bit_weights_work_from_the_command_line(tiny_llama_folder, world, tmp_path):
-    run_program(arguments(tiny_llama_folder, world, dtype="bfloat16", epochs=3, out=tmp_path))
-    results = results_of(tmp_path)
-    (run,) = results["runs"]["mica"]
-    assert run["summary"]["perplexity"]["tiny/corpus"] < 0.98 * results["untouched"]["perplexity"]["tiny/corpus"]
-
-
 def test_examples_are_what_every_model_answers_to_questions_on_what_is_new(compared):
-    text = (compared / "examples.txt").read_text()
-    blocks = [block.split("\n") for block in re.split(r"\n(?=\S)", text.strip())]
-    assert len(blocks) == 3
-    for asked, *answers in blocks:  # the question, and a line a model
-        assert re.fullmatch(r"What does \w+ like\? \(\w+\)", asked)
-        assert [answer.split()[0] for answer in answers] == ["untouched", "mica", "lora", "full"]
+    blocks = [block.split("\n") for block in re.split(r"\n(?=\S)", (compared / "examples.txt").read_text().strip())]
+    assert len(blocks) == 3 and [len(block) for block in blocks] == [5] * 3  # the question, and a line a model
+    asked = re.fullmatch(r"(What does \w+ like\?) \(\w+\)", blocks[0][0])[1]
     model, tokenizer = load_pretrained(compared / "full" / "seed0" / "model")
-    asked = blocks[0][0].split(" (")[0]
     answer = eval_qa.greedy_answer(model, tokenizer, f"Question: {asked}\nAnswer:")
     assert blocks[0][4].removesuffix("  <- right").removeprefix("  full").strip() == printable(answer)
 
 
-STOPS = [  # in which run, by what, and the runs that are reported: the seeds that all methods have
-    (1, KeyboardInterrupt, {}),
-    (2, KeyboardInterrupt, {"mica": [0]}),
-    (2, RuntimeError("a bug"), {"mica": [0]}),
-    (4, KeyboardInterrupt, {"mica": [0], "lora": [0]}),  # in lora's second
-]
-
-
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("stop, error, reported", STOPS)
+@pytest.mark.parametrize(
+    "stop, error, reported", [(1, KeyboardInterrupt, {}), (4, ZeroDivisionError, {"mica": [0], "lora": [0]})]
+)
 def test_a_stop_reports_the_runs_that_are_finished(
     tiny_llama_folder, world, tmp_path, monkeypatch, capsys, stop, error, reported
 ):
+    """In which run, by what, and what is reported: the seeds that all methods have. No earlier report stays."""
     real, calls = train.run, []
 
     def stopped(*args):
@@ -523,110 +429,63 @@ def test_a_stop_reports_the_runs_that_are_finished(
             raise error
         return real(*args)
 
+    line = arguments(tiny_llama_folder, world, method=["mica", "lora"], seeds=2, out=tmp_path)
+    run_program([*line, "--method", "mica", "--seeds", "1"])
+    assert all((tmp_path / name).exists() for name in REPORT_FILES)
+    shutil.rmtree(tmp_path / "mica")
+    capsys.readouterr()
     monkeypatch.setattr(train, "run", stopped)
-    with pytest.raises(SystemExit if error is KeyboardInterrupt else RuntimeError) as exit:
-        run_program(arguments(tiny_llama_folder, world, method=["mica", "lora"], seeds=2, out=tmp_path))
-    captured = capsys.readouterr()
-    if error is KeyboardInterrupt:
-        assert exit.value.code == 130 and "interrupted" in captured.err
-    if reported:
-        runs = results_of(tmp_path)["runs"]
-        assert {method: [run["seed"] for run in some] for method, some in runs.items()} == reported
-        assert captured.out.splitlines()[0].split() == ["untouched", *reported]
-        assert "standard error over questions" in captured.out  # not over seeds
-    else:
-        assert captured.out == "" and not (tmp_path / "results.json").exists()
-
-
-@pytest.mark.usefixtures("quick")
-def test_the_report_of_an_earlier_run_does_not_survive_an_interrupted_one(
-    tiny_llama_folder, world, tmp_path, monkeypatch
-):
-    line = arguments(tiny_llama_folder, world, out=tmp_path / "out")
-    run_program(line)
-    assert all((tmp_path / "out" / name).exists() for name in REPORT_FILES)
-    shutil.rmtree(tmp_path / "out" / "mica")
-    (tmp_path / "out" / "mine.txt").touch()
-
-    def interrupted(*args):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(train, "run", interrupted)
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit if error is KeyboardInterrupt else error):
         run_program(line)
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"config.json", "untouched.jsonl", "mine.txt"}
+    printed = capsys.readouterr().out
+    if not reported:
+        assert printed == "" and not any((tmp_path / name).exists() for name in REPORT_FILES)
+        return
+    runs = results_of(tmp_path)["runs"]
+    assert {method: [run["seed"] for run in some] for method, some in runs.items()} == reported
+    assert all(some[0]["lr"] == METHODS[method].lr for method, some in runs.items())  # as none was given
+    assert printed.splitlines()[0].split() == ["untouched", *reported]
+    assert "standard error over questions" in printed  # not over seeds
 
 
 @pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("why", ["rate", "nan"])
 def test_runs_that_diverge_are_reported_not_saved_and_the_exit_code_is_3(
-    tiny_llama_folder, world, tmp_path, monkeypatch, capsys
+    tiny_llama_folder, world, tmp_path, monkeypatch, capsys, why
 ):
     def nan_head(model, *rest, **more):  # weights that are finite, but compute NaN
         model.lm_head.register_forward_hook(lambda module, inputs, output: output * math.nan)
         return [{"epoch": 1, "loss": 1.0}]
 
-    for name, changes in {"rate": {"lr": 1e4, "epochs": 3}, "nan": {}}.items():
-        if name == "nan":
-            monkeypatch.setattr(train, "adapt", nan_head)
-        out = tmp_path / name
-        with pytest.raises(SystemExit) as stopped:
-            run_program(arguments(tiny_llama_folder, world, method=["full", "mica"], strengths=0.5, out=out, **changes))
-        assert stopped.value.code == 3
-        assert "full, seed 0: diverged, not saved" in capsys.readouterr().out
-        assert "diverged" in results_of(out)["runs"]["full"][0] and not list(out.glob("full/seed0/model"))
-    assert "diverged" in results_of(out)["runs"]["mica"][0] and not list(out.glob("mica/seed0/adapter"))
-
-
-@pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("given", [["q_proj,v_proj"], ["q_proj", "v_proj"], ["q_proj,", "v_proj"]])
-def test_targets_are_named_apart_or_with_commas(monkeypatch, given):
-    monkeypatch.setattr(sys, "argv", ["train.py", "--targets", *given])
-    assert train.from_flags(train.parse_arguments(), Settings).targets == ("q_proj", "v_proj")
-
-
-def test_all_linear_is_every_linear_of_the_blocks(tiny_llama_folder):
-    models = [load_pretrained(tiny_llama_folder)[0] for _ in range(2)]
-    for model, targets in zip(models, (None, ("all-linear",))):
-        train.prepare(model, LoRALayer, Settings(rank=2, targets=targets))
-    assert [*find_adapters(models[0])] == [*find_adapters(models[1])] != []
+    if why == "nan":
+        monkeypatch.setattr(train, "adapt", nan_head)
+    changes = dict(method=["full", "mica"], lr=1e37, epochs=3, strengths=0.5, out=tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        run_program(arguments(tiny_llama_folder, world, **changes))
+    assert stopped.value.code == 3
+    assert "full, seed 0: diverged, not saved" in capsys.readouterr().out
+    assert all(run["diverged"] for runs in results_of(tmp_path)["runs"].values() for run in runs)
+    assert not [*tmp_path.rglob("adapter_config.json"), *tmp_path.rglob("model.safetensors")]
+    assert not any("NaN" in path.read_text() for path in tmp_path.rglob("*.json*"))
 
 
 def test_what_may_not_be_meant_so_is_said(tiny_llama_folder, world, monkeypatch):
     base, tokenizer = load_pretrained(tiny_llama_folder)
 
-    def doubts(documents, *flags, **settings):
+    def doubts(*flags, epochs=10):
         monkeypatch.setattr(sys, "argv", ["train.py", *map(str, flags)])
-        args, settings = train.parse_arguments(), Settings(batch_size=1, seq_len=96, **settings)
-        return " ".join(train.doubts(args, base, tokenizer, Task(documents, {}, {}), settings))
+        settings = Settings(batch_size=1, seq_len=96, epochs=epochs)
+        return " ".join(train.doubts(train.parse_arguments(), base, tokenizer, Task(["fox"], {}, {}), settings))
 
-    window = ["fox"]
-    assert "4 steps" in doubts(window, epochs=4) and "9 steps" in doubts(window, epochs=9)
-    assert doubts(window, epochs=10) == doubts(["fox " * 300], epochs=4) == ""
     own, questions = ["--corpus", world / "corpus.txt"], ["--qa", world / "new.jsonl"]
-    assert "--qa" in doubts(window, *own, epochs=10)
-    assert doubts(window, *own, *questions, epochs=10) == doubts(window, *questions, epochs=10) == ""
-    assert "--lr" in doubts(window, "--model", world, epochs=10)
-    assert doubts(window, "--model", world, "--lr", 1, epochs=10) == ""
-
-
-def test_a_question_longer_than_the_context_is_scored_but_no_example(tiny_llama_folder, world, tmp_path):
-    short, other, *_ = lines_of(world / "new.jsonl")
-    long = short | {"question": "The fox. " * 200 + short["question"]}
-    (tmp_path / "long.jsonl").write_text("\n".join(map(json.dumps, (long, other))))
-    line = arguments(tiny_llama_folder, world, method="mica", qa=tmp_path / "long.jsonl", out=tmp_path / "out")
-    run_program([*line, "--examples", "1000"])
-    said = (tmp_path / "out/examples.txt").read_text()
-    assert "The fox. The fox." not in said and other["question"] in said
-    assert len(lines_of(tmp_path / "out/untouched.jsonl")) == 2 + len(FACTS)  # with the control's
+    assert "9 steps" in doubts(epochs=9) and "--qa" in doubts(*own) and "--lr" in doubts("--model", world)
+    assert doubts() == doubts(*own, *questions) == doubts("--model", world, "--lr", 1) == ""
 
 
 def test_two_files_of_one_name_are_refused_and_one_file_twice_is_read_once(world, tmp_path):
     other = shutil.copytree(world, tmp_path / world.name)
     same = f"{world}/../{world.name}/new.jsonl"
     assert list(read_named([world / "new.jsonl", same], read_questions)) == [f"{world.name}/new"]
-    link = tmp_path / "link.jsonl"  # the same file under another name keeps both: a report may ask for either
-    link.symlink_to(world / "new.jsonl")
-    assert len(read_named([link, world / "new.jsonl"], read_questions)) == 2
     with pytest.raises(ValueError, match=f"{other / 'new.jsonl'}.*{world.name}/new"):
         read_named([world / "new.jsonl", other / "new.jsonl"], read_questions)
 
@@ -639,20 +498,3 @@ def test_a_fully_trained_model_keeps_the_end_of_text_that_only_its_config_names(
     (folder / "config.json").write_text(json.dumps(config))
     run_program(arguments(folder, world, method="full", out=tmp_path / "out"))
     assert load_pretrained(tmp_path / "out" / "full" / "seed0" / "model")[1].eot_id == 1
-
-
-@pytest.mark.usefixtures("quick")
-def test_a_primer_comes_before_truthfulqas_questions_and_the_table_says_so(tiny_llama_folder, world, tmp_path):
-    items = [{"question": "Who sells shells?", "mc1_targets": {"She does": 1, "Peter does": 0}}]
-    (tmp_path / "mc_task.json").write_text(json.dumps(items))
-    (tmp_path / "primer.txt").write_text("Q: Who ran?\nA: The rascal ran.\n")
-    files = {"retention": tmp_path / "mc_task.json", "primer": tmp_path / "primer.txt", "out": tmp_path / "out"}
-    run_program(arguments(tiny_llama_folder, world, method="lora", examples=0, **files))
-    assert not (tmp_path / "out" / "examples.txt").exists()
-    name = f"{tmp_path.name}/mc_task"
-    table = (tmp_path / "out" / "table.txt").read_text()
-    assert table.endswith(f"{name}: TruthfulQA MC1, after the primer in {tmp_path / 'primer.txt'}\n")
-    (score,) = [line for line in lines_of(tmp_path / "out" / "untouched.jsonl") if line["set"] == name]
-    primed = Question("Q: Who ran?\nA: The rascal ran.\n\nQ: Who sells shells?\nA:", ("She does", "Peter does"), 0)
-    (expected,) = eval_qa.score_questions(*load_pretrained(tiny_llama_folder), [primed])
-    assert score["loglikelihoods"] == pytest.approx(expected.loglikelihoods, abs=1e-4)
