@@ -1,11 +1,10 @@
 """tools/reading.py: documents, and questions in other formats, as eval_qa.py reads them; what is wrong is named."""
 
 import json
-import sys
+import os
 
 import pytest
 
-import eval_qa
 from questions import Question, read_question_sets, read_questions
 from tools.reading import read_documents
 
@@ -24,12 +23,8 @@ SWAG = {
     "activity_label": "Sharpening a pencil",
     "ctx_a": "[header] How to sharpen it [title] Hold it  still. [step]  Press lightly.",
     "ctx_b": "the OLD fox",
-    "ctx": "[header] How to sharpen it [title] Hold it  still. [step]  Press lightly. the OLD fox",
-    "split": "val",
-    "split_type": "indomain",
     "label": 1,
     "endings": ["jumps over the dog.", " sells shells [title] to dogs. ", "[substeps] Runs."],
-    "source_id": "wikihow~7",
 }
 
 
@@ -73,46 +68,20 @@ def test_hellaswag_is_read_as_it_comes_and_cleaned_up(tmp_path):
         assert second.answer == 0
 
 
-MALFORMED_BENCHMARKS = {
-    "no question": {"mc1_targets": TRUTHFUL["mc1_targets"]},
-    "targets no object": TRUTHFUL | {"mc1_targets": [1, 0]},
-    "one choice": TRUTHFUL | {"mc1_targets": {"a": 1}},
-    "two right": TRUTHFUL | {"mc1_targets": {"a": 1, "b": 1, "c": 0}},
-    "uneven": TRUTHFUL | {"mc1_targets": {"choices": ["a", "b"], "labels": [1, 0, 0]}},
-    "test split of the Hub": SWAG | {"label": ""},
-    "label too large": SWAG | {"label": 3},
-    "label negative": SWAG | {"label": -1},
-    "nothing but layout": SWAG | {"endings": ["a", "b", " [step] "]},
-    "neither": {"ind": 7},
-}
-
-
-@pytest.mark.parametrize("item", MALFORMED_BENCHMARKS.values(), ids=MALFORMED_BENCHMARKS)
-def test_a_malformed_item_of_a_benchmark_is_named_with_its_place(tmp_path, item):
-    for path, place in (
-        (write_truthfulqa(tmp_path / "list.json", TRUTHFUL, item, TRUTHFUL), "item 2"),
-        (write_lines(tmp_path / "lines.jsonl", SWAG, item, SWAG), "line 2"),
-    ):
-        with pytest.raises(ValueError) as error:
-            read_questions(path)
-        assert str(error.value).startswith(f"{path}, {place}: ")
-
-
 @pytest.mark.parametrize(
-    "read, content, named",
+    "item",
     [
-        (read_questions, json.dumps([TRUTHFUL], indent=1).replace("},", "}").encode(), r"file, line \d+: not JSON"),
-        (read_questions, b"[]", "file holds no questions"),
-        (read_questions, b"ab\xe9", r"file is not UTF-8 text \(byte 2\)"),
-        (read_documents, b"ab\xe9", r"file is not UTF-8 text \(byte 2\)"),
-        (read_documents, b" \n\n\t\n", "file holds no text"),
-        (lambda file: read_documents(file.parent), b"not the name of a text", "holds no text"),
+        TRUTHFUL | {"mc1_targets": {"a": 1, "b": 1, "c": 0}},
+        TRUTHFUL | {"mc1_targets": {"choices": ["a", "b"], "labels": [1, 0, 0]}},
+        SWAG | {"label": ""},  # as in the test split
+        SWAG | {"endings": ["a", "b", " [step] "]},  # nothing but layout
+        {"ind": 7},
     ],
 )
-def test_a_file_that_holds_nothing_of_its_kind_is_named(tmp_path, read, content, named):
-    (tmp_path / "file").write_bytes(content)
-    with pytest.raises(ValueError, match=named):
-        read(tmp_path / "file")
+def test_a_malformed_item_of_a_benchmark_is_named_with_its_place(tmp_path, item):
+    path = write_truthfulqa(tmp_path / "list.json", TRUTHFUL, item, TRUTHFUL)
+    with pytest.raises(ValueError, match=f"^{path}, item 2: "):
+        read_questions(path)
 
 
 def test_notes_say_which_benchmark_was_read_and_after_which_primer(tmp_path):
@@ -131,58 +100,64 @@ def test_notes_say_which_benchmark_was_read_and_after_which_primer(tmp_path):
     assert read_question_sets([own])[1] == []
 
 
-def test_a_primer_without_truthfulqa_or_without_text_is_refused(tmp_path):
-    (tmp_path / "TruthfulQA").mkdir()
-    swag = write_lines(tmp_path / "TruthfulQA" / "swag.jsonl", SWAG)
+def test_a_primer_without_truthfulqa_is_refused(tmp_path):
     primer = tmp_path / "primer.txt"
     primer.write_text(PRIMER)
     with pytest.raises(ValueError, match="which is not among the questions"):
-        read_question_sets([swag], primer)
-    primer.write_text(" \n")
-    with pytest.raises(ValueError, match=r"primer\.txt holds no text"):
-        read_question_sets([write_truthfulqa(tmp_path / "mc_task.json", TRUTHFUL)], primer)
+        read_question_sets([write_lines(tmp_path / "swag.jsonl", SWAG)], primer)
 
 
-def test_blank_lines_separate_the_documents_of_a_file(tmp_path):
-    path = tmp_path / "corpus.txt"
-    path.write_bytes(b"one\nstill one\n\n\n  two\r\n \t\r\nthree\n\n")
-    assert read_documents(path) == ["one\nstill one", "two", "three"]
+# --- documents --------------------------------------------------------------------------------------------------------
+
+BOOK = "Before.\n\n# One\n\na #1\n\nb\n## Two\n#tag\n"
+DOCUMENTS = [  # a file, what is in it, its documents
+    ("corpus.txt", "one\nstill one\n\n\n  two\r\n \t\r\nthree\n\n", ["one\nstill one", "two", "three"]),
+    ("marks.txt", "\ufeffone\n\u00a0\n\ufefftwo\u00a0words\n \t\n\u00a0\ufeff\n", ["one", "two words"]),
+    ("book.md", BOOK, ["Before.", "# One\n\na #1\n\nb", "## Two\n#tag"]),
+    ("book.txt", BOOK, ["Before.", "# One", "a #1", "b\n## Two\n#tag"]),
+    ("notes.md", "one\n\ntwo", ["one", "two"]),
+    ("corpus.jsonl", '{"text": " The fox.\\n\\nThe dog. "}\n{"text": "Two", "meta": {}}\n{"text": " "}\n', ["The fox.\n\nThe dog.", "Two"]),
+    ("list.txt", '[\n {"text": "a"}, {"text": "b"}]', ["a", "b"]),  # JSON under the name of a text
+    ("curly.txt", "{curly} text, not JSON\n\n{'a': 1}", ["{curly} text, not JSON", "{'a': 1}"]),
+]  # fmt: skip
 
 
-def test_headings_separate_the_documents_of_an_md_file_that_has_any(tmp_path):
-    text = "Before.\n\n# One\n\na #1\n\nb\n## Two\n#tag\n"
-    for name, expected in {
-        "book.md": ["Before.", "# One\n\na #1\n\nb", "## Two\n#tag"],
-        "book.txt": ["Before.", "# One", "a #1", "b\n## Two\n#tag"],
-    }.items():
-        (tmp_path / name).write_text(text)
-        assert read_documents(tmp_path / name) == expected
-    (tmp_path / "notes.md").write_text("one\n\ntwo")
-    assert read_documents(tmp_path / "notes.md") == ["one", "two"]
+@pytest.mark.parametrize("name, text, documents", DOCUMENTS, ids=[name for name, *_ in DOCUMENTS])
+def test_what_separates_the_documents_of_a_file(tmp_path, name, text, documents):
+    (tmp_path / name).write_bytes(text.encode())
+    assert read_documents(tmp_path / name) == documents
 
 
-def test_a_folder_gives_the_documents_of_its_txt_and_md_files_in_order(tmp_path):
-    (tmp_path / "deeper").mkdir()
-    for name, text in {"b.txt": "b1\n\nb2", "a.md": "a", "deeper/c.txt": "c", "d.py": "d", "empty.txt": ""}.items():
-        (tmp_path / name).write_text(text)
-    for hidden in (".trash/a.md", ".b.txt"):
-        (tmp_path / hidden).parent.mkdir(exist_ok=True)
-        (tmp_path / hidden).write_text("hidden")
-    assert read_documents(tmp_path) == ["a", "b1", "b2", "c"]
+@pytest.mark.parametrize(
+    "name, content, named",
+    [
+        ("a.txt", b"ab\xe9", r"a.txt is not UTF-8 text \(byte 2\)"),
+        ("a.txt", "The fox".encode("utf-16-le"), "a.txt .*UTF-16.*UTF-8"),
+        ("a.txt", b" \n\n\t\n", "a.txt holds no text"),
+        (".", b"", "holds no text"),
+        ("a.jsonl", b'{"text": "a"}\n{"title": "b"}\n', "a.jsonl, line 2: not a document"),
+        ("a.jsonl", b"plain text", r"a.jsonl, line 1: not JSON \("),
+        ("pipe", b"", "pipe is a folder, pipe or device"),
+    ],
+)
+def test_a_file_that_holds_no_documents_is_named(tmp_path, name, content, named):
+    os.mkfifo(tmp_path / "pipe")
+    if name not in (".", "pipe"):
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=named):
+        read_documents(tmp_path / name)
 
 
-def test_benchmarks_are_measured_and_named_below_the_table(tiny_llama_folder, tmp_path, monkeypatch, capsys):
-    truthful = write_truthfulqa(tmp_path / "mc_task.json", TRUTHFUL, TRUTHFUL)
-    swag = write_lines(tmp_path / "swag.jsonl", SWAG, SWAG, SWAG)
-    primer = tmp_path / "primer.txt"
-    primer.write_text(PRIMER)
-    arguments = ["--qa", truthful, swag, "--primer", primer, "--scores", tmp_path / "scores.jsonl"]
-    monkeypatch.setattr(sys, "argv", ["eval_qa.py", "--model", str(tiny_llama_folder), *map(str, arguments)])
-    eval_qa.main()
-    name = tmp_path.name
-    _, first, second, *notes = capsys.readouterr().out.splitlines()
-    assert first.split()[:2] == [f"{name}/mc_task", "2"] and second.split()[:2] == [f"{name}/swag", "3"]
-    assert notes == [f"{name}/mc_task: TruthfulQA MC1, after the primer in {primer}", f"{name}/swag: HellaSwag"]
-    lines = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
-    assert [line["benchmark"] for line in lines] == ["TruthfulQA MC1"] * 2 + ["HellaSwag"] * 3
-    assert lines[0]["prompt"].startswith(PRIMER)
+def test_a_folder_gives_the_documents_of_its_txt_and_md_files_in_order_each_once(tmp_path, capsys):
+    corpus, elsewhere = tmp_path / "corpus", tmp_path / "elsewhere"
+    texts = {"b.TXT": "b1\n\nb2", "a.md": "a", "deeper.md/c.txt": "c", "d.py": "d", "empty.txt": "", ".b.txt": "hidden"}
+    for path, text in {**{corpus / name: text for name, text in texts.items()}, elsewhere / "e.txt": "e"}.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (corpus / "linked").symlink_to(elsewhere)
+    (corpus / "back").symlink_to(corpus)
+    (corpus / "again.txt").symlink_to("b.TXT")
+    (corpus / "broken.md").symlink_to("nowhere.md")
+    assert sorted(read_documents(corpus)) == ["a", "b1", "b2", "c", "e"]
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "is skipped" in said and "broken.md" in said
