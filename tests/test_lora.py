@@ -5,18 +5,11 @@ import copy
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
+from conftest import TINY, peft
 from torch import nn
 from torch.nn import functional as F
 
-from ablations import (
-    LoRAFALayer,
-    MajorMiCALayer,
-    OrthonormalMiCALayer,
-    RandomMiCALayer,
-    TrainedMiCALayer,
-    TransposedMiCALayer,
-)
+import ablations
 from gpt.model import GPT
 from lora import LoRALayer, count_trainable, find_adapters, merge_adapters, replace_linears
 from mica import MiCALayer
@@ -26,17 +19,10 @@ from train import METHODS
 TARGETS = ["q_proj", "v_proj"]  # weights (24, 24) and (12, 24)
 SHAPES = {"tall": (30, 12), "wide": (12, 30), "square": (20, 20)}  # (out, in)
 TRAINED = {  # what each method trains
-    LoRALayer: "AB",
-    MiCALayer: "A",
-    MajorMiCALayer: "A",
-    RandomMiCALayer: "A",
-    OrthonormalMiCALayer: "A",
-    TrainedMiCALayer: "AB",
-    TransposedMiCALayer: "B",
-    LoRAFALayer: "B",
-    MiLoRALayer: "AB",
-    PiSSALayer: "AB",
-}
+    LoRALayer: "AB", MiCALayer: "A", ablations.MajorMiCALayer: "A", ablations.RandomMiCALayer: "A",
+    ablations.OrthonormalMiCALayer: "A", ablations.TrainedMiCALayer: "AB", ablations.TransposedMiCALayer: "B",
+    ablations.LoRAFALayer: "B", MiLoRALayer: "AB", PiSSALayer: "AB",
+}  # fmt: skip
 ALL = {name: method.layer for name, method in METHODS.items() if method.layer}  # with one of your own, if you add it
 every_layer = pytest.mark.parametrize("layer_class", ALL.values(), ids=ALL)
 every_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
@@ -98,7 +84,7 @@ def test_forward_is_the_formula(dtype, tolerance):
     np.testing.assert_allclose(layer.delta().double().numpy(), 12 / 3 * B @ A, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_start_of_the_factors(dtype):
     torch.manual_seed(0)
     layer = LoRALayer(nn.Linear(400, 50, dtype=dtype), rank=8, alpha=8)
@@ -112,19 +98,7 @@ def test_start_of_the_factors(dtype):
     assert layer.A.std().item() == pytest.approx(bound / 3**0.5, rel=0.05)
 
 
-def test_dropout_is_on_in_training_only_and_takes_the_mode_of_the_linear():
-    torch.manual_seed(0)
-    layer = randomize(LoRALayer(nn.Linear(50, 5).eval(), rank=2, alpha=2, dropout=0.5))
-    x = torch.ones(1, 50)
-    assert not layer.training and torch.equal(layer(x), layer(x))
-    layer.train()
-    assert not torch.equal(layer(x), layer(x))
-    layer.A.data.zero_()  # dropout is on the adapter's path, never on the frozen one
-    assert torch.equal(layer(x), layer.linear(x))
-
-
 def test_forward_and_gradients_equal_pefts():
-    peft = pytest.importorskip("peft")
     torch.manual_seed(0)
     ours = nn.Sequential()
     ours.q_proj, ours.v_proj = nn.Linear(12, 20), nn.Linear(20, 8, bias=False)
@@ -146,15 +120,6 @@ def test_forward_and_gradients_equal_pefts():
         torch.testing.assert_close(mine.delta(), other.get_delta_weight("default"), rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("layer_class, trained", TRAINED.items())
-def test_a_lone_layer_trains_its_factors_only(layer_class, trained):
-    layer = layer_class(nn.Linear(6, 4), 4, 2)  # 4: the largest rank there is
-    assert layer_class in ALL.values()
-    assert {name for name, p in layer.named_parameters() if p.requires_grad} == set(trained)
-    sizes = {"A": 4 * 6, "B": 4 * 4}
-    assert count_trainable(layer)[0] == sum(sizes[name] for name in trained)
-
-
 @every_layer
 @every_shape
 def test_plain_factors_make_a_plain_lora_of_the_same_function(layer_class, shape):
@@ -162,8 +127,6 @@ def test_plain_factors_make_a_plain_lora_of_the_same_function(layer_class, shape
     layer = randomize(layer_class(nn.Linear(shape[1], shape[0], dtype=torch.float64), rank=4, alpha=12))
     A, B = layer.plain_factors()
     k = A.shape[0]
-    if layer_class in TRAINED:
-        assert k == (8 if layer_class in (MiLoRALayer, PiSSALayer) else 4)
     assert A.shape == (k, shape[1]) and B.shape == (shape[0], k) and not A.requires_grad and not B.requires_grad
     plain = LoRALayer(layer.linear, rank=k, alpha=layer.scaling * k)
     plain.A.data, plain.B.data = A, B
@@ -188,11 +151,6 @@ def test_a_target_is_the_last_part_of_a_name_or_a_full_name(model):
     names = [f"layers.{i}.self_attn.{leaf}" for i in range(2) for leaf in TARGETS]
     assert replace_linears(copy.deepcopy(model), LoRALayer, 4, 4, TARGETS) == names
     assert replace_linears(model, LoRALayer, 4, 4, ["layers.1.mlp.down_proj"]) == ["layers.1.mlp.down_proj"]
-    assert list(find_adapters(model)) == ["layers.1.mlp.down_proj"]
-
-
-def adapt_first(model):
-    replace_linears(model, LoRALayer, 4, 4, ["k_proj"])
 
 
 def break_a_weight(model):
@@ -200,18 +158,12 @@ def break_a_weight(model):
 
 
 REFUSED = [  # settings, what is done to the model before, what the sentence names
-    (dict(rank=0), None, ["rank 0"]),
     (dict(rank=13), None, ["rank 13", "1 to 12"]),  # fits q_proj, which comes first, but not v_proj
     (dict(alpha=0), None, ["alpha", "0"]),
-    (dict(alpha=-1), None, ["alpha", "-1"]),
-    (dict(alpha=float("nan")), None, ["alpha", "nan"]),
-    (dict(dropout=-0.1), None, ["dropout", "-0.1"]),
     (dict(dropout=1.0), None, ["dropout", "1.0"]),
     (dict(targets=["q_proj", "c_attn"]), None, ["c_attn", "down_proj", "v_proj"]),
-    (dict(targets=["layers.7.self_attn.q_proj"]), None, ["layers.7"]),
     (dict(targets=["norm"]), None, ["norm"]),  # it exists, but is not linear
-    (dict(targets=[]), None, ["target"]),
-    ({}, adapt_first, ["adapted"]),
+    ({}, lambda model: replace_linears(model, LoRALayer, 4, 4, ["k_proj"]), ["adapted"]),
     ({}, break_a_weight, ["NaN"]),
 ]
 
@@ -227,25 +179,17 @@ def test_what_cannot_be_adapted_is_refused_and_the_model_left_as_it_was(model, s
     assert repr(state_of(model)) == repr(state)  # repr: NaN is not itself
 
 
-@pytest.mark.parametrize("module", [nn.Conv1d(6, 4, 1), nn.Embedding(6, 4)])
-def test_only_a_linear_layer_is_adapted(module):
-    with pytest.raises(ValueError, match=type(module).__name__):
-        LoRALayer(module, 2, 1)
-
-
-@every_layer
+@pytest.mark.parametrize("layer_class", [LoRALayer, MiCALayer, MiLoRALayer])
 def test_merging_keeps_the_function_and_removes_every_adapter(model, ids, layer_class):
     base = model(ids).detach()
     names = [name for name, _ in model.named_modules()]
     adapted = replace_linears(model, layer_class, 4, 8, TARGETS)
     train(model, ids)
-    model.eval()
-    before = model(ids).detach()
+    before = model.eval()(ids).detach()
     assert merge_adapters(model) == adapted
     after = model(ids)
     assert (after - before).norm() <= 1e-5 * before.norm() < (before - base).norm()
-    assert [name for name, _ in model.named_modules()] == names
-    assert all(type(model.get_submodule(name)) is nn.Linear for name in adapted)
+    assert [name for name, _ in model.named_modules()] == names and not find_adapters(model)
     assert not any(module.training for module in model.modules()) and count_trainable(model)[0] == 0
     with pytest.raises(ValueError, match="no adapters"):
         merge_adapters(model)
@@ -268,49 +212,3 @@ def test_counting(model):
     replace_linears(model, LoRALayer, 4, 4, TARGETS)
     added = 2 * (4 * (24 + 24) + 4 * (24 + 12))  # two layers, each q: r (in + out), v: r (in + out)
     assert count_trainable(model) == (added, tied + added)
-
-
-def test_counting_needs_no_memory():
-    with torch.device("meta"):  # the queries and values of one layer of Llama-2-7B
-        model = nn.Sequential()
-        model.q_proj, model.v_proj = nn.Linear(4096, 4096, bias=False), nn.Linear(4096, 4096, bias=False)
-    replace_linears(model, LoRALayer, 128, 128, TARGETS)
-    assert 32 * count_trainable(model)[0] == 67_108_864  # 67.11M in the paper's table
-
-
-class RSLoRALayer(LoRALayer):
-    """A method of one's own that is right: another scaling, which all follow."""
-
-    def __init__(self, linear, rank, alpha, dropout=0.0):
-        super().__init__(linear, rank, alpha, dropout)
-        self.scaling = alpha / rank**0.5
-
-
-class DoublingLayer(LoRALayer):
-    """One that forgets to override delta() and plain_factors()."""
-
-    def update(self, x):
-        return 2 * super().update(x)
-
-
-class HalfDoublingLayer(DoublingLayer):
-    """One that forgets plain_factors() only."""
-
-    def delta(self):
-        return 2 * super().delta()
-
-
-@pytest.mark.parametrize("layer_class, named", [(DoublingLayer, "forward"), (HalfDoublingLayer, "plain_factors")])
-def test_a_method_of_ones_own_is_not_merged_as_another(model, ids, layer_class, named):
-    right = copy.deepcopy(model)
-    replace_linears(right, RSLoRALayer, 4, 8, TARGETS)
-    replace_linears(model, layer_class, 4, 8, TARGETS)
-    for layer in (*find_adapters(right).values(), *find_adapters(model).values()):
-        randomize(layer)
-    before = right(ids)
-    merge_adapters(right)
-    torch.testing.assert_close(right(ids), before, rtol=1e-4, atol=1e-4)
-    with pytest.raises(ValueError) as refused:
-        merge_adapters(model)
-    assert layer_class.__name__ in str(refused.value) and named in str(refused.value)
-    assert find_adapters(model)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from test_lora import SHAPES, every_shape, randomize
+from test_lora import every_shape
 from torch import nn
 from torch.nn import functional as F
 
@@ -21,7 +21,6 @@ from milora import MiLoRALayer, PiSSALayer
 
 RANK, ALPHA = 4, 12
 SCALE = ALPHA / RANK
-LARGE = {"large": (150, 150), "large tall": (180, 140)}  # of these only a few singular vectors are computed
 either = pytest.mark.parametrize("layer_class", [MiLoRALayer, PiSSALayer])
 
 
@@ -63,8 +62,13 @@ def changed(layer_class, shape=(20, 20), dtype=torch.float64, **settings):
 # --- MiLoRA and PiSSA ---
 
 
-@pytest.mark.parametrize("shape", (SHAPES | LARGE).values(), ids=SHAPES | LARGE)
-@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-7), (torch.float32, 1e-4), (torch.bfloat16, 1e-4)])
+@pytest.mark.parametrize(
+    "shape, dtype, tolerance",
+    [
+        ((20, 20), torch.float64, 1e-7), ((30, 12), torch.float64, 1e-7), ((12, 30), torch.bfloat16, 1e-4),
+        ((180, 140), torch.float32, 1e-4),  # of these only a few singular vectors are computed
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("layer_class, part", [(MiLoRALayer, slice(-RANK, None)), (PiSSALayer, slice(RANK))])
 def test_the_factors_start_as_components_of_the_weight(layer_class, part, shape, dtype, tolerance):
     linear = linear_with_gaps(shape, dtype)
@@ -79,17 +83,10 @@ def test_the_factors_start_as_components_of_the_weight(layer_class, part, shape,
 
 
 @either
-def test_the_start_is_kept_in_buffers_of_its_own(layer_class):
-    layer = layer_class(nn.Linear(6, 4), 2, 4)
-    assert {name for name, _ in layer.named_buffers()} == {"A0", "B0"}
-    assert torch.equal(layer.A, layer.A0) and torch.equal(layer.B, layer.B0) and not layer.delta().any()
-    assert layer.A.data_ptr() != layer.A0.data_ptr() and layer.B.data_ptr() != layer.B0.data_ptr()
-
-
-@either
 @every_shape
 def test_the_function_is_that_of_the_split_weight(layer_class, shape):
     layer = changed(layer_class, shape)
+    assert {name for name, _ in layer.named_buffers()} == {"A0", "B0"}  # the start is kept in buffers of its own
     W, A, B, A0, B0 = (numbers(t) for t in (layer.linear.weight, layer.A, layer.B, layer.A0, layer.B0))
     residual = W - SCALE * B0 @ A0
     x = torch.randn(3, 5, shape[1], dtype=torch.float64)
@@ -126,13 +123,12 @@ def test_dropout_is_on_what_is_trained_only(layer_class):
     assert not torch.allclose(dropped, x)
 
 
-@pytest.mark.parametrize("layer_class, share", [(MiLoRALayer, 0.1), (PiSSALayer, 0.01)])
-def test_a_bfloat16_base_is_rounded_no_more_than_without_an_adapter(layer_class, share):
+def test_a_bfloat16_base_is_rounded_no_more_than_without_an_adapter():
     """Rounding W - s B A to bfloat16 would make the error 1.7 times as large before anything is learned."""
     torch.manual_seed(0)
     linear = nn.Linear(128, 128, bias=False, dtype=torch.bfloat16)
     x = torch.randn(256, 128, dtype=torch.bfloat16)
-    layer = layer_class(linear, rank=8, alpha=16)
+    layer = MiLoRALayer(linear, rank=8, alpha=16)
 
     def error(y, change=0.0):
         exact = x.double() @ (linear.weight.double() + change).T
@@ -144,7 +140,7 @@ def test_a_bfloat16_base_is_rounded_no_more_than_without_an_adapter(layer_class,
     split = F.linear(x, residual) + (2 * x.float() @ layer.A.T @ layer.B.T).bfloat16()
     assert error(split) > 1.4 * plain
     for factor in (layer.A, layer.B):
-        factor.data += share * factor.std() * torch.randn_like(factor)
+        factor.data += 0.1 * factor.std() * torch.randn_like(factor)
     change = 2 * (layer.B.double() @ layer.A.double() - layer.B0.double() @ layer.A0.double())
     assert error(linear(x), change) > error(layer(x), change)  # it has learned something that shows in bfloat16
     assert error(layer(x), change) <= 1.5 * plain
@@ -179,22 +175,11 @@ def test_random_directions_are_any_distinct_singular_vectors(shape):
     assert all_drawn == set(range(min(shape)))
 
 
-@every_shape
-def test_orthonormal_directions_are_no_singular_vectors(shape):
+def test_orthonormal_directions_are_no_singular_vectors():
     torch.manual_seed(0)
-    layer = OrthonormalMiCALayer(linear_with_gaps(shape, torch.float32), RANK, ALPHA)
+    layer = OrthonormalMiCALayer(linear_with_gaps((30, 12), torch.float32), RANK, ALPHA)
     np.testing.assert_allclose(numbers(layer.B.T @ layer.B), np.eye(RANK), rtol=0, atol=1e-5)
     assert np.abs(np.linalg.svd(layer.linear.weight.numpy())[0].T @ numbers(layer.B)).max() < 0.9
-
-
-@pytest.mark.parametrize("layer_class", [LoRALayer, RandomMiCALayer, OrthonormalMiCALayer])
-def test_a_random_start_follows_the_seed(layer_class):
-    def start(seed):
-        torch.manual_seed(seed)
-        layer = layer_class(linear_with_gaps((30, 12)), RANK, ALPHA)
-        return torch.cat([layer.A.flatten(), layer.B.flatten()])
-
-    assert torch.equal(start(1), start(1)) and not torch.equal(start(1), start(2))
 
 
 @every_shape
@@ -214,30 +199,3 @@ def test_lora_fa_is_lora_with_its_a_left_alone():
     lora, frozen = start(LoRALayer), start(LoRAFALayer)
     assert torch.equal(frozen.A, lora.A) and not frozen.B.any()
     assert set(dict(frozen.named_buffers())) == {"A"} and not frozen.A.requires_grad
-
-
-@pytest.mark.parametrize(
-    "layer_class, first, later",
-    [
-        (LoRALayer, {"B"}, {"A", "B"}),  # A waits until B has moved
-        (MiCALayer, {"A"}, {"A"}),
-        (MajorMiCALayer, {"A"}, {"A"}),
-        (RandomMiCALayer, {"A"}, {"A"}),
-        (OrthonormalMiCALayer, {"A"}, {"A"}),
-        (TrainedMiCALayer, {"A"}, {"A", "B"}),  # B waits until A has moved
-        (TransposedMiCALayer, {"B"}, {"B"}),
-        (LoRAFALayer, {"B"}, {"B"}),
-        (MiLoRALayer, {"A", "B"}, {"A", "B"}),
-        (PiSSALayer, {"A", "B"}, {"A", "B"}),
-    ],
-)
-def test_gradients_reach_what_is_trained(layer_class, first, later):
-    def reached(layer):
-        layer(torch.randn(3, 20)).square().sum().backward()
-        return {name for name, p in layer.named_parameters() if p.grad is not None and p.grad.any()}
-
-    torch.manual_seed(0)
-    layer = layer_class(linear_with_gaps((20, 20), torch.float32), RANK, ALPHA)
-    assert reached(layer) == first
-    layer.zero_grad()
-    assert reached(randomize(layer)) == later
