@@ -1,26 +1,22 @@
 """fast/loss.py against the plain loss: train.next_token_loss of all logits at once."""
 
-import os
-import subprocess
-import sys
-from functools import partial
-from pathlib import Path
-
 import pytest
 import torch
 from conftest import TINY
+from test_rehearsal import Letters
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fast.loss
 import train
 from corpus import IGNORE
+from eval_qa import BASE
 from fast.loss import compiled, head_is_large_and_frozen, loss_in_chunks
 from gpt import GPT, load_pretrained
-from lora import LoRALayer
+from lora import LoRALayer, without_adapters
+from rehearsal import Rehearsal
 from train import METHODS, Settings, next_token_loss, prepare
 
-ROOT = Path(__file__).resolve().parents[2]
 TOKENS, HIDDEN, VOCAB = 50, 12, 70
 
 
@@ -49,8 +45,9 @@ def with_gradient(loss_of, hidden, weight, targets, *more):
 TOLERANCES = {torch.float64: 1e-14, torch.float32: 2e-6, torch.bfloat16: 2e-2}
 
 
-@pytest.mark.parametrize("dtype", TOLERANCES)
-@pytest.mark.parametrize("chunk", [1, 7 * VOCAB, 10**9])  # a token at a time, seven with some left over, all at once
+@pytest.mark.parametrize(  # a token at a time, seven with some left over, all at once
+    "dtype, chunk", [(torch.float64, 1), (torch.float32, 7 * VOCAB), (torch.bfloat16, 10**9), (torch.float64, 10**9)]
+)
 def test_loss_and_gradient_are_the_plain_ones_to_rounding(dtype, chunk, monkeypatch):
     monkeypatch.setattr(fast.loss, "CHUNK", chunk)
     arguments = problem(dtype)
@@ -72,13 +69,10 @@ def test_logits_too_large_for_an_exponential_are_no_trouble():
 def test_where_nothing_is_asked_there_is_no_loss_whatever_the_hidden_states_are():
     hidden, weight, targets = problem(torch.float32)
     hidden[targets == IGNORE] = torch.inf
-    for loss_of in (plain, partial(loss_in_chunks, ignore=IGNORE)):
-        loss, gradient = with_gradient(loss_of, hidden, weight, targets)
-        assert loss.isfinite() and not gradient[targets == IGNORE].nan_to_num().any()
-        loss, gradient = with_gradient(loss_of, hidden, weight, torch.full_like(targets, IGNORE))
-        assert loss == 0 and not gradient.nan_to_num().any()
-        loss, gradient = with_gradient(loss_of, hidden[:0], weight, targets[:0])
-        assert loss == 0 and gradient.shape == (0, *hidden.shape[1:])
+    loss, gradient = with_gradient(loss_in_chunks, hidden, weight, targets, IGNORE)
+    assert loss.isfinite() and not gradient[targets == IGNORE].any()
+    loss, gradient = with_gradient(loss_in_chunks, hidden, weight, torch.full_like(targets, IGNORE), IGNORE)
+    assert loss == 0 and not gradient.any()
 
 
 def test_no_more_logits_are_held_than_a_chunk_of_them(monkeypatch):
@@ -128,25 +122,46 @@ def tiny_model(method="lora", targets=("q_proj", "v_proj"), dtype=torch.float32)
     return model
 
 
+def with_gradients(model, loss_of, *batch):
+    """The loss and the gradient of every factor."""
+    loss = loss_of(model, *batch)
+    loss.backward()
+    found = [loss.detach(), *(p.grad for p in model.parameters() if p.requires_grad)]
+    model.zero_grad()
+    return found
+
+
+def assert_close(found, expected, tolerance):
+    for one, other in zip(found, expected, strict=True):
+        assert (one - other).norm() <= tolerance * other.norm()
+
+
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 5e-2)])
 def test_every_factor_gets_the_gradient_of_the_plain_loss(dtype, tolerance, monkeypatch):
     monkeypatch.setattr(fast.loss, "CHUNK", 6 * TINY.vocab_size)
-    model = tiny_model(dtype=dtype)
+    model, found, calls = tiny_model(dtype=dtype), [], []
+    monkeypatch.setattr(train, "loss_in_chunks", lambda *given: calls.append(1) or loss_in_chunks(*given))
     x = torch.randint(TINY.vocab_size, (3, 9))
-    y = x.roll(-1, dims=1).masked_fill(x < 20, IGNORE)
-    found = {}
-    for large in (True, False):
-        monkeypatch.setattr(fast.loss, "LARGE", TINY.vocab_size if large else TINY.vocab_size + 1)
-        calls = []
-        monkeypatch.setattr(train, "loss_in_chunks", lambda *given: calls.append(1) or loss_in_chunks(*given))
-        loss = next_token_loss(model, x, y)
-        loss.backward()
-        assert len(calls) == large
-        found[large] = [loss.detach(), *(p.grad for p in model.parameters() if p.requires_grad)]
-        model.zero_grad()
-    assert len(found[True]) == 1 + 2 * 2 * TINY.n_layers
-    for one, other in zip(found[True], found[False], strict=True):
-        assert (one - other).norm() <= tolerance * other.norm()
+    for large in (TINY.vocab_size, TINY.vocab_size + 1):
+        monkeypatch.setattr(fast.loss, "LARGE", large)
+        found.append(with_gradients(model, next_token_loss, x, x.roll(-1, dims=1).masked_fill(x < 20, IGNORE)))
+    assert len(calls) == 1 and len(found[0]) == 1 + 2 * 2 * TINY.n_layers
+    assert_close(*found, tolerance)
+
+
+@pytest.mark.slow
+def test_compiled_losses_are_the_plain_ones_to_rounding(monkeypatch):
+    """What is learned and what is rehearsed, each in chunks: the custom gradients are compiled too."""
+    monkeypatch.setattr(fast.loss, "LARGE", TINY.vocab_size)
+    monkeypatch.setattr(fast.loss, "CHUNK", 10 * TINY.vocab_size)
+    texts, model = ["abcd efg hij klm", "the quick brown fox jumps over"] * 4, tiny_model()
+    with without_adapters(model):
+        rehearsal = Rehearsal(model, Letters(), texts, seq_len=9, batch_size=3, seed=0)
+    x, y, untouched = rehearsal.next_batch(model.device)
+    for loss_of, batch in ((next_token_loss, (x, y)), (rehearsal.loss, (x, y, untouched))):
+        plain = with_gradients(model, loss_of, *batch)
+        assert plain[0] > 0
+        assert_close(with_gradients(model, compiled(loss_of, model.device), *batch), plain, 1e-5)
 
 
 @pytest.mark.parametrize(
@@ -163,27 +178,8 @@ def test_the_chunks_are_for_large_heads_that_are_frozen_and_have_no_adapter(meth
 
 def test_the_shipped_model_has_a_small_vocabulary():
     """Its results are published to the bit, so its loss stays the plain one."""
-    model, _ = load_pretrained(ROOT / "data/base")
+    model, _ = load_pretrained(BASE)
     assert not head_is_large_and_frozen(model.requires_grad_(False).lm_head)
-
-
-# --- compiled ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("large", [True, False])
-def test_a_compiled_loss_is_the_plain_one_to_rounding(large, monkeypatch):
-    monkeypatch.setattr(fast.loss, "LARGE", TINY.vocab_size if large else TINY.vocab_size + 1)
-    monkeypatch.setattr(fast.loss, "CHUNK", 10 * TINY.vocab_size)
-    model, found = tiny_model(), []
-    x = torch.randint(TINY.vocab_size, (3, 9))
-    for loss_of in (next_token_loss, compiled(next_token_loss, model.device)):
-        loss = loss_of(model, x, x.roll(-1, dims=1))
-        loss.backward()
-        found.append([loss.detach(), *(p.grad for p in model.parameters() if p.requires_grad)])
-        model.zero_grad()
-    for one, other in zip(*found, strict=True):
-        assert (one - other).norm() <= 1e-5 * other.norm()
 
 
 def test_an_error_of_many_lines_becomes_one_sentence(monkeypatch):
@@ -193,12 +189,3 @@ def test_an_error_of_many_lines_becomes_one_sentence(monkeypatch):
     monkeypatch.setattr(torch, "compile", fails)
     with pytest.raises(ValueError, match=r"^--compile .*cpu.*\(no compiler\).*$"):
         compiled(next_token_loss, torch.device("cpu"))
-
-
-@pytest.mark.slow
-def test_without_a_compiler_the_program_says_so_and_exits_2(tmp_path):
-    environment = os.environ | {"CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
-    line = [sys.executable, "train.py", "--compile", "--device", "cpu", "--out", str(tmp_path / "out")]
-    done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith("train.py: --compile") and "Traceback" not in done.stderr
