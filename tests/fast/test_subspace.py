@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from fast import subspace
 from fast.subspace import major_components, minor_components
@@ -16,7 +14,6 @@ from mica import minor_directions
 
 F16, BF16, F32, F64 = torch.float16, torch.bfloat16, torch.float32, torch.float64
 SQUARE, WIDE, TALL, NEARLY = (130, 130), (130, 300), (300, 130), (257, 256)  # (out, in): from subspace.SMALL on
-SHAPES = {"square": SQUARE, "wide": WIDE, "tall": TALL, "nearly square": NEARLY}
 both = pytest.mark.parametrize("find", [minor_components, major_components])
 
 
@@ -59,37 +56,25 @@ SPECTRA = {  # of k singular values, the largest 1
     "half the rank": lambda k, rng: 1.0 * (np.arange(k) <= k // 2),
     "zero": lambda k, rng: np.zeros(k),
 }
-CHANGES = {
-    "none": lambda W: None,
-    "zero rows": lambda W: W[::3].zero_(),
-    "zero columns": lambda W: W[:, ::3].zero_(),
-    "equal rows": lambda W: W[1::2].copy_(W[: W.shape[0] // 2 * 2 : 2]),
-    "equal columns": lambda W: W[:, 1::2].copy_(W[:, : W.shape[1] // 2 * 2 : 2]),
-}
-SCALES = {  # up to the largest numbers that leave room for the singular values, down to denormal ones
-    F16: [1, 3e4, 1e-6],
-    BF16: [1, 1e36, 1e-36, 1e-39],
-    F32: [1, 1e36, 1e-36, 1e-40],
-    F64: [1, 1e300, 1e-300, 1e-310],
-}
+# Up to the largest numbers that leave room for the singular values, down to denormal ones
+SCALES = [(F16, [1, 3e4, 1e-6]), (BF16, [1, 1e36, 1e-39]), (F32, [1, 1e36, 1e-40]), (F64, [1, 1e300, 1e-310])]
 
 
-@st.composite
-def weights(draw):
+def random_weight(seed):
     """(W, rank) of all kinds, up to (40, 40)."""
-    k, more = draw(st.integers(1, 40)), draw(st.sampled_from([0, 0, 1, 12]))
-    shape = draw(st.permutations([k, min(k + more, 40)]))
-    rank = draw(st.one_of(st.integers(1, k), st.sampled_from(sorted({1, max(1, k // 4), min(k, k // 4 + 1), k}))))
-    dtype = draw(st.sampled_from([F32, F64, BF16, F16]))
-    rng = np.random.default_rng(draw(st.integers(0, 999)))
-    S = SPECTRA[draw(st.sampled_from(list(SPECTRA)))](k, rng)
-    if draw(st.booleans()):
+    rng = np.random.default_rng(seed)
+    k = int(rng.integers(1, 41))
+    shape = tuple(rng.permutation([k, min(k + int(rng.choice([0, 0, 1, 12])), 40)]))
+    S = rng.choice(list(SPECTRA.values()))(k, rng)
+    if rng.random() < 0.5:
         W = weight(S, shape, seed=rng)
     else:  # the singular vectors are unit vectors
         W = torch.from_numpy(rng.permutation(np.eye(shape[0], k) * S @ np.eye(k, shape[1])))
-    CHANGES[draw(st.sampled_from(list(CHANGES)))](W)
-    W = (W * draw(st.sampled_from(SCALES[dtype]))).to(dtype)
-    return W.T.contiguous().T if draw(st.booleans()) else W, rank
+    if (change := rng.random()) < 0.3:
+        W[::3] = 0 if change < 0.2 else W[0].clone()  # zero or equal rows
+    dtype, scales = SCALES[int(rng.integers(len(SCALES)))]
+    W = (W * rng.choice(scales)).to(dtype)
+    return W.T.contiguous().T if rng.random() < 0.5 else W, int(rng.integers(1, k + 1))
 
 
 # --- what must be true of the components of any weight ---
@@ -152,17 +137,16 @@ def projector(B):
 
 
 @both
-@settings(max_examples=150, deadline=None)
-@given(weights(), st.booleans())
-def test_components_of_any_weight(find, case, large):
-    with patch.multiple(subspace, SMALL=8, LARGE=8 if large else 512):  # so that all of them take the fast way
-        assert_components(find, *case)
+def test_components_of_any_weight(find):
+    for seed in range(240):
+        with patch.multiple(subspace, SMALL=8, LARGE=8 if seed % 5 else 512):  # so that all of them take the fast way
+            assert_components(find, *random_weight(seed))
 
 
 @both
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize(
-    "dtype, spectrum", [(F32, "generic"), (F64, "steep"), (BF16, "few levels"), (F32, "half the rank")]
+    "shape, dtype, spectrum",
+    [(SQUARE, F32, "half the rank"), (WIDE, F64, "steep"), (TALL, BF16, "few levels"), (NEARLY, F32, "generic")],
 )
 def test_components_of_a_large_weight(find, shape, dtype, spectrum):
     S = SPECTRA[spectrum](min(shape), np.random.default_rng(0))
@@ -171,9 +155,7 @@ def test_components_of_a_large_weight(find, shape, dtype, spectrum):
 
 SPECIAL = {
     "growing": growing(130),
-    "identity": torch.eye(130),
     "ones": torch.ones(130, 130),
-    "permutation": torch.eye(130).roll(1, 0),
     "close to the cut": weight(np.r_[np.linspace(0.2, 0.202, 7), np.full(116, 0.5), np.linspace(0.99, 1, 7)]),
     "slow": weight(np.r_[np.ones(4), np.full(122, 1.4), np.full(4, 1.47)], dtype=F32),  # more rounds than at once
 }
@@ -185,7 +167,7 @@ def test_components_of_a_special_matrix(find, W):
     assert_components(find, W, 4)
 
 
-@pytest.mark.parametrize("size, rank, gap, dtype", [(200, 1, 4e-5, F32), (256, 2, 5e-5, F32), (200, 1, 6e-8, F64)])
+@pytest.mark.parametrize("size, rank, gap, dtype", [(256, 2, 5e-5, F32), (200, 1, 6e-8, F64)])
 @both
 def test_a_nearly_orthogonal_weight_needs_more_than_small_residuals(find, size, rank, gap, dtype):
     """Any vectors at all nearly are singular vectors of it."""
@@ -194,33 +176,22 @@ def test_a_nearly_orthogonal_weight_needs_more_than_small_residuals(find, size, 
     assert_components(find, W, rank)
 
 
-@pytest.mark.parametrize("dtype, tolerance", [(F64, 1e-8), (F32, 1e-4), (BF16, 1e-4)])
-@pytest.mark.parametrize("shape", [*SHAPES.values(), (30, 12)])
+@pytest.mark.parametrize("shape, dtype, tolerance", [(SQUARE, F32, 1e-4), (WIDE, BF16, 1e-4), (TALL, F64, 1e-8)])
 def test_the_minor_components_span_what_the_plain_svd_finds(shape, dtype, tolerance):
     W = with_gap(shape, dtype=dtype)
     U, S, _ = minor_components(W, 4)
     plain = minor_directions(W.to(U.dtype), 4)
-    assert plain.shape == U.shape and plain.dtype == U.dtype
+    assert plain.shape == U.shape and plain.dtype == U.dtype and (S < 1).all()
     np.testing.assert_allclose(projector(plain), projector(U), rtol=0, atol=tolerance)
-    assert (S < 1).all()
 
 
 @pytest.mark.parametrize("shape", [(30, 12), TALL])
-@pytest.mark.parametrize("all_of_them", [False, True])
-def test_a_tall_weight_does_not_give_its_left_null_space(shape, all_of_them):
+def test_a_tall_weight_does_not_give_its_left_null_space(shape):
     W = with_gap(shape)
-    B = minor_components(W, min(shape) if all_of_them else 4)[0]
+    B = minor_components(W, 4)[0]
     Q, _ = np.linalg.qr(W.numpy())  # (out, in): all that W can write to
     assert np.abs(projector(B) - Q @ Q.T @ projector(B)).max() < 1e-8
     assert values((W.T @ B).numpy()).min() > 0.09  # it would be zero in the null space
-
-
-@pytest.mark.parametrize("shape", [(20, 20), (12, 30), (30, 12), SQUARE, TALL])
-def test_minor_and_major_components_add_up_to_the_weight(shape):
-    W = gaussian(shape, F64)
-    for rank in (3, min(shape) // 2):
-        parts = minor_components(W, min(shape) - rank), major_components(W, rank)
-        torch.testing.assert_close(sum(U * S @ V.T for U, S, V in parts), W, rtol=0, atol=1e-7)
 
 
 @both
@@ -261,17 +232,12 @@ WHOLE = ("svd", F64)
     "W, rank, expected",
     [
         (gaussian(SQUARE), 4, [("lu", F32)]),
-        (gaussian(SQUARE, BF16), 4, [("lu", F32)]),
-        (gaussian((128, 128)), 32, [("lu", F32)]),
         (gaussian((128, 128)), 33, [WHOLE]),  # too many
         (gaussian((127, 127)), 4, [WHOLE]),  # too small
-        (gaussian(WIDE), 4, [("eigh", F64, (130, 130))]),
         (gaussian(TALL), 4, [("eigh", F64, (130, 130))]),
         (weight(np.r_[np.ones(126), 1e-6, 9e-7, 8e-7, 7e-7], dtype=F32), 4, [("lu", F32), ("lu", F64)]),
         (weight(np.r_[np.ones(126), np.full(4, 1e-12)]), 4, [("lu", F64), WHOLE]),
-        (weight(np.eye(130)[0], TALL), 4, [("eigh", F64, (130, 130)), WHOLE]),
         (torch.ones(130, 130), 4, [("lu", F32), ("lu", F64), WHOLE]),  # singular
-        (growing(130), 4, [("lu", F64), WHOLE]),
         (torch.zeros(130, 130), 4, [WHOLE]),
     ],
 )
@@ -281,10 +247,8 @@ def test_minor_components_are_found_with_the_least_work(decomposed, W, rank, exp
 
 
 @pytest.mark.parametrize("shape", [(512, 600), (600, 512)])
-@pytest.mark.parametrize("contiguous", [True, False])
-def test_of_a_large_gram_matrix_only_the_vectors_asked_for_are_computed(decomposed, monkeypatch, shape, contiguous):
+def test_of_a_large_gram_matrix_only_the_vectors_asked_for_are_computed(decomposed, monkeypatch, shape):
     W = gaussian(shape)
-    W = W if contiguous else W.T.contiguous().T
     monkeypatch.setattr(subspace, "LARGE", 512)
     assert_components(minor_components, W, 4)
     with patch.object(scipy.linalg, "eigh", wraps=scipy.linalg.eigh) as found:
@@ -292,52 +256,39 @@ def test_of_a_large_gram_matrix_only_the_vectors_asked_for_are_computed(decompos
     assert found.call_args.kwargs["subset_by_index"] == (0, 3)
 
 
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("shape", [SQUARE, TALL])
 def test_major_components_are_found_with_products_alone(decomposed, shape):
     W = weight(np.r_[np.ones(4), np.full(min(shape) - 4, 0.2)], shape, F32)
     assert decomposed(major_components, W, 4) == ([], 1)
 
 
-def bases(kind):
-    """A search that finds nothing. Some residuals of its bases are zero, but never all."""
-
-    def search(M, rank):
-        Q, Y = (subspace.orthonormal(subspace.random_columns(N, 2 * rank)) for N in (M, M.T))
-        for _ in range(3):
-            if kind == "left from right":
-                Q = subspace.orthonormal(M @ Y)
-            elif kind == "right from left":
-                Y = subspace.orthonormal(M.T @ Q)
-            elif kind == "not finite":
-                Q = Q * torch.inf
-            yield Q, Y
-
-    return search
+def nothing_found(M, rank):
+    """A search that finds nothing: its left bases are made of the right ones, so half of the residuals are zero."""
+    Y = subspace.orthonormal(subspace.random_columns(M.T, 2 * rank))
+    for _ in range(3):
+        yield subspace.orthonormal(M @ Y), Y
 
 
-@pytest.mark.parametrize("kind", ["random", "left from right", "right from left", "not finite"])
-@pytest.mark.parametrize("shape", [SQUARE, WIDE, TALL])
+@pytest.mark.parametrize("shape", [SQUARE, WIDE])
 @both
-def test_what_a_search_has_not_found_is_not_believed(decomposed, monkeypatch, find, shape, kind):
+def test_what_a_search_has_not_found_is_not_believed(decomposed, monkeypatch, find, shape):
     for name in ("inverse_iteration", "eigenvectors", "power_iteration"):
-        monkeypatch.setattr(subspace, name, bases(kind))
+        monkeypatch.setattr(subspace, name, nothing_found)
     W = gaussian(shape)
     assert_components(find, W, 4)
     precisions = 1 if find is minor_components and shape != SQUARE else 2  # then both, before all is decomposed
-    assert decomposed(find, W, 4) == ([(*WHOLE, shape)], 0 if kind == "not finite" else 3 * precisions)
+    assert decomposed(find, W, 4) == ([(*WHOLE, shape)], 3 * precisions)
 
 
-@pytest.mark.parametrize("dtype, result", [(BF16, F32), (F64, F64)])
 @both
-def test_a_meta_weight_has_only_shapes(find, dtype, result):
-    W = torch.empty(300, 200, dtype=dtype, device="meta")
-    factors = find(W, 7)
-    assert [(tuple(f.shape), f.dtype, f.device.type) for f in factors] == [
-        (shape, result, "meta") for shape in ((300, 7), (7,), (200, 7))
+def test_a_meta_weight_has_only_shapes(find):
+    factors = find(torch.empty(300, 200, dtype=BF16, device="meta"), 7)
+    assert [(tuple(f.shape), f.dtype, f.is_meta) for f in factors] == [
+        (shape, F32, True) for shape in ((300, 7), (7,), (200, 7))
     ]
 
 
-@pytest.mark.parametrize("shape", [SQUARE, WIDE, (20, 20)])
+@pytest.mark.parametrize("shape", [SQUARE, WIDE])
 @both
 def test_no_seed_matters_and_none_is_used_up_and_no_gradient_is_kept(find, shape):
     W, results = gaussian(shape).requires_grad_(), []
