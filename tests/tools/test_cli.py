@@ -1,10 +1,8 @@
 """tools/cli.py: what is written never lands on what is read, comes whole, and what goes wrong is one printable line."""
 
-import errno
 import os
+import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -47,11 +45,11 @@ def make_parser(**options):
 @pytest.mark.parametrize(
     "line, named",
     [
-        (["--out", ""], "--out"), (["--qa", "a", ""], "--qa"),
+        (["--out", ""], "--out"),
         (["--seed", "3"], "--seed"),  # no abbreviations: it would have been three seeds
         (["--seeds", "\x1b[31m\n" * 500], "--seeds"),
     ],
-)  # fmt: skip
+)
 def test_a_mistake_in_the_flags_is_one_printable_line(capsys, line, named):
     with pytest.raises(SystemExit) as stopped:
         make_parser().parse_args(line)
@@ -62,16 +60,9 @@ def test_a_mistake_in_the_flags_is_one_printable_line(capsys, line, named):
 
 def test_flags_know_the_home_folder_and_texts_stay_as_they_are(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
-    line = ["--out=~/runs", "--qa", "~/a", "b~"]
-    parsed = make_parser().parse_args(line)
+    parsed = make_parser(description=None).parse_args(["--out=~/runs", "--qa", "~/a", "b~"])  # None: of python -OO
     assert (parsed.out, parsed.qa) == ("/home/me/runs", ["/home/me/a", "b~"])
     assert make_parser(texts=["out"]).parse_args(["--out=~/runs"]).out == "~/runs"
-    assert make_parser(texts=["out"]).parse_args(["--out", ""]).out == ""
-
-
-def test_a_program_without_docstrings_has_flags_all_the_same():
-    assert make_parser(description=None).format_help()  # python -OO
-    assert "first\n" in make_parser(description="first\nsecond").format_help()
 
 
 # --- what is written lands on what was read ------------------------------------------------------------------------------
@@ -79,11 +70,8 @@ def test_a_program_without_docstrings_has_flags_all_the_same():
 
 @pytest.mark.parametrize(
     "out, read",
-    [
-        ("m", "m"), ("m/new/deeper", "m"), ("link/new", "m"), ("m", "link"), ("new/../m", "m"), (".", "m"),
-        ("m", "m/config.json"), ("m/config.json", "m/../m/config.json"),
-    ],
-)  # fmt: skip
+    [("m", "m"), ("link/new", "m"), ("m", "link"), (".", "m"), ("m/config.json", "m/../m/config.json")],
+)
 def test_an_output_on_in_or_around_an_input_is_refused(tmp_path, monkeypatch, out, read):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "m").mkdir()
@@ -95,8 +83,7 @@ def test_an_output_on_in_or_around_an_input_is_refused(tmp_path, monkeypatch, ou
 
 def test_an_output_beside_an_input_is_not(tmp_path):
     (tmp_path / "m").mkdir()
-    (tmp_path / "q.jsonl").touch()
-    check_apart([None, tmp_path / "out", tmp_path / "q.json"], [None, tmp_path / "m", tmp_path / "q.jsonl", "org/name"])
+    check_apart([None, tmp_path / "out", tmp_path / "m.json"], [None, tmp_path / "m", "org/name"])
 
 
 # --- files and folders come whole ----------------------------------------------------------------------------------------
@@ -126,7 +113,7 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path):
     assert names(tmp_path) == {"m", "link"} and (tmp_path / "link").is_symlink()
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("bad"), OSError("bad")])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError("bad")])
 def test_what_is_not_finished_changes_nothing(tmp_path, error):
     earlier(tmp_path / "m")
     write_json(tmp_path / "file", 1)
@@ -147,35 +134,18 @@ def test_a_folder_of_someone_elses_is_not_cleared_and_an_empty_one_is_filled(tmp
     write_new(tmp_path / "empty")
     assert names(tmp_path) == {"thesis", "empty"} and names(tmp_path / "empty") == {"weights", MADE_BY}
     monkeypatch.chdir(tmp_path / "empty")
-    for name in (".", ".."):
-        with pytest.raises(ValueError, match="current folder"):
-            write_new(name)
-
-
-def test_what_killed_processes_left_is_put_back_or_removed(tmp_path):
-    for name in ("m", "file"):
-        (tmp_path / f".{name}.lock").touch()
-    earlier(tmp_path / ".m.tmp")
-    earlier(tmp_path / ".m.old")  # killed between two renames
-    (tmp_path / ".file.tmp").write_text("half")
-    with pytest.raises(KeyboardInterrupt), whole_folder(tmp_path / "m"):
-        assert (tmp_path / "m" / "weights").read_text() == "old"  # it is back
-        raise KeyboardInterrupt
-    earlier(tmp_path / ".m.old")  # killed after both
-    write_new(tmp_path / "m")
-    write_json(tmp_path / "file", 1)
-    assert names(tmp_path) == {"m", "file"} and names(tmp_path / "m") == {"weights", MADE_BY}
+    with pytest.raises(ValueError, match="current folder"):
+        write_new("..")
 
 
 @needs_fork
 def test_a_kill_between_any_two_steps_leaves_the_old_or_the_new(tmp_path, monkeypatch):
     """A child is killed before each renaming and removing, in turn; the next run finds the one or the other whole."""
     monkeypatch.chdir(tmp_path)
-    steps = [(Path, "rename"), (Path, "unlink"), (os, "unlink"), (Path, "mkdir")]
-    found = []
-    for number in range(20):
+    found, code = [], -signal.SIGKILL
+    while code:
         earlier(tmp_path / "m")
-        left = number
+        left = len(found)
 
         def die_at(action):
             def step(*args, **kwargs):
@@ -188,22 +158,18 @@ def test_a_kill_between_any_two_steps_leaves_the_old_or_the_new(tmp_path, monkey
             return step
 
         def child():
-            for place, name in steps:
+            for place, name in [(Path, "rename"), (Path, "unlink"), (os, "unlink"), (Path, "mkdir")]:
                 setattr(place, name, die_at(getattr(place, name)))  # noqa: B023
             write_new("m")
 
         code = forked(child)[0]
-        with pytest.raises(KeyboardInterrupt), whole_folder(tmp_path / "m"):
+        with pytest.raises(KeyboardInterrupt), whole_folder(tmp_path / "m"):  # puts back or removes what is left
             held = names(tmp_path / "m")
             raise KeyboardInterrupt
         assert held in ({"weights", "only old", MADE_BY}, {"weights", MADE_BY}) and names(tmp_path) == {"m"}
         found.append("only old" in held)
-        if code == 0:
-            break
-        for path in (tmp_path / "m").iterdir():
-            path.unlink()
-        (tmp_path / "m").rmdir()
-    assert code == 0 and found == sorted(found, reverse=True) and len(set(found)) == 2  # first the old, then the new
+        shutil.rmtree(tmp_path / "m")
+    assert found == sorted(found, reverse=True) and len(set(found)) == 2  # first the old, then the new
 
 
 @needs_fork
@@ -237,15 +203,9 @@ def test_a_file_is_as_readable_as_any_and_holds_what_utf_8_can(tmp_path):
     (tmp_path / "plain").touch()
     assert (tmp_path / "deeper" / "file").stat().st_mode == (tmp_path / "plain").stat().st_mode
     assert (tmp_path / "deeper" / "file").read_text(encoding="utf-8") == "caf? é"
-
-
-@needs_fork
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
-def test_nothing_is_written_in_the_place_of_a_pipe(tmp_path):
-    os.mkfifo(tmp_path / "pipe")
+    os.mkfifo(tmp_path / "pipe")  # is no file to write in the place of
     with pytest.raises(ValueError, match="pipe"), atomic(tmp_path / "pipe"):
         pytest.fail("it began")
-    assert (tmp_path / "pipe").is_fifo() and names(tmp_path) == {"pipe"}
 
 
 # --- errors --------------------------------------------------------------------------------------------------------------
@@ -262,11 +222,10 @@ def program(body):
 
 
 @needs_fork
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_sigterm_ends_like_ctrl_c(number):
+def test_sigterm_ends_like_ctrl_c():
     def body():
         try:
-            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), signal.SIGTERM)
             print("lives")
         finally:
             print("reported")
@@ -291,9 +250,7 @@ def test_what_is_printed_is_no_obstacle(monkeypatch):
         MemoryError(),
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
         RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried to"),
-        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         SafetensorError("Error while serializing: I/O error: Cannot allocate memory (os error 12)"),
-        OSError(errno.ENOMEM, "Cannot allocate memory"),
     ],
 )
 def test_every_way_to_run_out_of_memory_is_one_sentence(error):
@@ -301,7 +258,7 @@ def test_every_way_to_run_out_of_memory_is_one_sentence(error):
 
 
 def test_other_errors_are_bugs_and_keep_their_traceback():
-    for error in (RuntimeError("shape mismatch"), KeyError("x"), TypeError()):
+    for error in (RuntimeError("shape mismatch"), KeyError("x")):
         with pytest.raises(type(error)), one_sentence_errors("program"):
             raise error
 
@@ -310,7 +267,6 @@ def test_other_errors_are_bugs_and_keep_their_traceback():
     "error, named",
     [
         (FileNotFoundError(2, "No such file or directory", "q\n.jsonl"), "no such file: q .jsonl"),
-        (OSError(18, "Cross-device link", "a", None, "b"), "a and b: Cross-device link"),
         (ValueError("two\nlines\x1b[31m"), "two lines [31m"),
         (ValueError("long" * 999), "longlong"),
     ],
@@ -324,28 +280,18 @@ def test_what_goes_wrong_gets_a_name_and_is_one_printable_line(error, named, cap
 
 
 @needs_fork
-@pytest.mark.parametrize(
-    "write",
-    [lambda path: save_file({"a": torch.zeros(10**5)}, path), lambda path: path.write_text("x" * 10**6)],
-    ids=["safetensors", "text"],
-)
-def test_a_full_disk_names_what_was_being_written(tmp_path, monkeypatch, write):
+def test_a_full_disk_names_what_was_being_written(tmp_path, monkeypatch):
     resource = pytest.importorskip("resource", reason="Windows has no limits on a file's size")
     monkeypatch.chdir(tmp_path)
 
     def body():
         resource.setrlimit(resource.RLIMIT_FSIZE, (99999, 99999))
         with whole_folder("new") as new, atomic(new / "model") as path:
-            write(path)
+            save_file({"a": torch.zeros(10**5)}, path)
 
     code, out, err = forked(program(body))
     assert (code, out, len(err.splitlines())) == (2, "", 1) and "cannot write to " in err and "model (" in err
     assert names(tmp_path) == set()
-
-
-def test_an_error_that_happens_while_reading_is_not_said_to_be_in_writing(tmp_path):
-    with pytest.raises(FileNotFoundError), whole_folder(tmp_path / "m"):
-        (tmp_path / "nowhere").read_text()
 
 
 def test_progress_is_a_line_now_and_then_where_there_is_no_terminal(monkeypatch, capsys):
@@ -356,12 +302,3 @@ def test_progress_is_a_line_now_and_then_where_there_is_no_terminal(monkeypatch,
     assert captured.out == "" and captured.err.splitlines() == [
         "steps: 2/5, 6 s, loss 2", "steps: 4/5, 12 s, loss 2", "steps: 5/5, 15 s, loss 2",
     ]  # fmt: skip
-
-
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes cannot be bound to cores here")
-def test_workers_are_as_many_as_the_cores_that_may_be_used():
-    core = min(os.sched_getaffinity(0))
-    code = f"import os, sys; os.sched_setaffinity(0, {{{core}}}); sys.argv = ['study', '--help']\n"
-    code += "import study.__main__ as study; study.main()"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
-    assert "each with one thread (default: 1)" in " ".join(done.stdout.split())

@@ -37,11 +37,9 @@ def test_a_dataclass_is_built_from_json():
 @pytest.mark.parametrize(
     "change, named",
     [
-        ({"rank": 8.0}, "rank"), ({"rank": True}, "rank"), ({"rank": None}, "rank"), ({"rank": 10**400}, "rank"),
-        ({"rate": math.nan}, "rate"), ({"rate": math.inf}, "rate"), ({"rate": 10**400}, "rate"), ({"rate": "x"}, "rate"),
-        ({"kind": "dora"}, "lora, mica"), ({"kind": ["lora"]}, "kind"), ({"several": ["x", 1]}, "several, item 2"),
-        ({"several": "xy"}, "several"), ({"table": {"q": "2"}}, "table, 'q'"), ({"inner": {}}, "n"), ({"inner": 3}, "inner|n"),
-        ({"name": []}, "name"),
+        ({"rank": 8.0}, "rank"), ({"rank": True}, "rank"), ({"rank": 10**400}, "rank"), ({"rate": math.nan}, "rate"),
+        ({"rate": "x"}, "rate"), ({"kind": "dora"}, "lora, mica"), ({"several": ["x", 1]}, "several, item 2"),
+        ({"table": {"q": "2"}}, "table, 'q'"), ({"inner": {}}, '"n" is missing'), ({"inner": 3}, "3 is not an object with n"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_named(change, named):
@@ -49,20 +47,10 @@ def test_what_does_not_fit_is_named(change, named):
         build(Outer, {"name": "a", "rank": 8} | change)
 
 
-def test_what_is_missing_is_named():
-    with pytest.raises(ValueError, match='"rank" is missing'):
-        build(Outer, {"name": "a"})
-    with pytest.raises(ValueError, match="name, rank"):
-        build(Outer, [1])
-
-
 @pytest.mark.parametrize(
     "go_wrong",
-    [
-        lambda: {}["key"], lambda: [][0], lambda: len(3), lambda: None.items(), lambda: struct.unpack("<I", b""),
-        lambda: 1 / 0, lambda: int("x"), lambda: b"\xff".decode(), lambda: json.loads("{"), lambda: json.loads("[" * 10**5),
-    ],
-)  # fmt: skip
+    [lambda: {}["key"], lambda: None.items(), lambda: struct.unpack("<I", b""), lambda: json.loads("[" * 10**5)],
+)
 def test_whatever_goes_wrong_names_the_file(go_wrong):
     with pytest.raises(ValueError, match=r"^some/file is not a usable adapter"), reading("some/file", "adapter"):
         go_wrong()
