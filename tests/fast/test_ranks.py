@@ -152,9 +152,8 @@ def test_what_is_sharded_leaves_the_base_as_it_was(tiny_llama_folder, tmp_path):
 @pytest.mark.parametrize(
     "method, extra",
     [
-        ("full", ["--rehearse", "600", "--accumulate", "2"]),
-        ("mica", ["--shard", "--eval-every", "1", "--examples", "2"]),
-        ("pissa", ["--shard", "--checkpointing"]),
+        ("full", ["--rehearse", "300", "--accumulate", "2"]),
+        ("pissa", ["--shard", "--checkpointing", "--eval-every", "1", "--examples", "2"]),
     ],
 )
 def test_two_processes_learn_what_one_does(line, tmp_path, method, extra):
@@ -180,9 +179,8 @@ def test_two_processes_learn_what_one_does(line, tmp_path, method, extra):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rank, extra", [("0", []), ("1", ["--shard"])])
-def test_a_process_that_fails_takes_the_other_with_it(line, tmp_path, rank, extra):
-    done = run([*line, "--method", "mica", "--out", tmp_path / "out", *extra], 2, fire=rank)
+def test_a_process_that_fails_takes_the_other_with_it(line, tmp_path):
+    done = run([*line, "--method", "mica", "--out", tmp_path / "out", "--shard"], 2, fire="1")
     said = {text for text in done.stderr.splitlines() if text.startswith("train.py: ")}
     assert done.returncode != 0 and "train.py: a machine is on fire" in said
     assert all("another of the processes stopped" in text for text in said - {"train.py: a machine is on fire"})
