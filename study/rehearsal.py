@@ -49,6 +49,10 @@ ARMS = {
     "real full, practice, asked": ("real", "full", 1e-4, REAL, "20000", ", asked", True),
     "real lora, practice, asked": ("real", "lora", 1e-3, REAL, "20000", ", asked", True),
     "real lora, practice": ("real", "lora", 1e-3, REAL, "20000", "", True),
+    "real lora, practice, asked, lr 2e-3": ("real", "lora", 2e-3, REAL, "20000", ", asked", True),
+    "real lora, practice, lr 2e-3": ("real", "lora", 2e-3, REAL, "20000", "", True),
+    "real lora, practice, asked, 6 epochs": ("real", "lora", 2e-3, replace(REAL, epochs=6), "20000", ", asked", True),
+    "real full, practice, asked, lr 2e-4": ("real", "full", 2e-4, REAL, "20000", ", asked", True),
     "real lora, practice, asked, weight 3": ("real", "lora", 2e-3, replace(REAL, rehearsal_weight=3.0), "20000", ", asked", True),
     "real mica, practice, asked": ("real", "mica", 5e-3, REAL, "20000", ", asked", True),
 }
