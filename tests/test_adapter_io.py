@@ -95,17 +95,6 @@ def test_a_loaded_adapter_computes_what_the_saved_one_did(tmp_path, layer_class,
     assert names == {f"{name}.{factor}" for name in find_adapters(saved) for factor in "AB"}
 
 
-@either_family
-def test_ranks_too_high_for_a_layer_are_the_same_change(tmp_path, config):
-    targets = ["q_proj", "up_proj", "down_proj"]
-    saved = trained_model(MiLoRALayer, targets, config=config, rank=20)  # saved: 40 of 24
-    save_adapters(saved, tmp_path)
-    loaded = base_model(config=config).eval()
-    load_adapters(loaded, tmp_path)
-    assert {layer.rank for layer in find_adapters(loaded).values()} == {24}
-    assert_same(loaded(token_ids()), saved(token_ids()))
-
-
 def test_what_was_learned_on_a_base_model_is_added_to_its_instruct_model(tmp_path):
     """theta_instruct + dW, where dW = theta_adapted - theta_base; the folder may be the run's."""
     trained = trained_model()
@@ -219,16 +208,13 @@ def assert_loads(folder, theirs, ours, ids):
 
 
 OPTIONS = {
-    "all of GPT-2": ("gpt2", {"target_modules": ["c_attn", "c_proj", "c_fc"]}),
-    "the fused layer": ("gpt2", {"target_modules": ["c_attn"], "init_lora_weights": "mica"}),
+    "GPT-2": ("gpt2", {"target_modules": ["c_attn", "c_proj", "c_fc"], "init_lora_weights": "mica"}),
     "more than a part of 32 can have": ("gpt2", {"target_modules": ["c_attn"], "rank_pattern": {"c_attn": 40}}),
-    "all of Llama": ("llama", {"target_modules": "all-linear", "init_lora_weights": "mica"}),
-    "all of Qwen": ("qwen2", {"target_modules": "all-linear"}),
+    "Qwen": ("qwen2", {"target_modules": "all-linear"}),
     "rank pattern": ("llama", {"rank_pattern": {"v_proj": 2, r"^model.layers.1.self_attn.q_proj": 5}}),
     "alpha pattern": ("llama", {"alpha_pattern": {r"layers\.1\.self_attn\.q_proj": 60.5, "q_proj": 2, "_proj": 60}}),
     "rsLoRA": ("llama", {"use_rslora": True, "rank_pattern": {"q_proj": 2}}),
-    "orthogonal": ("llama", {"init_lora_weights": "orthogonal"}),
-    "dropout": ("llama", {"lora_dropout": 0.5}),
+    "dropout": ("llama", {"lora_dropout": 0.5, "init_lora_weights": "orthogonal"}),
     "a regular expression": ("llama", {"target_modules": r".*\.(0|2)\.self_attn\.[qv]_proj"}),
     "some layers": ("llama", {"layers_to_transform": [0, 2], "fan_in_fan_out": True}),
     "all but some": ("llama", {"exclude_modules": ["layers.1.self_attn.q_proj"], "task_type": "CAUSAL_LM"}),
@@ -248,17 +234,16 @@ def test_we_load_what_peft_trains(tmp_path, folder_of, hf_model, input_ids, fami
             assert layer.dropout.p == options.get("lora_dropout", 0)
 
 
-@pytest.mark.parametrize("family, start", [("llama", "pissa"), ("gpt2", "pissa_niter_4"), ("llama", "olora")])
-def test_starts_that_change_the_base_must_be_converted(tmp_path, folder_of, hf_model, input_ids, family, start):
-    targets = ["c_attn"] if family == "gpt2" else TARGETS
-    config = peft.LoraConfig(r=4, lora_alpha=6, target_modules=targets, init_lora_weights=start)
-    theirs = peft.get_peft_model(hf_model(family), config)
+@pytest.mark.parametrize("start", ["pissa", "olora"])
+def test_starts_that_change_the_base_must_be_converted(tmp_path, folder_of, hf_model, input_ids, start):
+    config = peft.LoraConfig(r=4, lora_alpha=6, target_modules=TARGETS, init_lora_weights=start)
+    theirs = peft.get_peft_model(hf_model("llama"), config)
     theirs.peft_config["default"].init_lora_weights = True  # as PEFT's documentation has it
     theirs.save_pretrained(tmp_path / "start")
     theirs.peft_config["default"].init_lora_weights = start
     train_a_little(theirs, lambda output: output.logits)
     theirs.save_pretrained(tmp_path / "raw")
-    ours = load_model(folder_of(family))
+    ours = load_model(folder_of("llama"))
     with pytest.raises(ValueError, match=f"init_lora_weights.*{start}.*path_initial_model_for_weight_conversion"):
         load_adapters(ours, tmp_path / "raw")
     theirs.save_pretrained(tmp_path / "converted", path_initial_model_for_weight_conversion=str(tmp_path / "start"))
@@ -288,9 +273,6 @@ B_KEY = A_KEY.replace("lora_A", "lora_B")
 SPOILED = {
     "another method": (lambda f: change_settings(f, peft_type="IA3"), f'{SETTINGS} .*"peft_type'),
     "more than LoRA": (lambda f: change_settings(f, use_dora=True), f'{SETTINGS} .*"use_dora'),
-    "the future's": (lambda f: change_settings(f, a_setting_of_the_future=True), f'{SETTINGS} .*"a_setting'),
-    "MLX": (lambda f: change_settings(f, fine_tune_type="lora"), "MLX.*mlx_lm.fuse"),
-    "no factors": (lambda f: (f / FACTORS).unlink(), FACTORS),
     "factors cut": (lambda f: cut(f / FACTORS), FACTORS),
     "rank of others": (lambda f: change_settings(f, r=13), r"lora_A.weight .*\(4, 24\), not \(13, 24\)"),
     "more targets": (lambda f: change_settings(f, target_modules=[*TARGETS, "k_proj"]), "k_proj"),
@@ -331,25 +313,6 @@ def test_an_adapter_for_another_model_is_refused_by_name(folder, change, named):
     assert not find_adapters(model)
 
 
-def test_a_model_that_is_adapted_or_not_is_refused(folder, tmp_path):
-    model = trained_model()
-    with pytest.raises(ValueError, match="already adapted"):
-        load_adapters(model, folder)
-    with pytest.raises(ValueError, match="no adapters"):
-        save_adapters(base_model(), tmp_path / "none")
-    assert not (tmp_path / "none").exists()
-
-
-def test_an_interrupted_save_leaves_no_config_behind(tmp_path, monkeypatch):
-    def full_disk(*args, **kwargs):
-        raise OSError("no space left")
-
-    monkeypatch.setattr(adapter_io.json, "dumps", full_disk)
-    with pytest.raises(OSError, match="no space"):
-        save_adapters(trained_model(), tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [FACTORS]
-
-
 # --- a method of one's own --------------------------------------------------------------------------------------------
 
 
@@ -386,11 +349,14 @@ def test_a_method_with_another_scale_is_saved_and_merged_as_it_computes(tmp_path
     assert_same(saved(token_ids()), expected)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
-    "layer, named", [(DoRALayer, "delta and forward"), (MergedDoRALayer, "plain_factors and delta")]
+    "layer, named, dtype",
+    [
+        (DoRALayer, "delta and forward", torch.bfloat16),
+        (MergedDoRALayer, "plain_factors and delta", torch.float32),
+    ],
 )
-def test_a_method_that_would_be_saved_as_another_is_refused(tmp_path, dtype, layer, named):
+def test_a_method_that_would_be_saved_as_another_is_refused(tmp_path, layer, named, dtype):
     model = trained_model(layer, dtype=dtype)
     for save_or_merge in (lambda: save_adapters(model, tmp_path), lambda: merge_adapters(model)):
         with pytest.raises(ValueError, match=f"{named} of {layer.__name__}.*q_proj"):
@@ -420,63 +386,41 @@ def command(monkeypatch):
     return run
 
 
-@pytest.fixture
-def bfloat16_folder(folder_of, tmp_path):
-    """bfloat16_folder("gpt2"): a copy of that folder with bfloat16 weights."""
-
-    def convert(name):
-        folder = shutil.copytree(folder_of(name), tmp_path / "bfloat16")
-        reference(folder).to(torch.bfloat16).save_pretrained(folder)
-        return folder
-
-    return convert
-
-
 def save_trained(folder, adapter, targets=None, layer=MiLoRALayer):
     model = load_model(folder)
     replace_linears(model, layer, 3, 8, targets or block_linears(model))
     save_adapters(train_a_little(model), adapter)
 
 
-@pytest.mark.parametrize("family, stored", [("gpt2", "float32"), ("llama", "bfloat16"), ("qwen2", "float32")])
-def test_a_merged_folder_opens_in_transformers(
-    tmp_path, folder_of, bfloat16_folder, command, input_ids, family, stored
-):
-    folder = folder_of(family) if stored == "float32" else bfloat16_folder(family)
+@pytest.mark.parametrize("family, stored", [("gpt2", torch.float32), ("llama", torch.bfloat16)])
+def test_a_merged_folder_opens_in_transformers(tmp_path, folder_of, command, input_ids, family, stored):
+    folder = shutil.copytree(folder_of(family), tmp_path / "stored")
+    reference(folder).to(stored).save_pretrained(folder)
     save_trained(folder, tmp_path / "run" / "adapter")
     command(folder, tmp_path / "run", tmp_path / "merged")  # a run's folder will do
-    theirs = reference(tmp_path / "merged")(input_ids).logits
-    names = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "MADE_BY"}
-    assert {path.name for path in (tmp_path / "merged").iterdir()} == names | {"generation_config.json"}
-    merged = load_model(tmp_path / "merged", dtype=None)
-    assert {str(p.dtype) for p in merged.parameters()} == {f"torch.{stored}"}
-    config = json.loads((tmp_path / "merged" / "config.json").read_text())
-    assert (config["dtype"], config["eos_token_id"]) == (stored, 0)
-
-    model = load_model(folder)  # in float32
-    untouched = model(input_ids)
+    names = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    assert {path.name for path in (tmp_path / "merged").iterdir()} == names | {"MADE_BY"}
+    merged, model = load_model(tmp_path / "merged", dtype=None), load_model(folder)
+    assert {p.dtype for p in merged.parameters()} == {stored}
+    theirs, untouched = reference(tmp_path / "merged")(input_ids).logits, model(input_ids)
     load_adapters(model, tmp_path / "run")
-    expected = model(input_ids)
-    assert_same(theirs, load_model(tmp_path / "merged")(input_ids))
-    assert_same(theirs, expected, rtol=1e-5 if stored == "float32" else 0.05)
+    expected = model(input_ids)  # in float32
+    assert_same(theirs, merged.float()(input_ids))
+    assert_same(theirs, expected, rtol=1e-5 if stored == torch.float32 else 0.05)
     assert (untouched - expected).abs().max() > 0.1 * expected.abs().max()
 
 
-@pytest.mark.parametrize("from_16_bits, dtype", [(False, "bfloat16"), (True, "auto")])
-def test_the_sum_is_rounded_once(tmp_path, folder_of, bfloat16_folder, command, from_16_bits, dtype):
-    folder = bfloat16_folder("llama") if from_16_bits else folder_of("llama")
-    save_trained(folder, tmp_path / "adapter", layer=LoRALayer)
-    command(folder, tmp_path / "adapter", tmp_path / "merged", "--dtype", dtype)
-    own = torch.bfloat16 if from_16_bits else torch.float32
-    dtype = own if dtype == "auto" else getattr(torch, dtype)
-    model = load_model(folder)
-    weights = {name: parameter.data.float() for name, parameter in model.named_parameters()}
+def test_the_sum_is_rounded_once(tmp_path, folder_of, command):
+    save_trained(folder_of("llama"), tmp_path / "adapter", layer=LoRALayer)
+    command(folder_of("llama"), tmp_path / "adapter", tmp_path / "merged", "--dtype", "bfloat16")
+    model = load_model(folder_of("llama"))
+    weights = {name: parameter.data for name, parameter in model.named_parameters()}
     load_adapters(model, tmp_path / "adapter")
     deltas = {f"{name}.weight": layer.delta() for name, layer in find_adapters(model).items()}
     for name, parameter in load_model(tmp_path / "merged", dtype=None).named_parameters():
-        assert torch.equal(parameter, (weights[name] + deltas.get(name, 0)).to(dtype)), name
+        assert torch.equal(parameter, (weights[name] + deltas.get(name, 0)).bfloat16()), name
     # Two roundings would show.
-    assert any(((weights[n] + d).to(dtype) != weights[n].to(dtype) + d.to(dtype)).any() for n, d in deltas.items())
+    assert any(((weights[n] + d).bfloat16() != weights[n].bfloat16() + d.bfloat16()).any() for n, d in deltas.items())
 
 
 def test_an_adapted_lm_head_is_no_longer_the_embedding(tmp_path, folder_of, hf_model, command, input_ids):
@@ -487,27 +431,18 @@ def test_an_adapted_lm_head_is_no_longer_the_embedding(tmp_path, folder_of, hf_m
 
 
 @pytest.mark.parametrize(
-    "changes, words",
-    [
-        (dict(adapter="damaged"), ["adapter_model.safetensors"]),
-        (dict(out="link"), ["link would be written", "model is read"]),
-        (dict(out="run", adapter="run/adapter"), ["run would be written", "run/adapter is read"]),
-        (dict(out="other"), ["other holds what this program did not make"]),
-    ],
+    "out, words",
+    [("link", ["link would be written", "model is read"]), ("run", ["run would be written", "run/adapter is read"])],
 )
-def test_errors_of_the_command(tmp_path, folder_of, command, capsys, monkeypatch, changes, words):
+def test_nothing_that_is_read_is_written_over(tmp_path, folder_of, command, capsys, monkeypatch, out, words):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(folder_of("llama"), "model")
     (tmp_path / "link").symlink_to("model")
-    shutil.copytree(folder_of("gpt2"), "other")
     save_trained("model", tmp_path / "run" / "adapter", TARGETS)
-    shutil.copytree("run/adapter", "damaged")
-    cut(tmp_path / "damaged" / FACTORS)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    given = dict(model="model", adapter="run", out="merged") | changes
     with pytest.raises(SystemExit) as exit:
-        command(**given)
-    said = capsys.readouterr().err.splitlines()[-1]  # model.save_pretrained shows its progress
+        command("model", "run/adapter", out)
+    said = capsys.readouterr().err.splitlines()[-1]
     assert exit.value.code == 2 and said.startswith("adapter_io.py: ") and all(word in said for word in words)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
