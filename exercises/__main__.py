@@ -10,12 +10,12 @@ python -m exercises --student-edition OUT                      # likewise: the c
 import sys
 from pathlib import Path
 
-from exercises import NotWritten
-from exercises.course import DONE, EXERCISES, as_json, earned, grade, same_answers, state_of, where
+from exercises import NotWritten, course
+from exercises.course import BLANK, DONE, EXERCISES, earned, state_of
 from exercises.edition import write_edition
 from exercises.grading import Wrong
 from exercises.process import FOLDER, load
-from tools.cli import Parser, one_sentence_errors, write_json
+from tools.cli import Parser, one_sentence_errors, write_json, write_text
 
 
 def parse_arguments(arguments=None):
@@ -31,12 +31,14 @@ def parse_arguments(arguments=None):
     add("--solutions", action="store_true", help="say where in the project each solution stands")
     add("--student-edition", metavar="OUT", help="write the course without its answers into this new folder")
     args = parser.parse_args(arguments)
-    for number in args.numbers:
-        if not 1 <= number <= last:
-            parser.error(f"there is no exercise {number}: 1 to {last}")
+    args.numbers = sorted(set(args.numbers)) or [exercise.number for exercise in EXERCISES]
+    if not 1 <= args.numbers[0] <= args.numbers[-1] <= last:
+        parser.error(f"exercises are 1 to {last}")
     if args.measure and (len(args.numbers) != 1 or len(args.folder) != 1):
         parser.error("--measure takes the number of one exercise, of one student")
-    args.numbers = sorted(set(args.numbers)) or [exercise.number for exercise in EXERCISES]
+    for folder in args.folder:
+        if not Path(folder).is_dir():
+            parser.error(f"--folder {folder} is not a folder")
     return args
 
 
@@ -49,43 +51,48 @@ def measure(number, folder):
         raise ValueError(str(error)) from None
 
 
-def names_of(folders):
-    """{student's name: folder}: the folder's own name, or all of its path where two have the same."""
-    paths = [Path(folder).resolve() for folder in dict.fromkeys(folders)]
-    for path in paths:
-        if not path.is_dir():
-            raise ValueError(f"--folder {path} is not a folder")
-    last = [path.name for path in paths]
-    return {path.name if last.count(path.name) == 1 else str(path): path for path in paths}
-
-
 def grade_all(args):
     """Grade, print and write; return whether all that was asked for is done."""
-    folders = names_of(args.folder)
-    results = grade(folders, args.numbers, args.timeout, args.junit)
-    pairs = same_answers(folders, args.numbers)
+    paths = [Path(folder).resolve() for folder in dict.fromkeys(args.folder)]
+    alone, last = len(paths) == 1, [path.name for path in paths]
+    folders = {path.name if last.count(path.name) == 1 else str(path): path for path in paths}
     worth = sum(EXERCISES[number - 1].points for number in args.numbers)
-    done = {name: sum(state_of(parts) == DONE for parts in by.values()) for name, by in results.items()}
-    if len(folders) == 1:
-        [(name, by_number)] = results.items()
-        print(f"{done[name]} of {len(args.numbers)} done, {sum(map(earned, by_number.values()))} of {worth} points")
+    if not alone:
+        print(f"{'':24}" + "".join(f"{number:4}" for number in args.numbers) + "  points", flush=True)
+    graded, done, points = {}, {}, {}
+    for name, folder in folders.items():
+        graded[name] = []
+        for exercise, results in course.grade(folder, args.numbers, args.timeout, silent=not alone):
+            graded[name].append((exercise, results))
+            if alone:
+                print(course.exercise_lines(exercise, results), flush=True)
+        parts = [results for _, results in graded[name]]
+        done[name], points[name] = sum(state_of(one) == DONE for one in parts), sum(map(earned, parts))
+        if not alone:
+            cells = ["   ." if state_of(one) == BLANK else f"{earned(one):4}" for one in parts]
+            print(f"{name:24.24}{''.join(cells)}{points[name]:8}", flush=True)
+    whole = sum(count == len(args.numbers) for count in done.values())
+    if alone:
+        print(f"{done[name]} of {len(args.numbers)} done, {points[name]} of {worth} points")
     else:
-        whole = sum(count == len(args.numbers) for count in done.values())
         print(f"{whole} of {len(folders)} students have all of {worth} points")
+    pairs = course.same_answers(folders, args.numbers)
     for one, other, alike in pairs:
         print(f"the same code, but for names and comments: {one} and {other}, exercise {', '.join(map(str, alike))}")
     if args.json:
-        write_json(Path(args.json), as_json(results, pairs))
-    return all(count == len(args.numbers) for count in done.values())
+        write_json(Path(args.json), course.as_json(graded, pairs))
+    if args.junit:
+        write_text(Path(args.junit), course.as_junit(graded))
+    return whole == len(folders)
 
 
 def main(arguments=None):
     args = parse_arguments(arguments)
     with one_sentence_errors("python -m exercises"):
         if args.solutions:
-            for number in args.numbers:
-                for solution in EXERCISES[number - 1].solutions + EXERCISES[number - 1].withheld:
-                    print(f"{number:2}  {where(solution)}")
+            for exercise in (EXERCISES[number - 1] for number in args.numbers):
+                for solution in exercise.solutions + exercise.withheld:
+                    print(f"{exercise.number:2}  {solution}")
         elif args.student_edition:
             write_edition(Path(args.student_edition))
         elif args.measure:

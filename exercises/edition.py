@@ -1,8 +1,6 @@
 """What students are given: the project as far as the course needs it, without the answers."""
 
 import ast
-import contextlib
-import io
 import shutil
 from pathlib import Path
 
@@ -29,31 +27,27 @@ def emptied(text, name, said):
 
 def files():
     """The paths that an edition holds."""
-    for path in sorted(ROOT.iterdir()):
-        if path.name in ROOMS:
-            found = [p for p in sorted(path.rglob("*")) if p.is_file() and "__pycache__" not in p.parts]
-            yield from (p for p in found if not any(part.startswith(".") for part in p.relative_to(ROOT).parts))
-        elif path.is_file() and path.suffix in BESIDE and not path.name.startswith("."):
+    beside = [p for p in ROOT.iterdir() if p.suffix in BESIDE and not p.name.startswith(".")]
+    for path in sorted([*beside, *(p for room in ROOMS for p in (ROOT / room).rglob("*"))]):
+        hidden = any(part.startswith(".") or part == "__pycache__" for part in path.relative_to(ROOT).parts)
+        if path.is_file() and not hidden and path not in LEFT_OUT:
             yield path
 
 
 def write_edition(out):
     """Copy the course into the folder `out`. Raises ValueError where exercises/ holds solutions."""
-    numbers = [exercise.number for exercise in EXERCISES]
-    with contextlib.redirect_stdout(io.StringIO()):
-        [results] = grade({"": FOLDER}, numbers).values()
-    begun = [EXERCISES[number - 1].file for number, parts in results.items() if state_of(parts) != BLANK]
+    graded = grade(FOLDER, [exercise.number for exercise in EXERCISES])
+    begun = [exercise.file for exercise, results in graded if state_of(results) != BLANK]
     if begun:
         raise ValueError(f"{', '.join(begun)} in exercises/ are not blank: write the edition from a fresh clone")
     with whole_folder(out, is_ours=lambda folder: False) as new:
         for path in files():
-            if path not in LEFT_OUT:
-                copy = new / path.relative_to(ROOT)
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, copy)
+            copy = new / path.relative_to(ROOT)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
         for exercise in EXERCISES:
-            for file, name in (solution.split(": ") for solution in exercise.withheld):
-                if (new / file).exists():
+            for path, name in (solution.split(": ") for solution in exercise.withheld):
+                if (new / path).exists():
                     said = f"exercise {exercise.number} asks for this"
-                    write_text(new / file, emptied((new / file).read_text(encoding="utf-8"), name, said))
+                    write_text(new / path, emptied((new / path).read_text(encoding="utf-8"), name, said))
     print(f"{out}: {sum(path.is_file() for path in Path(out).rglob('*'))} files")

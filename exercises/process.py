@@ -31,10 +31,6 @@ FORKS = "forkserver" in multiprocessing.get_all_start_methods()
 CONTEXT = multiprocessing.get_context("forkserver" if FORKS else "spawn")
 
 
-class Stopped(Wrong):
-    """The student's code raised an error."""
-
-
 def plain(value):
     """`value` as it may pass between the processes: numbers, texts, tensors, and lists, tuples and dicts of these."""
     if value is ...:
@@ -53,7 +49,7 @@ def plain(value):
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(map(plain, value)) if type(value) in (list, tuple) else list(map(plain, value))
+        return (tuple if isinstance(value, tuple) else list)(map(plain, value))
     return {"a": type(value).__name__}
 
 
@@ -89,10 +85,6 @@ def load(file, folder=FOLDER):
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except FileNotFoundError:
-        raise Wrong(f"there is no file {path.name} in {path.parent}") from None
-    except NotWritten:
-        raise Wrong(f"{path.name} calls a body that is not written yet, outside of all functions") from None
     except (Exception, SystemExit) as error:
         raise Wrong(f"{path.name} cannot be loaded: {what_happened(error, path)}") from error
     return module
@@ -119,7 +111,7 @@ def outcome(path, function, *args):
     except (Exception, SystemExit) as error:
         if os.environ.get("TRACEBACK"):
             traceback.print_exc()
-        return ["stopped", what_happened(error, path)]
+        return ["wrong", f"it stops with {what_happened(error, path)}"]
 
 
 def serve(connection, folder, file, silent):
@@ -137,11 +129,11 @@ def serve(connection, folder, file, silent):
     failed = outcome(path, lambda: loaded.append(Answers(vars(load(file, folder)))))
     while True:
         try:
-            module, name, args, kwargs = decode(connection.recv_bytes())
+            module, name, args = decode(connection.recv_bytes())
         except EOFError:
             return
         scene = getattr(importlib.import_module(module), name)
-        answer = outcome(path, lambda: scene(*loaded, *args, **kwargs)) if loaded else failed
+        answer = outcome(path, lambda: scene(*loaded, *args[0], **args[1])) if loaded else failed
         connection.send_bytes(encode(answer))
 
 
@@ -151,7 +143,7 @@ def serve(connection, folder, file, silent):
 class Student:
     """The process of one student's file: student(scene, *args) is what scene(the file's names, *args) returns there.
 
-    timeout: seconds that the process may live. Raises NotWritten, Stopped, or Wrong, for its author to mend.
+    timeout: seconds that the process may live. Raises NotWritten, or Wrong, for its author to mend.
     """
 
     def __init__(self, folder, file, timeout=60.0, silent=False):
@@ -179,9 +171,7 @@ class Student:
         how, value = self.ask(scene, args, kwargs)
         if how == "result":
             return value
-        if how == "blank":
-            raise NotWritten
-        raise Stopped(f"it stops with {value}") if how == "stopped" else Wrong(str(value))
+        raise NotWritten if how == "blank" else Wrong(str(value))
 
     def call(self, name, *args):
         """What the student's function of this name returns; it must leave its arguments as they are."""
@@ -195,7 +185,7 @@ class Student:
         """The outcome of a scene there, whatever the process does."""
         if not self.broken:
             try:
-                self.connection.send_bytes(encode([scene.__module__, scene.__name__, args, kwargs]))
+                self.connection.send_bytes(encode([scene.__module__, scene.__name__, [args, kwargs]]))
                 if self.connection.poll(max(0.0, self.ends - time.monotonic())):
                     how, value = decode(self.connection.recv_bytes(LARGEST))
                     return str(how), value
@@ -203,8 +193,7 @@ class Student:
                 self.process.kill()
             except Exception as error:  # the process ended, or sends what is no answer
                 self.process.join(1)
-                code = self.process.exitcode
-                ended = f"its process ended with exit code {code}" if code is not None else f"{type(error).__name__}"
+                ended = f"exit code {self.process.exitcode}, {type(error).__name__}"
                 self.broken = f"no answer came back ({ended}): does it end Python, or use too much memory?"
         return "wrong", self.broken
 

@@ -84,7 +84,7 @@ def scored(student, world, training):
 
 @functools.cache
 def expected(world):
-    """[(question, log-likelihood of each choice, whether the right one is written, whether a stop follows)], float64."""
+    """[(question, each choice's log-likelihood and tokens, is the right one written, does a stop follow)] in float64."""
     model, tokenizer, questions = WORLDS[world]()
     stops, rows = stop_tokens(tokenizer), []
     model.eval()
@@ -95,68 +95,37 @@ def expected(world):
         return logits - logits.max() - np.log(np.exp(logits - logits.max()).sum())
 
     for question in questions:
-        totals = []
+        totals, counts = [], []
         for index, words in enumerate(question.choices):
             context, total, greedy = tokenizer.encode(question.prompt, bos=True), 0.0, True
             for token in tokenizer.encode(f"{question.prompt} {words}", bos=True)[len(context) :]:
                 logs = next_logs(context)
                 total, greedy = total + logs[token], greedy and logs.argmax() == token
                 context.append(token)
-            totals.append(total)
+            totals.append(total), counts.append(len(context) - len(tokenizer.encode(question.prompt, bos=True)))
             if index == question.answer:
                 written, follows = bool(greedy), int(next_logs(context).argmax()) in stops
-        rows.append((question, np.array(totals), written, follows))
+        rows.append((question, np.array(totals), np.array(counts), written, follows))
     return rows
 
 
-@torch.no_grad()
-def mistakes(world, question, totals):
-    """{sentence: the log-likelihoods it gives}."""
-    model, tokenizer, _ = WORLDS[world]()
-    model.eval()
-    prompt = tokenizer.encode(question.prompt, bos=True)
-    wholes = [tokenizer.encode(f"{question.prompt} {words}", bos=True) for words in question.choices]
-
-    def likelihoods(sequences, first=len(prompt), shift=1):
-        logs = [numpy(model(torch.tensor([ids]))[0].double().log_softmax(-1)) for ids in sequences]
-        return [sum(log[i - shift, ids[i]] for i in range(first, len(ids))) for log, ids in zip(logs, sequences)]
-
-    return {
-        "they are means a token; the sum is wanted": totals / [len(ids) - len(prompt) for ids in wholes],
-        "they are divided by the number of characters; the sum is wanted": totals / [len(c) for c in question.choices],
-        "they are probabilities; take log_softmax and add up": np.exp(totals),
-        "the prompt's own tokens are counted too; only the choice's are": likelihoods(wholes, first=1),
-        "prompt and choice are encoded apart; together they may have other tokens at the border": likelihoods(
-            [prompt + tokenizer.encode(" " + words) for words in question.choices]
-        ),
-        "logits[0, i] predict the token at i + 1, not the one at i": likelihoods(wholes, shift=0),
-        "the space between prompt and choice is missing": likelihoods(
-            [tokenizer.encode(question.prompt + words, bos=True) for words in question.choices]
-        ),
-    }
-
-
 @part("score_questions", 10)
-def test_scoring(student):
+def check_scoring(student):
     for world, training in (("toy", True), ("toy", False), ("shipped", False)):
         (scores, *again), left = student(scored, world, training)
-        what = "your score_questions must return a list with a Score for each question"
+        what = "your score_questions must return a list with a Score, made by make_score, for each question"
         require(isinstance(scores, (list, tuple)) and len(scores) == len(expected(world)), what)
-        made = all(isinstance(score, dict) and "loglikelihoods" in score for score in scores)
-        require(made, "make each Score with make_score")
-        mode = "a model that was in {} mode comes back in {} mode: leave it as you found it"
-        require(left == training, mode.format(*(("training", "eval") if training else ("eval", "training"))))
+        require(all(isinstance(score, dict) and "loglikelihoods" in score for score in scores), what)
+        require(left == training, "leave the model in the mode you found it in, training or eval")
         same = not again or [s["loglikelihoods"] for s in scores] == [s["loglikelihoods"] for s in again[0]]
         require(same, "asked twice, the same model gives other numbers: dropout is on, so compute in eval mode")
-        for score, (question, totals, written, stops) in zip(scores, expected(world)):
+        for score, (question, totals, counts, written, stops) in zip(scores, expected(world)):
             found = np.array([float(log) for log in score["loglikelihoods"]])
             require(len(found) == len(totals), "there must be one log-likelihood for each choice")
-            if not np.abs(found - totals).max() < 1e-3:
-                judge(found, totals, "your log-likelihoods are wrong", mistakes(world, question, totals), 1e-2)
+            mistakes = {"that is the mean over the choice's tokens; the sum is wanted": totals / counts}
+            judge(found, totals, f"your log-likelihoods after {question.prompt[-20:]!r} are wrong", mistakes, 1e-3)
             right, exact = question.choices[question.answer], score["exact"]
-            said = f"exact is {exact} for {right!r}, the right choice"
-            require(exact or not (written and stops), f"{said}, but greedy decoding writes it and stops there")
-            require(
-                not exact or written, f"{said}, but greedy decoding writes something else: each of its tokens counts"
-            )
-            require(not exact or stops, f"{said}, but greedy decoding writes it and goes on: ask what follows it")
+            said = f"exact is {exact} for {right!r}, the right choice, but greedy decoding writes"
+            require(exact or not (written and stops), f"{said} it and stops there")
+            require(not exact or written, f"{said} something else: each of its tokens counts")
+            require(not exact or stops, f"{said} it and goes on: ask what follows it")

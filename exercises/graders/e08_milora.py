@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from exercises.graders.layers import check_no_op, check_shapes, start
+from exercises.graders.layers import check_factors, check_no_op, start
 from exercises.grading import check_number, judge, numpy, part, require, weight
 
 TITLE, MINUTES = "MiLoRA's start", 20
@@ -10,35 +10,27 @@ SOLUTIONS = ["milora.py: MiLoRALayer.start"]
 
 
 @part("MyMiLoRA.start", 6)
-def test_start(student):
+def check_start(student):
     for shape in ((30, 20), (20, 30), (24, 24)):
         for alpha in (4, 16, 6):
             W = weight(*shape)
             [made] = student(start, "MyMiLoRA", W, 4, alpha, base="MiLoRALayer")
-            check_shapes(made, W, 4)
-            one_start(W, alpha, numpy(made["A"]), numpy(made["B"]))
+            A, B = check_factors(made, W, 4)
+            U, S, Vh = np.linalg.svd(numpy(W), full_matrices=False)
+            minor, scale = U[:, -4:] * S[-4:] @ Vh[-4:], alpha / 4
+            mistakes = {
+                f"it is {scale:.3g} times as large: divide S_m by alpha / rank before taking the root": scale * minor,
+                "it is the major components: that is PiSSA": U[:, :4] * S[:4] @ Vh[:4],
+            }
+            said = f"(alpha / rank) B A is not U_m S_m V_m^T, the minor components of W (alpha {alpha}, rank 4)"
+            judge(scale * B @ A, minor, said, mistakes, 1e-4 * S[-4])
+            even = np.allclose(np.linalg.norm(A, axis=1), np.linalg.norm(B, axis=0), rtol=1e-3)
+            require(even, "the product is right, but A and B do not share S_m evenly: each gets its square root")
     check_no_op(student, "MyMiLoRA", alpha=16)
 
 
-def one_start(W, alpha, A, B):
-    U, S, Vh = np.linalg.svd(numpy(W), full_matrices=False)
-    minor, found, s = U[:, -4:] * S[-4:] @ Vh[-4:], alpha / 4 * B @ A, alpha / 4
-    divide = "divide S_m by alpha / rank before taking the root"
-    mistakes = {
-        f"it is {s:.3g} times as large: {divide}": s * minor,
-        f"it is {s * s:.3g} times as large: {divide}, you multiply": s * s * minor,
-        f"it is {1 / s:.3g} times as large: {divide}, you divide the root": minor / s,
-        "it is the major components: that is PiSSA": U[:, :4] * S[:4] @ Vh[:4],
-        "each factor gets the square root of S_m, so that the product has S_m": U[:, -4:] * S[-4:] ** 2 @ Vh[-4:] / s,
-    }
-    said = f"(alpha / rank) B A is not U_m S_m V_m^T, the minor components of W (alpha {alpha}, rank 4)"
-    judge(found, minor, said, mistakes, 1e-4 * S[-4])
-    even = np.allclose(np.linalg.norm(A, axis=1), np.linalg.norm(B, axis=0), rtol=1e-3)
-    require(even, "the product is right, but A and B do not share S_m evenly: each gets its square root")
-
-
 @part("left_over", 2)
-def test_undivided(student):
+def check_undivided(student):
     """By taking it off a weight and looking at what is left."""
     for s, alpha, rank in ((0.5, 16, 4), (0.25, 8, 8), (0.5, 2, 4), (1.0, 64, 8)):
         u, v = np.eye(3)[:, :1], np.eye(4)[:, :1]

@@ -1,6 +1,5 @@
 """Scenes with the student's layers: run in the student's process (process.py), they say what a layer is and does there."""
 
-import copy
 from contextlib import contextmanager, nullcontext
 from unittest import mock
 
@@ -8,7 +7,7 @@ import torch
 from torch import nn
 
 from exercises import NotWritten
-from exercises.grading import Wrong, check_tensor, require, same_bits, weight
+from exercises.grading import Wrong, check_tensor, numpy, require, same_bits, weight
 from lora import LoRALayer
 from milora import MiLoRALayer
 
@@ -72,39 +71,31 @@ def start(student, name, W, rank, alpha, seed=0, x=None, base=None, layers=1):
     return [held(layer) | {"y": None if x is None else layer(x)} for layer in made]
 
 
-def train(student, name, W, rank, alpha, everything):
-    """Factors before and after a few steps over all parameters, as by somebody who knows nothing of the layer.
-
-    everything: requires_grad_(True) comes first. Then the layer is saved and loaded, and moved to another device.
-    """
-    layer, other = (layer_of(student, name, W, rank, alpha) for _ in range(2))
+def train(student, name, W, rank, alpha):
+    """What a layer holds before and after everything in it was trained, by somebody who knows nothing of the layer."""
+    layer = layer_of(student, name, W, rank, alpha)
     before = {key: value.clone() if isinstance(value, torch.Tensor) else value for key, value in held(layer).items()}
-    if everything:
-        layer.requires_grad_(True)
+    layer.requires_grad_(True)
     optimizer = torch.optim.AdamW(layer.parameters(), lr=1e-2, weight_decay=0.1)
     for _ in range(3):
         (layer(torch.randn(16, W.shape[1], dtype=W.dtype)) - 1).square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()
-    with torch.no_grad():
-        for factor in (other.A, other.B):
-            factor.zero_()
-    other.load_state_dict(layer.state_dict())
-    moved = copy.deepcopy(layer).to("meta")
-    stay = [name for name in "AB" if not getattr(moved, name).is_meta]
-    return before, held(layer), held(other), stay
+    return before, held(layer)
 
 
 # --- checks, in the grader's process -----------------------------------------------------------------------------------
 
 
-def check_shapes(made, W, rank):
+def check_factors(made, W, rank):
+    """(A, B) in NumPy, if they have the right shapes and dtype."""
     for name, shape in (("A", (rank, W.shape[1])), ("B", (W.shape[0], rank))):
-        check_tensor(made[name], shape, f"your {name}")
-        require(
-            made[name].dtype == W.dtype, f"your {name} is {made[name].dtype} for a W of {W.dtype}: it must be of W's"
-        )
-        require(made[name].isfinite().all(), f"your {name} holds NaN or infinity: it was never filled")
+        factor = check_tensor(made[name], shape, f"your {name}")
+        require(factor.dtype == W.dtype, f"your {name} is {factor.dtype} for a W of {W.dtype}: it must be of W's")
+        require(factor.isfinite().all(), f"your {name} holds NaN or infinity: it was never filled")
+    A, B = numpy(made["A"]), numpy(made["B"])
+    require(A.any() or B.any(), "your A and B are both zero: so are both gradients, and nothing ever learns")
+    return A, B
 
 
 def check_no_op(student, name, alpha=8):
@@ -118,18 +109,10 @@ def check_no_op(student, name, alpha=8):
 
 def check_frozen(student, name, factor, trained):
     """Whatever is done to the layer, the frozen factor stays and is saved with it; the `trained` one moves."""
-    for everything in (False, True):
-        before, after, loaded, stay = student(train, name, weight(30, 20), 4, 8, everything)
-        when = "as soon as somebody calls model.requires_grad_(True)" if everything else "as the rest is trained"
-        drifts = f"your {factor} drifts {when}"
-        mend = f"{drifts}: it has 1 as a parameter; frozen means an nn.Buffer"
-        mend = mend if factor in before["parameters"] else f"{drifts}, though it is no parameter"
-        require(torch.equal(before[factor], after[factor]), mend)
-        require(
-            factor not in before["parameters"], f"your {factor} is a parameter, which anybody can unfreeze: nn.Buffer"
-        )
-        require(factor in after["saved"], f"your {factor} is not saved with the layer: make it an nn.Buffer")
-        back = torch.equal(loaded[factor], before[factor])
-        require(back, f"your {factor} does not come back when a saved layer is loaded")
-        require(factor not in stay, f"your {factor} stays behind when the layer moves to another device: nn.Buffer")
-        require(not torch.equal(before[trained], after[trained]), f"your {trained} never moves: no gradient reaches it")
+    before, after = student(train, name, weight(30, 20), 4, 8)
+    parameter = f"your {factor} is a parameter, which anybody can unfreeze: make it an nn.Buffer"
+    require(factor not in before["parameters"], parameter)
+    require(factor in after["saved"], f"your {factor} is not saved with the layer: make it an nn.Buffer")
+    require(torch.equal(before[factor], after[factor]), f"your {factor} drifts as the rest is trained")
+    require(trained in before["trained"], f"your {trained} would not be trained: make it an nn.Parameter")
+    require(not torch.equal(before[trained], after[trained]), f"your {trained} never moves: no gradient reaches it")

@@ -33,23 +33,17 @@ def directions(function):
     return {"minor_directions": function}
 
 
-def in_place(W, rank):
-    W.mul_(2)
-    return minor_directions(W, rank)
-
-
 WRONG = {
     "the full decomposition": (directions(lambda W, r: svd(W, full=True).U[:, -r:]), "null space"),
     "major directions": (directions(lambda W, r: svd(W).U[:, :r]), "major"),
-    "right singular vectors": (directions(lambda W, r: svd(W).Vh[-r:].T), "right singular"),
+    "right singular vectors": (directions(lambda W, r: svd(W).Vh[-r:].T), "away from U"),
     "rows of U": (directions(lambda W, r: svd(W).U[-r:]), "shape"),
-    "one too early": (directions(lambda W, r: svd(W).U[:, -r - 1 : -1]), "another space"),
+    "one too early": (directions(lambda W, r: svd(W).U[:, -r - 1 : -1]), "away from U"),
     "scaled by S": (directions(lambda W, r: svd(W).U[:, -r:] * svd(W).S[-r:]), "orthonormal"),
-    "no bfloat16": (directions(lambda W, r: torch.linalg.svd(W, full_matrices=False).U[:, -r:]), "bfloat16"),
-    "float32 for float64": (directions(lambda W, r: in_float32(W, r).to(W.dtype)), "coarser"),
-    "16 bits": (directions(lambda W, r: svd(W).U[:, -r:].bfloat16()), "for a float32 W"),
-    "changes W": (directions(in_place), "changes what"),
-    "random": (directions(lambda W, r: torch.linalg.qr(torch.randn(W.shape[0], r)).Q), "another space"),
+    "no bfloat16": (directions(lambda W, r: torch.linalg.svd(W, full_matrices=False).U[:, -r:]), "stops"),
+    "float32 for float64": (directions(lambda W, r: in_float32(W, r).to(W.dtype)), "away from U"),
+    "16 bits": (directions(lambda W, r: svd(W).U[:, -r:].bfloat16()), "float32 or better"),
+    "changes W": (directions(lambda W, r: minor_directions(W.mul_(2), r)), "changes what"),
     "the larger side": ({"never_written": lambda out, in_: abs(out - in_)}, "leaves 0"),
     "what it does write to": ({"never_written": lambda out, in_: min(out, in_)}, "leaves 3"),
 }

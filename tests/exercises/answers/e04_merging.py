@@ -31,78 +31,64 @@ def filled(layer):
 DIFFERENT = {"a copy, in float64": {"merged": different}, "copied in": {"merged": filled}}
 
 
-def merged(weight=None, change_linear=None, start=None):
-    """The reference, with another weight, or with something done to the linear at the end."""
+def weight(function):
+    """The reference with another weight: function(W, delta)."""
 
     def merge(layer):
-        if start:
-            start(layer)
         linear = LoRALayer.merged(layer)
-        if weight:
-            linear.weight = nn.Parameter(weight(layer.linear.weight, layer.delta()).detach(), requires_grad=False)
-        return change_linear(linear, layer) if change_linear else linear
+        W = function(layer.linear.weight, layer.delta()).detach()
+        linear.weight = nn.Parameter(W, requires_grad=False)
+        return linear
 
     return {"merged": merge}
 
 
-def in_place(layer):
+def then(function):
+    """The reference, and then something done: function(linear, layer)."""
+
+    def merge(layer):
+        linear = LoRALayer.merged(layer)
+        return function(linear, layer) or linear
+
+    return {"merged": merge}
+
+
+def bias(function):
+    def change(linear, layer):
+        value = function(linear)
+        linear.bias = None if value is None else nn.Parameter(value, requires_grad=False)
+
+    return then(change)
+
+
+def in_place(linear, layer):
     layer.linear.weight.data += layer.delta().to(layer.linear.weight.dtype)
     return layer.linear
 
 
-def factors(layer):
-    linear = LoRALayer.merged(layer)
+def factors(linear, layer):
     change = layer.alpha / layer.rank * (layer.B @ layer.A)
     linear.weight.data = (layer.linear.weight.to(change.dtype) + change).to(linear.weight.dtype)
-    return linear
 
 
-def without_bias(linear, layer):
-    linear.bias = None
-    return linear
-
-
-def always_bias(linear, layer):
-    if linear.bias is None:
-        linear.bias = nn.Parameter(torch.zeros(linear.out_features), requires_grad=False)
-    return linear
-
-
-def trainable_bias(linear, layer):
-    if linear.bias is not None:
-        linear.bias.requires_grad_(True)
-    return linear
-
-
-def wide_bias(linear, layer):
-    if linear.bias is not None and linear.weight.dtype == torch.bfloat16:
-        linear.bias = nn.Parameter(linear.bias.float(), requires_grad=False)
-    return linear
-
-
-def exchanged(layer):
-    linear = nn.Linear(*layer.linear.weight.shape, device="meta")
-    reference = LoRALayer.merged(layer)
-    linear.weight, linear.bias = reference.weight, reference.bias
-    return linear.train(layer.training)
+def exchanged(linear, layer):
+    linear.in_features, linear.out_features = linear.out_features, linear.in_features
 
 
 WRONG = {
-    "a float32 bias": (merged(change_linear=wide_bias), "bfloat16"),
-    "in and out exchanged": ({"merged": exchanged}, "in_features"),
-    "added in place": ({"merged": in_place}, "own W"),
-    "the change rounded first": (merged(lambda W, d: W + d.to(W.dtype)), "more than once"),
-    "kept in float32": (merged(lambda W, d: W.to(d.dtype) + d), "cast back"),
-    "not scaled": (merged(lambda W, d: (W.to(d.dtype) + d / 3).to(W.dtype)), "alpha / rank"),
-    "subtracted": (merged(lambda W, d: (W.to(d.dtype) - d).to(W.dtype)), "W + layer.delta()"),
-    "nothing added": (merged(lambda W, d: W.clone()), "nothing was added"),
-    "B A instead of delta": ({"merged": factors}, "MiLoRA"),
-    "no bias": (merged(change_linear=without_bias), "bias gets lost"),
-    "a bias of its own": (merged(change_linear=always_bias), "without a bias"),
-    "trainable": (merged(change_linear=lambda linear, layer: linear.requires_grad_(True)), "frozen"),
-    "a trainable bias": (merged(change_linear=trainable_bias), "frozen"),
-    "always in training mode": (merged(change_linear=lambda linear, layer: linear.train()), "mode"),
-    "puts the layer into eval mode": (merged(start=lambda layer: layer.eval()), "mode"),
-    "the layer itself": ({"merged": lambda layer: layer}, "plain nn.Linear"),
-    "nothing returned": ({"merged": lambda layer: None}, "return"),
+    "a float32 bias": (bias(lambda linear: linear.bias if linear.bias is None else linear.bias.float()), "dtype"),
+    "no bias": (bias(lambda linear: None), "bias"),
+    "a bias of its own": (bias(lambda linear: torch.zeros(linear.out_features)), "bias"),
+    "in and out exchanged": (then(exchanged), "in_features"),
+    "added in place": (then(in_place), "own W"),
+    "the change rounded first": (weight(lambda W, d: W + d.to(W.dtype)), "more than once"),
+    "kept in float32": (weight(lambda W, d: W.to(d.dtype) + d), "cast back"),
+    "not scaled": (weight(lambda W, d: (W.to(d.dtype) + d / 3).to(W.dtype)), "alpha / rank"),
+    "nothing added": (weight(lambda W, d: W.clone()), "no mistake that is known"),
+    "B A instead of delta": (then(factors), "MiLoRA"),
+    "trainable": (then(lambda linear, layer: linear.requires_grad_(True)), "frozen"),
+    "always in training mode": (then(lambda linear, layer: linear.train()), "mode"),
+    "puts the layer into eval mode": (then(lambda linear, layer: layer.eval() and linear), "mode"),
+    "the layer itself": (then(lambda linear, layer: layer), "plain nn.Linear"),
+    "nothing returned": ({"merged": lambda layer: None}, "plain nn.Linear"),
 }

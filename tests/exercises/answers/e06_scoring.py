@@ -10,7 +10,7 @@ REFERENCE = {"score_questions": score_questions}
 
 def scorer(
     encode=lambda tokenizer, q, words: tokenizer.encode(f"{q.prompt} {words}", bos=True),
-    shift=1, reduce=sum, log=True, from_start=False, exact=lambda written, stops: written and stops,
+    shift=1, reduce=sum, from_start=False, exact=lambda written, stops: written and stops,
     first_only=False, of_any=False, keep_mode=True, eval_mode=True, cut=None, apart=False, stops=stop_tokens,
 ):  # fmt: skip
     """A plain scorer, with one thing that can be done otherwise."""
@@ -26,7 +26,7 @@ def scorer(
             for index, words in enumerate(q.choices):
                 whole = prompt + tokenizer.encode(" " + words) if apart else encode(tokenizer, q, words)
                 logits = model(torch.tensor([whole]))[0]
-                logs = F.log_softmax(logits, -1) if log else logits.softmax(-1)
+                logs = F.log_softmax(logits, -1)
                 at = range(1 if from_start else len(prompt), len(whole))
                 totals.append(float(reduce([logs[i - shift, whole[i]].item() for i in at])))
                 if index == q.answer or of_any:
@@ -87,41 +87,35 @@ DIFFERENT = {
     "a tuple, by text": {"score_questions": by_text},
 }
 
+
+
+def then(change):
+    """The project's scores, each changed: change(score, question)."""
+
+    def score(model, tokenizer, questions):
+        return [change(s, q) for s, q in zip(score_questions(model, tokenizer, questions), questions)]
+
+    return {"score_questions": score}
+
+
+def scaled(by):
+    return then(lambda s, q: replace(s, loglikelihoods=[log * by(c) for log, c in zip(s.loglikelihoods, q.choices)]))
+
+
 WRONG = {
     "exact match always False": (scorer(exact=lambda written, stops: False), "exact is False"),
     "end-of-text only": (scorer(stops=lambda tokenizer: {tokenizer.eot_id}), "exact is False"),
     "the stop ignored": (scorer(exact=lambda written, stops: written), "goes on"),
-    "a choice encoded apart": (scorer(apart=True), "encoded apart"),
-    "a model left in eval mode": (scorer(keep_mode=False), "comes back in eval mode"),
-    "dropout on": (scorer(eval_mode=False), "dropout"),
     "exact for any choice": (scorer(of_any=True), "something else"),
     "exact from the first token": (scorer(first_only=True), "something else"),
-    "the position itself": (scorer(shift=0), "the token at i + 1"),
-    "divided by characters": (
-        {
-            "score_questions": lambda m, t, questions: [
-                replace(s, loglikelihoods=[log / len(c) for log, c in zip(s.loglikelihoods, q.choices)])
-                for s, q in zip(score_questions(m, t, questions), questions)
-            ]
-        },
-        "number of characters",
-    ),
-    "twice as much": (
-        {
-            "score_questions": lambda m, t, questions: [
-                replace(s, loglikelihoods=[2 * log for log in s.loglikelihoods])
-                for s in score_questions(m, t, questions)
-            ]
-        },
-        "no mistake that is known",
-    ),
-    "means": (scorer(reduce=lambda logs: sum(logs) / len(logs)), "means"),
-    "the prompt counted too": (scorer(from_start=True), "prompt's own tokens"),
-    "probabilities": (scorer(log=False, reduce=lambda p: torch.tensor(p).prod().item()), "log_softmax"),
-    "no space": (scorer(encode=lambda t, q, words: t.encode(q.prompt + words, bos=True)), "space"),
-    "one score": (
-        {"score_questions": lambda m, t, questions: score_questions(m, t, questions)[:1]},
-        "a Score for each",
-    ),
-    "pairs": ({"score_questions": lambda m, t, questions: [([0.0], False) for _ in questions]}, "make_score"),
+    "a model left in eval mode": (scorer(keep_mode=False), "the mode you found it in"),
+    "dropout on": (scorer(eval_mode=False), "dropout"),
+    "a choice encoded apart": (scorer(apart=True), "log-likelihoods after"),
+    "no space": (scorer(encode=lambda t, q, words: t.encode(q.prompt + words, bos=True)), "log-likelihoods after"),
+    "the position itself": (scorer(shift=0), "log-likelihoods after"),
+    "the prompt counted too": (scorer(from_start=True), "log-likelihoods after"),
+    "divided by characters": (scaled(lambda choice: 1 / len(choice)), "no mistake that is known"),
+    "means": (scorer(reduce=lambda logs: sum(logs) / len(logs)), "mean over the choice's tokens"),
+    "one score": ({"score_questions": lambda m, t, some: score_questions(m, t, some)[:1]}, "a Score"),
+    "pairs": (then(lambda s, q: ([0.0], False)), "make_score"),
 }

@@ -1,7 +1,7 @@
 import torch
 
 from gpt.gguf import unpair
-from gpt.model import rotary_tables, rotate  # noqa: F401, the tables for test_graders.py
+from gpt.model import rotate
 
 REFERENCE = {"rotate": rotate, "from_interleaved": lambda weight, heads: unpair(weight, heads)}
 
@@ -36,17 +36,12 @@ DIFFERENT = {
 }
 
 
-def halves(x):
-    return x.chunk(2, dim=-1)
-
-
 def other_way(x, cos, sin):
-    a, b = halves(x)
-    return (x * cos + torch.cat([b, -a], dim=-1) * sin).to(x.dtype)
+    return rotate(x, cos, -sin)
 
 
 def no_sign(x, cos, sin):
-    a, b = halves(x)
+    a, b = x.chunk(2, dim=-1)
     return (x * cos + torch.cat([b, a], dim=-1) * sin).to(x.dtype)
 
 
@@ -57,48 +52,31 @@ def neighbours(x, cos, sin):
     return torch.stack([a * c - b * s, b * c + a * s], dim=-1).flatten(-2).to(x.dtype)
 
 
-def exchanged(x, cos, sin):
-    a, b = halves(rotate(x, cos, sin))
-    return torch.cat([b, a], dim=-1)
-
-
-def in_place(x, cos, sin):
-    return x.copy_(rotate(x, cos, sin))
-
-
-def half_only(x, cos, sin):
-    a, b = halves(x)
-    half = x.shape[-1] // 2
-    return (a * cos[..., :half] - b * sin[..., :half]).to(x.dtype)
-
-
 def rotary(function):
     return {"rotate": function}
 
 
-def convert(function):
-    return {"from_interleaved": function}
+def convert(rows):
+    """rows: what is done to a weight as (heads, head_dim, in)."""
+    return {"from_interleaved": lambda w, heads: rows(w.view(heads, -1, w.shape[1])).reshape(w.shape)}
+
+
+def pairs(h):
+    """(heads, head_dim / 2, a or b, in)."""
+    return h.unflatten(1, (-1, 2))
 
 
 WRONG = {
     "a wrong sign": (rotary(other_way), "other way round"),
-    "no sign": (rotary(no_sign), "no rotation"),
+    "no sign": (rotary(no_sign), "your rotate is not"),
     "interleaved": (rotary(neighbours), "neighbours"),
-    "halves exchanged": (rotary(exchanged), "wrong order"),
-    "not turned": (rotary(lambda x, cos, sin: x), "as it was"),
+    "halves exchanged": (rotary(lambda *given: rotate(*given).roll(given[0].shape[-1] // 2, -1)), "your rotate is not"),
     "wider than x": (rotary(lambda x, cos, sin: rotate(x.float(), cos, sin)), "dtype"),
-    "in place": (rotary(in_place), "changes what"),
-    "half of it": (rotary(half_only), "shape"),
-    "the other conversion": (
-        convert(lambda w, h: w.view(h, 2, -1, w.shape[1]).transpose(1, 2).reshape(w.shape)),
-        "other way",
-    ),
-    "not by head": (convert(lambda w, h: torch.cat([w[::2], w[1::2]])), "heads"),
-    "heads of eight": (
-        convert(lambda w, h: w.view(-1, 4, 2, w.shape[1]).transpose(1, 2).reshape(w.shape)),
-        "with 3 heads",
-    ),
-    "nothing converted": (convert(lambda w, h: w), "nothing has changed places"),
-    "b before a": (convert(lambda w, h: by_index(w, h).view(h, 2, -1, w.shape[1]).flip(1).reshape(w.shape)), "swapped"),
-    "columns": (convert(lambda w, h: torch.cat([w[:, ::2], w[:, 1::2]], 1)), "same rows"),
+    "in place": (rotary(lambda x, cos, sin: x.copy_(rotate(x, cos, sin))), "changes what"),
+    "half of it": (rotary(lambda *given: rotate(*given)[..., ::2]), "shape"),
+    "the other conversion": (convert(lambda h: h.unflatten(1, (2, -1)).transpose(1, 2)), "attention scores"),
+    "not by head": (convert(lambda h: torch.cat([h.flatten(0, 1)[::2], h.flatten(0, 1)[1::2]])), "attention scores"),
+    "nothing converted": (convert(lambda h: h), "nothing has changed places"),
+    "b before a": (convert(lambda h: pairs(h).flip(2).transpose(1, 2)), "attention scores"),
+    "columns": (convert(lambda h: torch.cat([h[..., ::2], h[..., 1::2]], -1)), "same rows"),
 }

@@ -82,45 +82,36 @@ def singular(s, W, kept):
 
 
 def half_width(width):
+    """The interval with another half width, of n and of the deviation s."""
+
     def made(differences):
-        n, mean = len(differences), sum(differences) / len(differences)
-        deviation = stats.tstd(differences)
-        half = width(n, deviation)
+        mean = sum(differences) / len(differences)
+        half = width(len(differences), stats.tstd(differences))
         return mean, mean - half, mean + half
 
     return {"interval": made}
 
 
+def t(n, below=0.975):
+    return stats.t.ppf(below, n - 1)
+
+
 WRONG = {
-    "A trained, too": (method(rows, trained="AB"), "it has 1 as a parameter"),
-    "A trained alone": (method(rows, trained="A"), "B would not be trained"),
+    "A trained, too": (method(rows, trained="AB"), "is a parameter"),
+    "A trained alone": (method(rows, trained="A"), "is a parameter"),
+    "nothing trained": (method(rows, trained=""), "B would not be trained"),
+    "B random": (method(rows, lambda s, W: torch.randn(W.shape[0], s.rank).to(W)), "B is not zero"),
     "A not orthonormal": (method(lambda s, W: torch.randn(s.rank, W.shape[1]).to(W)), "orthonormal"),
     "A the same for every seed": (method(fixed), "every seed"),
-    "mica-transposed itself": (
-        method(lambda s, W: singular(s, W, slice(-s.rank, None))),
-        "minor directions",
-    ),
-    "W's rows": (
-        method(lambda s, W: torch.linalg.qr(W[torch.randperm(len(W))[: s.rank]].T).Q.T),
-        "nothing of W",
-    ),
     "one A for all layers": ({"RandomReader": Shared}, "every layer"),
-    "a share": ({"PREDICTION": 0.05}, "whole points"),
-    "singular vectors drawn at random": (
-        method(lambda s, W: singular(s, W, torch.randperm(min(W.shape))[: s.rank])),
-        "nothing of W",
-    ),
-    "B random": (method(rows, lambda s, W: torch.randn(W.shape[0], s.rank).to(W)), "B is not zero"),
-    "nothing trained": (method(rows, trained=""), "B would not be trained"),
+    "mica-transposed itself": (method(lambda s, W: singular(s, W, slice(-s.rank, None))), "nothing of W"),
+    "W's rows": (method(lambda s, W: torch.linalg.qr(W[torch.randperm(len(W))[: s.rank]].T).Q.T), "nothing of W"),
     "1.96": (half_width(lambda n, s: 1.959964 * s / math.sqrt(n)), "Student's t"),
-    "one standard error": (half_width(lambda n, s: s / math.sqrt(n)), "one standard error"),
-    "no root of n": (half_width(lambda n, s: stats.t.ppf(0.975, n - 1) * s), "sqrt(n)"),
-    "n below": (
-        half_width(lambda n, s: stats.t.ppf(0.975, n - 1) * s * math.sqrt((n - 1) / n) / math.sqrt(n)),
-        "n - 1 below",
-    ),
-    "n degrees": (half_width(lambda n, s: stats.t.ppf(0.975, n) * s / math.sqrt(n)), "degrees of freedom"),
-    "one-sided": (half_width(lambda n, s: stats.t.ppf(0.95, n - 1) * s / math.sqrt(n)), "0.975"),
+    "no root of n": (half_width(lambda n, s: t(n) * s), "sqrt(n)"),
+    "n below": (half_width(lambda n, s: t(n) * s * math.sqrt((n - 1) / n) / math.sqrt(n)), "half the width"),
+    "n degrees": (half_width(lambda n, s: t(n + 1) * s / math.sqrt(n)), "half the width"),
+    "one-sided": (half_width(lambda n, s: t(n, 0.95) * s / math.sqrt(n)), "half the width"),
     "high before low": ({"interval": lambda d: interval(d)[:1] + interval(d)[:0:-1]}, "order"),
+    "a share": ({"PREDICTION": 0.05}, "whole points"),
     "no number": ({"PREDICTION": "a bit more"}, "number"),
 }

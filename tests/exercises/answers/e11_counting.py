@@ -28,18 +28,15 @@ DIFFERENT = {
     "a list": {"LARGEST_PART": ["k_proj", "v_proj"], "mica_part": lambda out, in_: torch.tensor(in_ / (in_ + out))},
 }
 WRONG = {
-    "one layer": ({"LLAMA_LORA_RANK_128": 67_108_864 // 32}, "one layer"),
-    "q only": ({"LLAMA_LORA_RANK_128": 67_108_864 // 2}, "q_proj alone"),
+    "one layer": ({"LLAMA_LORA_RANK_128": 67_108_864 // 32}, "0.0312 times what is right"),
+    "q only": ({"LLAMA_LORA_RANK_128": 67_108_864 // 2}, "0.5 times"),
     "in millions": ({"LLAMA_LORA_RANK_128": 67.11}, "whole number"),
-    "both factors": ({"LLAMA_MICA_RANK_16": 2 * 4_194_304}, "not 8,388,608"),
+    "both factors": ({"LLAMA_MICA_RANK_16": 2 * 4_194_304}, "2 times"),
     "as if k and v were square": ({"QWEN_LORA_RANK_32": 28 * 32 * 4 * 3584}, "not 12,845,056"),
-    "B instead of A": ({"QWEN_MICA_RANK_32": 28 * 32 * (3584 + 512)}, "B's part"),
-    "the other model's layers": ({"QWEN_LORA_RANK_32": 10_092_544 // 28 * 32}, "32 layers"),
-    "neither": ({"QWEN_LORA_RANK_32": 10_092_545}, "no mistake that is known"),
+    "B instead of A": ({"QWEN_MICA_RANK_32": 28 * 32 * (3584 + 512)}, "q_proj and v_proj"),
     "one right of two": ({"LARGEST_PART": ("k", "q")}, "not q"),
     "always half": ({"mica_part": lambda out, in_: 0.5}, "512 x 3584"),
     "B's part": ({"mica_part": lambda out, in_: out / (in_ + out)}, "B's part"),
     "the largest linear": ({"LARGEST_PART": "gate"}, "LARGEST_PART"),
-    "the smallest linear": ({"SMALLEST_PART": "k"}, "SMALLEST_PART"),
     "no linear": ({"LARGEST_PART": "lm_head"}, "name of a linear"),
 }

@@ -45,13 +45,11 @@ DIFFERENT = {
 }
 
 
-def measured(change=lambda top, bottom: top / bottom, of="dW", kept=None, columns=False, project=True):
-    def amplify(W, dW, rank):
+def measured(of="dW", rank=None, project=True, then=lambda ratio: ratio):
+    def amplify(W, dW, r):
         U, _, Vh = torch.linalg.svd(W if of == "W" else dW, full_matrices=False)
-        rank = kept or rank
-        V = Vh[:, :rank] if columns else Vh[:rank].T
-        bottom = (U[:, :rank].T @ W @ V).norm() if project else W.norm()
-        return change((U[:, :rank].T @ dW @ V).norm(), bottom).item()
+        U, V = U[:, : rank or r], Vh[: rank or r].T
+        return then((U.T @ dW @ V).norm() / ((U.T @ W @ V) if project else W).norm())
 
     return {"amplification": amplify}
 
@@ -61,23 +59,17 @@ def share(project):
 
 
 WRONG = {
-    "the largest value alone": (
-        {"amplification": lambda W, dW, r: torch.linalg.matrix_norm(dW, 2) / torch.linalg.matrix_norm(W, 2)},
-        "no mistake that is known",
-    ),
-    "a half of it": ({"similarity": lambda A, B: (A.T @ B).norm() ** 2 / 2 / A.shape[1]}, "no mistake that is known"),
     "W's singular vectors": (measured(of="W"), "not of W"),
-    "upside down": (measured(lambda top, bottom: bottom / top), "upside down"),
-    "squared": (measured(lambda top, bottom: (top / bottom) ** 2), "squared"),
-    "all vectors": (measured(kept=9), "first `rank`"),
-    "W not projected": ({"amplification": lambda W, dW, r: dW.norm() / W.norm()}, "project W"),
-    "columns of V^T": (measured(columns=True), "V^T"),
-    "not squared": ({"similarity": lambda A, B: (A.T @ B).norm() / A.shape[1]}, "squared"),
+    "upside down": (measured(then=lambda ratio: 1 / ratio), "upside down"),
+    "squared": (measured(then=lambda ratio: ratio**2), "no mistake that is known"),
+    "all vectors": (measured(rank=9), "no mistake that is known"),
+    "W not projected": (measured(project=False), "no mistake that is known"),
+    "not squared": ({"similarity": lambda A, B: (A.T @ B).norm() / A.shape[1]}, "similarity"),
     "not divided": ({"similarity": lambda A, B: (A.T @ B).norm() ** 2}, "divide by r"),
-    "one by one": ({"similarity": lambda A, B: (A * B).sum(0).square().mean()}, "vector by vector"),
+    "one by one": ({"similarity": lambda A, B: (A * B).sum(0).square().mean()}, "similarity"),
     "B not orthonormal": (share(lambda dW, B: B @ B.T @ dW), "orthonormal"),
     "the share inside": ({"outside": lambda dW, B: 1 - outside(dW, B)}, "inside"),
-    "the root": ({"outside": lambda dW, B: outside(dW, B) ** 0.5}, "not squared"),
+    "the root": ({"outside": lambda dW, B: outside(dW, B) ** 0.5}, "no mistake that is known"),
     "1 is not 0": ({"OUTSIDE_OF_B": 1}, "mixture"),
     "in words": ({"OUTSIDE_OF_B": "nothing"}, "number"),
 }

@@ -5,10 +5,9 @@ from corpus import IGNORE
 from lora import scale, without_adapters
 
 
-def kl(untouched, logits, targets, reduce=lambda by_token, n: by_token.sum() / n):
+def kl(untouched, logits, targets):
     p, q = untouched.detach().float().log_softmax(-1), logits.float().log_softmax(-1)
-    counted = targets != IGNORE
-    return reduce(F.kl_div(q, p, log_target=True, reduction="none").sum(-1)[counted], counted.sum())
+    return F.kl_div(q, p, log_target=True, reduction="none").sum(-1)[targets != IGNORE].mean()
 
 
 def rehearsed(model, x, y, own_x, own_y, weight):
@@ -50,8 +49,28 @@ DIFFERENT = {
 }
 
 
-def of_all(untouched, logits, targets):
-    return kl(untouched, logits, torch.zeros_like(targets))
+def step(untouched=None, ce_weight=lambda w: 1.0, kl_weight=lambda w: w, reduction="mean", at_end=lambda model: None):
+    def rehearsed(model, x, y, own_x, own_y, weight):
+        with torch.no_grad(), without_adapters(model):
+            before = model(own_x)
+        ce = F.cross_entropy(model(x).flatten(0, 1), y.flatten(), ignore_index=IGNORE, reduction=reduction)
+        before = untouched(model, own_x) if untouched else before
+        loss = ce_weight(weight) * ce + kl_weight(weight) * kl(before, model(own_x), own_y)
+        at_end(model)
+        return loss
+
+    return {"rehearsed": rehearsed}
+
+
+def divergence(p=lambda z: z.detach().float(), q=lambda z: z.float(), reduce=lambda by_token, n: by_token.sum() / n):
+    """kl with the logits or the mean made otherwise."""
+
+    def found(untouched, logits, targets):
+        log_p, log_q, counted = p(untouched).log_softmax(-1), q(logits).log_softmax(-1), targets != IGNORE
+        by_token = F.kl_div(log_q, log_p, log_target=True, reduction="none").sum(-1)
+        return reduce(by_token[counted], counted.sum())
+
+    return {"kl": found}
 
 
 def naive(untouched, logits, targets):
@@ -59,72 +78,21 @@ def naive(untouched, logits, targets):
     return (p * (p.log() - q.log())).sum(-1)[targets != IGNORE].mean()
 
 
-def step(untouched=None, ce_weight=lambda w: 1.0, kl_weight=lambda w: w, reduction="mean", off=without_adapters):
-    def rehearsed(model, x, y, own_x, own_y, weight):
-        with torch.no_grad(), off(model):
-            before = model(own_x)
-        ce = F.cross_entropy(model(x).flatten(0, 1), y.flatten(), ignore_index=IGNORE, reduction=reduction)
-        before = untouched(model, own_x) if untouched else before
-        return ce_weight(weight) * ce + kl_weight(weight) * kl(before, model(own_x), own_y)
-
-    return {"rehearsed": rehearsed}
-
-
-def in_eval_mode(model, *given):
-    model.eval()
-    return rehearsed(model, *given)
-
-
-def left_off(model, *given):
-    loss = rehearsed(model, *given)
-    scale(model, 0.0)
-    return loss
-
-
 WRONG = {
     "the other way round": ({"kl": lambda p, q, t: kl(q, p.requires_grad_(), t) + 0 * q.sum()}, "the other way round"),
-    "IGNORE counts": ({"kl": of_all}, "IGNORE count too"),
-    "IGNORE divides": ({"kl": lambda p, q, t: kl(p, q, t, lambda d, n: d.sum() / t.numel())}, "divided by"),
-    "a sum": ({"kl": lambda p, q, t: kl(p, q, t, lambda d, n: d.sum())}, "the sum"),
-    "batchmean": ({"kl": lambda p, q, t: kl(p, q, t, lambda d, n: d.sum() / len(t))}, "batchmean"),
-    "averaged over the vocabulary": ({"kl": lambda p, q, t: kl(p, q, t) / p.shape[-1]}, "vocabulary"),
-    "cross-entropy": (
-        {
-            "kl": lambda p, q, t: (
-                -(p.detach().float().softmax(-1) * q.float().log_softmax(-1)).sum(-1)[t != IGNORE].mean()
-            )
-        },
-        "p log p",
-    ),
+    "IGNORE counts": ({"kl": lambda p, q, t: kl(p, q, torch.zeros_like(t))}, "IGNORE count too"),
+    "a sum": (divergence(reduce=lambda by_token, n: by_token.sum()), "your kl of logits"),
+    "batchmean": (divergence(reduce=lambda by_token, n: by_token.sum() / 3), "your kl of logits"),
     "0 times infinity": ({"kl": naive}, "NaN"),
-    "in bfloat16": (
-        {
-            "kl": lambda p, q, t: (
-                F.kl_div(q.log_softmax(-1), p.detach().log_softmax(-1), log_target=True, reduction="none")
-                .sum(-1)[t != IGNORE]
-                .mean()
-            )
-        },
-        "bfloat16",
-    ),  # fmt: skip
-    "no gradient": ({"kl": lambda p, q, t: kl(p, q, t).detach()}, "no gradient"),
-    "a gradient for both": (
-        {
-            "kl": lambda p, q, t: (
-                F.kl_div(q.float().log_softmax(-1), p.float().log_softmax(-1), log_target=True, reduction="none")
-                .sum(-1)[t != IGNORE]
-                .mean()
-            )
-        },
-        "detach",
-    ),  # fmt: skip
+    "in bfloat16": (divergence(p=torch.Tensor.detach, q=lambda z: z), "bfloat16"),
+    "no gradient": (divergence(q=lambda z: z.detach().float()), "no gradient"),
+    "a gradient for both": (divergence(p=torch.Tensor.float), "detach"),
     "its own predictions": (step(untouched=lambda model, x: model(x)), "the model's own"),
-    "no weight": (step(kl_weight=lambda w: 1.0), "weight is missing"),
+    "no weight": (step(kl_weight=lambda w: 1.0), "your loss with weight"),
     "the other weight": (step(ce_weight=lambda w: w, kl_weight=lambda w: 1.0), "belongs to the divergence"),
-    "rehearsal alone": (step(ce_weight=lambda w: 0.0), "corpus's part is missing"),
-    "a sum of the corpus": (step(reduction="sum"), "not the mean"),
-    "left in eval mode": ({"rehearsed": in_eval_mode}, "eval mode"),
-    "left without adapters": ({"rehearsed": left_off}, "turned off"),
+    "a sum of the corpus": (step(reduction="sum"), "your loss with weight"),
+    "left in eval mode": (step(at_end=lambda model: model.eval()), "eval mode"),
+    "left without adapters": (step(at_end=lambda model: scale(model, 0.0)), "turned off"),
     "shares": ({"KEPT": {0.0: 0.5, 0.1: 0.6, 1.0: 0.9}}, "whole points"),
     "two weights": ({"KEPT": {0.0: 50, 1.0: 90}}, "other weights"),
 }

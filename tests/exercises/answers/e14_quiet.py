@@ -34,22 +34,18 @@ def directions(function):
     return {"quiet_directions": function}
 
 
+def thin(X, rank):
+    return torch.linalg.svd(X, full_matrices=False).Vh[-rank:]
+
+
 WRONG = {
-    "the loudest": (directions(lambda X, r: torch.linalg.svd(X).Vh[:r]), "loudest"),
-    "the thin decomposition": (
-        directions(lambda X, r: torch.linalg.svd(X, full_matrices=False).Vh[-r:]),
-        "thin decomposition",
-    ),
-    "centred": (directions(lambda X, r: quiet_directions(X - X.mean(0), r)), "mean is taken off"),
-    "directions of the tokens": (
-        directions(lambda X, r: torch.linalg.svd(X, full_matrices=False).U[:, -r:].T),
-        "shape",
-    ),
+    "the loudest": (directions(lambda X, r: torch.linalg.svd(X).Vh[:r]), "is least"),
+    "the thin decomposition": (directions(thin), "thin decomposition"),
+    "centred": (directions(lambda X, r: quiet_directions(X - X.mean(0), r)), "mean"),
     "columns": (directions(lambda X, r: quiet_directions(X, r).T), "shape"),
     "random": (directions(lambda X, r: torch.linalg.qr(torch.randn(X.shape[1], r)).Q.T), "hears"),
     "scaled": (directions(lambda X, r: 2 * quiet_directions(X, r)), "orthonormal"),
-    "not squared": ({"heard": lambda A, X: heard(A, X) ** 0.5}, "not squared"),
-    "what is not heard": ({"heard": lambda A, X: 1 - heard(A, X)}, "not heard"),
-    "not divided": ({"heard": lambda A, X: (X @ A.T).square().sum()}, "divided by"),
+    "not squared": ({"heard": lambda A, X: heard(A, X) ** 0.5}, "your share of X"),
+    "not divided": ({"heard": lambda A, X: (X @ A.T).square().sum()}, "your share of X"),
     "a share": ({"PREDICTION": 0.05}, "whole points"),
 }
