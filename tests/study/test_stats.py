@@ -4,22 +4,9 @@ import math
 
 import numpy as np
 import pytest
-from scipy import stats
 from scipy.stats import binom, ttest_1samp
 
-from study.stats import (
-    Difference,
-    best_elsewhere,
-    heights,
-    holm,
-    matched,
-    paired,
-    ratio,
-    read_at,
-    resamples,
-    rising,
-    verdict,
-)
+from study.stats import Difference, best_elsewhere, heights, holm, matched, paired, ratio, read_at, rising
 
 WORLDS, TRIALS = 8, 1500
 
@@ -45,39 +32,18 @@ def test_paired_on_numbers_worked_out_by_hand():
     assert difference.p == pytest.approx(0.0304663, rel=1e-5)  # t = 3.8730, 3 degrees of freedom
 
 
-def test_paired_is_about_pairs_and_signed():
-    first, second = [0.1, 0.5, 0.9], [0.08, 0.478, 0.882]
-    assert paired(first, second).p < 0.05
-    assert paired(first, second).mean == pytest.approx(-paired(second, first).mean)
-    assert paired(first, second[::-1]).p > 0.5
-
-
 def test_paired_without_any_spread():
     assert paired([0.5, 0.5], [0.5, 0.5]) == Difference(0, 0, 0, 0, 1, 2)
     assert paired([0.75, 1.0], [0.5, 0.75]) == Difference(0.25, 0, 0.25, 0.25, 0, 2)
     thirds = paired([1 / 3 + 0.1, 2 / 3 + 0.1, 0.1], [1 / 3, 2 / 3, 0])  # none but rounding errors
     assert (thirds.se, thirds.p, thirds.mean) == (0, 0, pytest.approx(0.1))
-    with pytest.raises(ValueError, match="one world"):
-        paired([0.5], [0.4])
 
 
 def test_holm_on_the_textbook_example():
     assert holm([0.01, 0.04, 0.03, 0.005]).tolist() == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.5, 0.9, 0.4]).tolist() == [1, 1, 1]
-    assert holm([0.02]).tolist() == [0.02]
-
-
-def test_holm_counts_comparisons_that_are_still_to_come_as_unresolved_ones():
-    made = [0.01, 0.04, 0.03, 0.005]
+    made = [0.01, 0.04, 0.03, 0.005]  # comparisons that are still to come count as unresolved ones
     assert holm(made, planned=7).tolist() == pytest.approx(holm([*made, 1, 1, 1])[:4].tolist())
-    assert holm(made, planned=4).tolist() == holm(made).tolist()
-
-
-def test_verdicts():
-    up, down = paired([2, 3.1], [1, 2]), paired([1, 2], [2, 3.1])
-    assert verdict(up, 0.01) == verdict(down, 0.01, larger_is_better=False) == "ahead"
-    assert verdict(down, 0.01) == verdict(up, 0.01, larger_is_better=False) == "behind"
-    assert verdict(up, 0.05) == verdict(up, math.nan) == "not resolved"
 
 
 def test_fiellers_interval_is_what_the_t_test_does_not_refute():
@@ -87,11 +53,8 @@ def test_fiellers_interval_is_what_the_t_test_does_not_refute():
     assert value == x.mean() / y.mean() and low < value < high
     for edge in (low, high):
         assert paired(x, edge * y).p == pytest.approx(0.05)
-    assert ratio(y, y)[0] == 1 and ratio(2 * y, y) == pytest.approx((2, 2, 2))
-
-
-def test_a_ratio_to_what_may_be_zero_is_anything():
-    assert ratio([1, 2, 3], [-0.2, 0.1, 0.2])[1:] == (-math.inf, math.inf)
+    assert ratio(2 * y, y) == pytest.approx((2, 2, 2))
+    assert ratio([1, 2, 3], [-0.2, 0.1, 0.2])[1:] == (-math.inf, math.inf)  # to what may be zero it is anything
 
 
 def test_intervals_of_paired_differences_cover_the_truth_95_times_in_100():
@@ -134,16 +97,6 @@ def test_heights_of_curves_over_the_span_that_both_reach():
     bent = [(0.2, 1.0), (0.4, 1.0), (0.6, 0.6)]  # a triangle of height 0.2 above the line, as wide as the span
     assert np.subtract(*heights(bent, line)) == pytest.approx(0.1)
     assert np.isnan(heights([(0.7, 0.5), (0.9, 0.4)], line)).all()
-    many = heights(np.array([higher, bent[:2]]), np.array([line, line]))  # and of several pairs at once
-    assert np.array(many)[:, 0] == pytest.approx((0.8, 0.7))
-
-
-def test_the_resamples_are_all_there_are():
-    counts, ways = resamples(3)
-    assert ways.sum() == 3**3 and len(counts) == 10 and (counts.sum(1) == 3).all()
-    values = np.array([1.0, 2.0, 6.0])
-    spread = np.average((counts @ values / 3 - 3) ** 2, weights=ways)  # of a mean, it is known
-    assert spread * 3 / 2 == pytest.approx(stats.sem(values) ** 2)
 
 
 def test_where_a_mean_is_all_there_is_matching_is_the_paired_t_test():
@@ -159,21 +112,15 @@ def test_where_a_mean_is_all_there_is_matching_is_the_paired_t_test():
 # Means of curves, an arm's four rates: made up, and those of the designs (study/results), whose numbers decide.
 MICA = [(0.396, 6.386), (0.458, 6.901), (0.500, 7.201), (0.465, 7.855)]  # real weights: new knowledge, forgetting loss
 LORA = [(0.271, 7.695), (0.424, 8.140), (0.528, 8.096), (0.653, 8.009)]
-RANDOM = [(0.368, 5.567), (0.465, 6.120), (0.493, 6.552), (0.354, 7.209)]
 TOY_MICA = [(0.410, 0.761), (0.447, 0.690), (0.473, 0.597), (0.452, 0.569)]  # toy, q and v: new knowledge, never asked
 TOY_LORA = [(0.449, 0.590), (0.655, 0.513), (0.757, 0.464), (0.727, 0.451)]
 WRECKED = [(0.28, 3.55), (0.38, 3.8), (0.44, 4.2), (0.38, 5.3)]  # at the last rate
 WHOLE = [(0.30, 3.55), (0.39, 3.7), (0.45, 4.15), (0.48, 4.7)]
 CURVES = {
     "real, MiCA and LoRA": (MICA, LORA, 24),
-    "real, random and LoRA": (RANDOM, LORA, 24),
-    "real, random and MiCA": (RANDOM, MICA, 24),
     "real, MiCA twice": (MICA, MICA, 24),
-    "real, LoRA twice": (LORA, LORA, 24),
     "made up, wrecked": (WRECKED, WHOLE, 24),
-    "made up, equal": (WHOLE, WHOLE, 24),
     "toy, MiCA and LoRA": (TOY_MICA, TOY_LORA, 360),
-    "toy, MiCA twice": (TOY_MICA, TOY_MICA, 360),
 }
 NOISE = {24: (0.03, 0.012, 0.04, 0.02), 360: (0.02, 0.012, 0.015, 0.012)}  # sd: shared x, own x, shared y, own y
 
@@ -215,6 +162,3 @@ def test_a_curve_is_read_where_it_first_falls_to_a_level():
 
 def test_a_rate_is_chosen_on_the_other_worlds():
     assert best_elsewhere([[1, 1, 9], [2, 2, 2]]) == [1, 1, 2]
-    noise = np.random.default_rng(0).normal(0, 1, (2000, 2, 8))  # no rate is better: so nothing is gained by choosing
-    assert abs(np.mean([best_elsewhere(values) for values in noise])) < 4 / math.sqrt(2000 * 8)
-    assert noise.max(1).mean() > 0.5
