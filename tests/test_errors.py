@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 import sys
 
 import pytest
@@ -88,27 +87,8 @@ def test_bad_settings_are_refused_before_any_work(model, files, tmp_path, monkey
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("extra, words", [(["--adapter", "nowhere"], ["nowhere"]), (["--scores", "."], ["--scores"])])
-def test_flags_of_eval_qa_too(model, files, monkeypatch, capsys, extra, words):
-    check_refused(eval_qa, [*eval_line(model, files), *extra], words, monkeypatch, capsys)
-
-
 def test_what_another_program_wrote_is_not_written_over(model, files, tmp_path, monkeypatch, capsys):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "config.json").write_text(json.dumps({"model_type": "llama"}))
     check_refused(train, train_line(model, files), [str(tmp_path / "out")], monkeypatch, capsys)
     assert (tmp_path / "out" / "config.json").read_text() == '{"model_type": "llama"}'
-
-
-def test_the_command_itself_ends_with_one_line_and_exit_code_2(model, files):
-    truncate(model / "model.safetensors")
-    done = subprocess.run([sys.executable, eval_qa.__file__, *eval_line(model, files)], capture_output=True, text=True)
-    (said,) = done.stderr.splitlines()
-    assert (done.returncode, done.stdout) == (2, "") and said.startswith("eval_qa.py: ") and "model.safetensors" in said
-
-
-def test_a_bug_shows_where_it_is_when_asked_to(model, files, monkeypatch):
-    monkeypatch.setenv("TRACEBACK", "1")
-    monkeypatch.setattr(sys, "argv", ["train.py", *train_line(model, files, rank=0)])
-    with pytest.raises(ValueError, match="rank 0"):
-        train.main()

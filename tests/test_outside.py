@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import shutil
 import sys
 
@@ -141,13 +140,6 @@ def test_a_pickle_holds_plain_tensors_only(model, odd):
     tensors[NORM] = odd(tensors[NORM])
     torch.save(tensors, model / "pytorch_model.bin")
     refusal(load_model, model)
-
-
-@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
-def test_a_pipe_is_refused_not_waited_for(model, name):
-    (model / name).unlink()
-    os.mkfifo(model / name)
-    assert name in refusal(load_pretrained, model)
 
 
 # --- companion files, and adapters from elsewhere ---------------------------------------------------------------------

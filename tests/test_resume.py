@@ -5,20 +5,14 @@ import os
 import random
 import shutil
 import signal
-import sys
 import time
 
 import pytest
-import torch
 from forked import forked, needs_fork, start
 from test_train import arguments, corpus, draw_nothing, results_of, run_program, world  # noqa: F401
 
-import adapter_io
 import comparison
 import train
-from gpt.weights import load_model
-from lora import replace_linears
-from mica import MiCALayer
 from tools.cli import MADE_BY
 
 COMPARISON = {"method": ["mica", "full"], "seeds": 2, "text": [], "examples": 2}
@@ -224,16 +218,12 @@ def kill_at_random(action, longest):
     return os.waitstatus_to_exitcode(status) == 0
 
 
-def seconds_of(action):
-    began = time.monotonic()
-    assert forked(action)[0] == 0
-    return time.monotonic() - began
-
-
 @needs_fork
 def test_train_killed_at_any_moment_goes_on_to_the_same_bytes(line, tmp_path):
     killed, unfinished, whole = 0, 0, tmp_path / "whole"
-    longest = seconds_of(lambda: run_program([*line, "--out", str(whole)]))
+    began = time.monotonic()
+    assert forked(lambda: run_program([*line, "--out", str(whole)]))[0] == 0
+    longest = time.monotonic() - began
     while killed < KILLS or not unfinished:  # a kill that comes after the end shows nothing
         assert killed < 5 * KILLS, "the kills come too late"
         out = tmp_path / f"out{killed}"
@@ -246,32 +236,3 @@ def test_train_killed_at_any_moment_goes_on_to_the_same_bytes(line, tmp_path):
         code, _, said = forked(again)
         assert code == 0, said
         assert same_but_for_its_name(out, whole)
-
-
-@needs_fork
-def test_a_merge_killed_at_any_moment_leaves_the_old_or_the_new_folder(tiny_llama_folder, tmp_path, monkeypatch):
-    def merge(name, out="merged"):
-        line = ["--model", tiny_llama_folder, "--adapter", tmp_path / name, "--out", tmp_path / out]
-        monkeypatch.setattr(sys, "argv", ["adapter_io.py", *map(str, line)])
-        adapter_io.main()
-
-    expected = {}
-    for seed, name in enumerate(("one", "other")):
-        torch.manual_seed(seed)
-        model = load_model(tiny_llama_folder)
-        replace_linears(model, MiCALayer, 2, 2, ("q_proj",))
-        for parameter in (p for p in model.parameters() if p.requires_grad):
-            torch.nn.init.normal_(parameter)
-        adapter_io.save_adapters(model, tmp_path / name)
-        merge(name, f"expected {name}")
-        expected[name] = content(tmp_path / f"expected {name}")
-    longest = seconds_of(lambda: merge("other"))
-    merged, old = tmp_path / "merged", tmp_path / ".merged.old"
-    for _ in range(KILLS):
-        now = content(merged if merged.exists() else old)  # killed between two renames: the next puts it back
-        name = "one" if now == expected["other"] else "other"
-        kill_at_random(lambda: merge(name), longest)  # noqa: B023
-        assert content(merged if merged.exists() else old) in (now, expected[name])
-    merge("one")
-    assert content(merged) == expected["one"] != expected["other"]
-    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
