@@ -1,50 +1,34 @@
 """GGUF files, llama.cpp's format: configuration, tokenizer and weights in one, these often rounded to 4 or 8 bits.
 
-Reading order: KEYS, gguf_config, gguf_tensors, gguf_tokenizer, then how a file is read.
-
-A file is translated into what a Hugging Face folder would hold, the content of config.json and of tokenizer.json and the
-tensors under their names there, and gpt/weights.py and gpt/tokenizer.py go on from there with all their checks. The file
-is taken apart, and its rounded weights are made float32 again, by the gguf package (pip install gguf), which is imported
-only when there is a GGUF file to read. Raised is a ValueError, one sentence, for a file that is damaged, asks for something
-that gpt/model.py does not compute, or names something not known here.
+A file is translated into what a Hugging Face folder would hold, config.json's content and the tensors under their names
+there (the tokenizer: gpt/tokenizer.py), and gpt/weights.py goes on from there with all its checks. The gguf package
+(pip install gguf), imported only for such a file, takes it apart and makes rounded weights float32 again.
+Raised is a ValueError, one sentence, for a file that is damaged, or asks for something that gpt/model.py does not compute.
 """
 
 import functools
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 
 from gpt.model import GPTConfig, RopeScaling, rotary_tables
-from tools.schema import build, reading, shown
+from tools.schema import reading, shown
 
-# Keys of a file's metadata, the architecture ("llama.") left out -> of config.json.
-LLAMA = {
+ARCHITECTURES = ["llama", "qwen2", "qwen3", "gpt2"]  # "llama" is Mistral, SmolLM2 and TinyLlama too
+KEYS = {  # of a file's metadata, the architecture ("llama.") left out -> field of GPTConfig
     "vocab_size": "vocab_size",
-    "context_length": "max_position_embeddings",
+    "context_length": "context_length",
     "embedding_length": "hidden_size",
     "feed_forward_length": "intermediate_size",
-    "block_count": "num_hidden_layers",
-    "attention.head_count": "num_attention_heads",
-    "attention.head_count_kv": "num_key_value_heads",
+    "block_count": "n_layers",
+    "attention.head_count": "n_heads",
+    "attention.head_count_kv": "n_kv_heads",
     "attention.key_length": "head_dim",
-    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
+    "attention.layer_norm_rms_epsilon": "norm_eps",
+    "attention.layer_norm_epsilon": "norm_eps",
     "rope.freq_base": "rope_theta",
 }
-GPT2 = {
-    "vocab_size": "vocab_size",
-    "context_length": "n_positions",
-    "embedding_length": "n_embd",
-    "feed_forward_length": "n_inner",
-    "block_count": "n_layer",
-    "attention.head_count": "n_head",
-    "attention.layer_norm_epsilon": "layer_norm_epsilon",
-}
-KEYS = {"llama": LLAMA, "qwen2": LLAMA, "qwen3": LLAMA, "gpt2": GPT2}  # "llama" is Mistral, SmolLM2 and TinyLlama too
-# config.json's keys of Llama 3.1's rope_scaling, in the order of RopeScaling's fields.
-SCALING = ["factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"]
 # Other keys, with the only value that gpt/model.py computes. All that are neither here nor above are refused.
 FIXED = {
     "expert_count": 0,
@@ -54,6 +38,8 @@ FIXED = {
     "rope.scaling.type": "none",
     "rope.scaling.factor": 1.0,
 }
+# config.json's keys of Llama 3.1's rope_scaling, in the order of RopeScaling's fields.
+SCALING = ["factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"]
 
 
 def find_gguf(name):
@@ -82,22 +68,20 @@ def below(prefix, metadata):
 
 
 def gguf_config(path):
-    """What config.json would hold for the model of a GGUF file (dict)."""
+    """What config.json would hold for the model of a GGUF file (dict), but under GPTConfig's names."""
     kind, metadata, tensors = open_gguf(path)
     given = below(f"{kind}.", metadata)
     with reading(path, "GGUF file"):
-        heads = given["attention.head_count"]
-        head_dim = given.get("attention.key_length", given["embedding_length"] // heads)
+        head_dim = given.get("attention.key_length", given["embedding_length"] // given["attention.head_count"])
         fixed = FIXED | {"attention.value_length": head_dim, "rope.dimension_count": head_dim}
-        fixed["attention.head_count_kv"] = heads  # of gpt2: the others may have fewer, and have a key for it
         window = given.get("attention.sliding_window", 0)
         if window == 0 or window >= given["context_length"]:
             fixed["attention.sliding_window"] = window  # there is none, or it is never in force
-        raw = {"model_type": kind, "tie_word_embeddings": "output.weight" not in tensors}
-        raw[KEYS[kind]["vocab_size"]] = len(metadata["tokenizer.ggml.tokens"])
+        raw = {"model_type": kind, "tie_embeddings": "output.weight" not in tensors}
+        raw["vocab_size"] = len(metadata["tokenizer.ggml.tokens"])
         for key, value in given.items():
-            if key in KEYS[kind]:  # a float32 as it was meant: 1e-05, not 9.999999747378752e-06
-                raw[KEYS[kind][key]] = float(str(np.float32(value))) if isinstance(value, float) else value
+            if key in KEYS:  # a float32 as it was meant: 1e-05, not 9.999999747378752e-06
+                raw[KEYS[key]] = float(str(np.float32(value))) if isinstance(value, float) else value
             elif key not in fixed or value != fixed[key]:
                 raise ValueError(f"the key {shown(f'{kind}.{key}')} with the value {shown(value)} is not supported")
         if "rope_freqs.weight" in tensors:
@@ -111,18 +95,17 @@ def rope_scaling(divisors, theta, head_dim):
 
     Raises ValueError where these are not what Llama 3.1, 3.2 or 3.3 divide by.
     """
-    wrong = ValueError("rope_freqs.weight scales rotary positions otherwise than Llama 3.1, which is not supported")
-    if head_dim < 2 or divisors.shape != (head_dim // 2,):
-        raise wrong
-    scaling = RopeScaling(float(divisors.max()), 1.0, 4.0, 8192)  # all that differs between these models is the factor
+    factor = float(max(divisors.tolist(), default=1))  # all that differs between these models
+    scaling = RopeScaling(factor, 1.0, 4.0, 8192)
 
     def frequencies(scaling):
         config = GPTConfig("llama", 1, 1, 1, 1, 1, 1, 1, head_dim, rope_theta=theta, rope_scaling=scaling)
         cos, sin = rotary_tables(torch.ones(1), config)  # at position 1 the angle is the frequency
         return torch.atan2(sin, cos)[0, : head_dim // 2]
 
-    if not torch.allclose(divisors, frequencies(None) / frequencies(scaling), rtol=1e-3):
-        raise wrong
+    expected = frequencies(None) / frequencies(scaling)
+    if divisors.shape != expected.shape or not torch.allclose(divisors, expected, rtol=1e-3):
+        raise ValueError("rope_freqs.weight scales rotary positions otherwise than Llama 3.1, which is not supported")
     return {"rope_type": "llama3"} | dict(zip(SCALING, vars(scaling).values()))
 
 
@@ -130,7 +113,7 @@ def gguf_tensors(path, expected):
     """{name: read} of a GGUF file's tensors, by the names of `expected`, a Hugging Face checkpoint's; read() -> float32.
 
     Read one by one: of a rounded tensor the file's pages are let go when it has been made float32; a float32 tensor stays
-    a window on the file, never written to, until it is used or moved. Raises ValueError for one that is not expected.
+    a window on the file, never written to, until it is used or moved.
     """
     kind, metadata, tensors = open_gguf(path)
     gguf = import_gguf()
@@ -140,9 +123,6 @@ def gguf_tensors(path, expected):
     for name in expected:
         stem, suffix = name.rsplit(".", 1)  # model.layers.0.self_attn.q_proj.weight -> blk.0.attn_q.weight
         stored[f"{names.get_name(stem)}.{suffix}"] = name
-    if unknown := tensors.keys() - stored.keys() - {"rope_freqs.weight"}:  # gguf_config has that
-        raise ValueError(f"{path}: a model of the architecture {kind} has no tensor {shown(min(unknown))}")
-
     heads = metadata[f"{kind}.attention.head_count"]
     heads = {"attn_q.weight": heads, "attn_k.weight": metadata.get(f"{kind}.attention.head_count_kv", heads)}
 
@@ -152,7 +132,8 @@ def gguf_tensors(path, expected):
             return unpair(tensor, heads[ending])
         return tensor.T if kind == "gpt2" and name.startswith("blk.") and tensor.dim() == 2 else tensor  # as Conv1D
 
-    return {theirs: functools.partial(read, name) for name, theirs in stored.items() if name in tensors}
+    others = tensors.keys() - {"rope_freqs.weight"}  # gguf_config has that
+    return {stored.get(name, f"GGUF's {name}"): functools.partial(read, name) for name in others}
 
 
 def unpair(weight, heads):
@@ -162,139 +143,6 @@ def unpair(weight, heads):
     gpt/model.py and Hugging Face half a head apart, (a0 a1 ... b0 b1 ...).
     """
     return weight.view(heads, -1, 2, *weight.shape[1:]).transpose(1, 2).reshape(weight.shape)
-
-
-# --- the tokenizer -----------------------------------------------------------------------------------------------------
-
-# Kinds of token, as SentencePiece and GGUF number them.
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Vocabulary:
-    """The metadata that begin with "tokenizer.ggml."; of a Literal or None, anything else would give other ids."""
-
-    model: Literal["gpt2", "llama"]  # byte-level BPE, or SentencePiece's BPE
-    tokens: list[str]
-    token_type: list[int]
-    bos_token_id: int | None = None
-    eos_token_id: int | None = None
-    add_bos_token: bool | None = None
-    add_eos_token: Literal[False] = False
-    add_space_prefix: bool = True
-    remove_extra_whitespaces: Literal[False] = False
-    precompiled_charsmap: None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class BytePairs(Vocabulary):
-    pre: str  # llama.cpp's name of how a text is cut into words
-    merges: list[str]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SentencePieces(Vocabulary):
-    scores: list[float]
-
-
-def gguf_tokenizer(path, pre_tokenizers):
-    """{file name: content, a dict} of a GGUF file's tokenizer, as in a Hugging Face folder.
-
-    pre_tokenizers: {llama.cpp's name: (pre_tokenizer, normalizer)}, as tokenizer.json spells them.
-    """
-    _, metadata, _ = open_gguf(path)
-    raw = below("tokenizer.ggml.", metadata)
-    bytewise = raw.get("model") == "gpt2"
-    with reading(path, "GGUF file"):
-        given = build(BytePairs if bytewise else SentencePieces, raw)
-        if bytewise and given.pre not in pre_tokenizers:
-            known = ", ".join(pre_tokenizers)
-            raise ValueError(f"tokenizer.ggml.pre={shown(given.pre)} is not supported: known are {known}")
-        tokens, kinds = given.tokens, given.token_type
-        used = {token: i for i, (token, kind) in enumerate(zip(tokens, kinds, strict=True)) if kind != UNUSED}
-        if len(used) < len(tokens) - kinds.count(UNUSED):
-            raise ValueError("two entries of tokenizer.ggml.tokens are the same")
-        plain = dict.fromkeys(["single_word", "lstrip", "rstrip", "normalized"], False)
-        added = [
-            {"id": i, "content": token, "special": kinds[i] != USER_DEFINED} | plain
-            for token, i in used.items()
-            if kinds[i] in (UNKNOWN, CONTROL, USER_DEFINED)
-        ]
-        special = {token["id"]: token["content"] for token in added}
-
-        def token_of(name, default):
-            given_id = getattr(given, f"{name}_token_id")
-            token = default if given_id is None else given_id
-            if token not in special:
-                raise ValueError(f"tokenizer.ggml.{name}_token_id={token} is not the id of a control token")
-            return special[token]
-
-        settings = {"tokenizer_class": "PreTrainedTokenizerFast"}
-        settings["eos_token"] = token_of("eos", used.get("<|endoftext|>") if bytewise else 2)
-        if metadata.get("tokenizer.chat_template"):
-            settings["chat_template"] = str(metadata["tokenizer.chat_template"])
-        content = {"version": "1.0", "added_tokens": added, "post_processor": None}
-        begins = given.add_bos_token
-        if begins or begins is None and (not bytewise or given.pre == "llama-bpe"):
-            bos, text = token_of("bos", None if bytewise else 1), {"Sequence": {"id": "A", "type_id": 0}}
-            settings["bos_token"] = bos
-            content["post_processor"] = {
-                "type": "TemplateProcessing",
-                "single": [{"SpecialToken": {"id": bos, "type_id": 0}}, text],
-                "pair": [text, {"Sequence": {"id": "B", "type_id": 0}}],
-                "special_tokens": {bos: {"id": bos, "ids": [used[bos]], "tokens": [bos]}},
-            }
-        if bytewise:
-            content["pre_tokenizer"], content["normalizer"] = pre_tokenizers[given.pre]
-            content["decoder"] = {
-                "type": "ByteLevel",
-                "add_prefix_space": True,
-                "trim_offsets": True,
-                "use_regex": True,
-            }
-            content["model"] = {"ignore_merges": given.pre == "llama-bpe", "vocab": used, "merges": given.merges}
-        else:
-            content |= spaces(given.add_space_prefix)
-            scores = {token: given.scores[i] for token, i in used.items() if kinds[i] == NORMAL}
-            unknown = next((token for token, i in used.items() if kinds[i] == UNKNOWN), None)
-            vocab = dict(zip(tokens, range(len(tokens)))) | used  # unused ones too: ids there must have no gaps
-            content["model"] = {"unk_token": unknown, "vocab": vocab, "merges": merges_of(scores)}
-            content["model"] |= {"fuse_unk": True, "byte_fallback": True}
-        content["model"]["type"] = "BPE"
-    return {"tokenizer.json": content, "tokenizer_config.json": settings}
-
-
-def spaces(prefix):
-    """What tokenizer.json says of SentencePiece's spaces, which are written ▁. prefix: whether a text begins with one."""
-
-    def replace(old, new):
-        return {"type": "Replace", "pattern": {"String": old}, "content": new}
-
-    begin = [{"type": "Prepend", "prepend": "▁"}] if prefix else []
-    strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if prefix else []
-    decoders = [replace("▁", " "), {"type": "ByteFallback"}, {"type": "Fuse"}, *strip]
-    return {
-        "normalizer": {"type": "Sequence", "normalizers": [*begin, replace(" ", "▁")]},
-        "pre_tokenizer": None,
-        "decoder": {"type": "Sequence", "decoders": decoders},
-    }
-
-
-def merges_of(scores):
-    """The pairs to merge, in order, that {piece: score} comes to.
-
-    SentencePiece joins whichever two neighbours make the piece with the highest score. Raises ValueError where two pieces
-    have the same: no order says what it does then, and such scores are made up by converters that found none.
-    """
-    pairs, made = [], {}  # made: {score: piece}
-    for piece, score in scores.items():
-        cuts = ((piece[:i], piece[i:]) for i in range(1, len(piece)))
-        found = [(-score, -len(left), left, right) for left, right in cuts if left in scores and right in scores]
-        if found and made.setdefault(score, piece) != piece:
-            both = f"{shown(made[score])} and {shown(piece)}"
-            raise ValueError(f"tokenizer.ggml.scores do not say which of {both} is merged first")
-        pairs += found
-    return [[left, right] for _, _, left, right in sorted(pairs)]
 
 
 # --- reading -----------------------------------------------------------------------------------------------------------
@@ -332,8 +180,8 @@ def read_gguf(path, size, changed):
             raise ValueError("it is written for machines of the other byte order: take a little-endian GGUF file")
         metadata = {key: field.contents() for key, field in reader.fields.items()}
         kind = metadata["general.architecture"]
-        if kind not in list(KEYS):  # list: `kind` may be anything that metadata can hold
-            raise ValueError(f"the architecture {shown(kind)} is not supported: known are {', '.join(KEYS)}")
+        if kind not in ARCHITECTURES:
+            raise ValueError(f"the architecture {shown(kind)} is not supported: known are {', '.join(ARCHITECTURES)}")
         if metadata.get("split.count", 1) > 1:
             raise ValueError(f"it is one of {metadata['split.count']} parts: join them with llama-gguf-split")
     return kind, metadata, {tensor.name: tensor for tensor in reader.tensors}

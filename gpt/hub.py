@@ -15,6 +15,7 @@ from pathlib import Path
 from gpt.gguf import find_gguf, is_gguf
 from gpt.tokenizer import COMPANIONS, TOKENIZER_FILES, load_tokenizer
 from gpt.weights import WEIGHTS, read_config, shard_names
+from tools.schema import printable
 
 PACKAGE = "package:"
 HUB_NAME = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:@(.+))?")  # org/name, and perhaps @revision
@@ -93,8 +94,8 @@ def check_adapter(folder, name):
 def fetch_from_hub(repository, revision, names):
     """Fetch files of a repository that have these names, where there are any; the folder they are in.
 
-    Raises ValueError with what huggingface_hub says. Any exception: over a setting of the environment (a proxy it does not
-    know, a timeout that is no number) it fails in many ways, and even when it is imported.
+    Raises ValueError with what huggingface_hub says, whatever the error: over a setting of the environment (a timeout that
+    is no number) it fails even when it is imported.
     """
     try:
         from huggingface_hub import snapshot_download
@@ -104,11 +105,8 @@ def fetch_from_hub(repository, revision, names):
         patterns = [glob.escape(name) for name in names]
         return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns, tqdm_class=bar))
     except Exception as error:
-        if isinstance(error, FileNotFoundError):  # the cache was the last resort: what led to it says more
-            error = error.__cause__ or error
-        said = getattr(error, "server_message", None) or str(error) or type(error).__name__
-        name = f"{repository}@{revision}" if revision else repository
+        name, said = (f"{repository}@{revision}" if revision else repository), printable(str(error), 220)
         raise ValueError(
-            f"no folder {name} here, and from the Hub it cannot be fetched: {' '.join(said.split())[:200]} "
+            f"no folder {name} here, and the Hub's client says: {said or type(error).__name__} "
             "(check the name, the network, HF_TOKEN and HF_HUB_OFFLINE)"
         ) from error

@@ -1,9 +1,7 @@
-"""Text <-> token ids, from the files that come with open weights.
+"""Text <-> token ids, from the tokenizer.json that comes with open weights, or a GGUF file's metadata.
 
-tokenizer.json first: tiktoken reads it where it is plain byte-level BPE (GPT-2, Llama 3, SmolLM2, Qwen, data/base), the
-tokenizers library (pip install tokenizers) where it is anything else; the ids are the library's either way. Without it,
-sentencepiece (pip install sentencepiece) reads tokenizer.model, and tiktoken vocab.json with merges.txt. A GGUF file has
-the same in its metadata: gpt/gguf.py translates.
+tiktoken reads it where it is plain byte-level BPE (GPT-2, Llama 3, SmolLM2, Qwen, data/base), the tokenizers library
+(pip install tokenizers) where it is anything else; the ids are the library's either way.
 
 Byte-level BPE in three steps: a pattern cuts the text into pieces (roughly words with their leading space), the UTF-8
 bytes of each piece are its first tokens, and neighbouring tokens are merged, most frequent pair first, as long as the
@@ -14,41 +12,39 @@ import json
 import math
 import re
 import unicodedata
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import tiktoken
 
-from gpt.gguf import find_gguf, gguf_tokenizer
+from gpt.gguf import below, find_gguf, open_gguf
 from tools.cli import atomic
-from tools.schema import build, fit, read_bytes, read_json, read_text, reading, shown
+from tools.schema import build, fit, read_bytes, read_json, reading, shown
 
 # A model's files that say how its text becomes tokens.
-SETTINGS_FILES = ["tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"]
-TOKENIZER_FILES = ["tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", *SETTINGS_FILES]
+TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"]
 # What else says how a model is used, and changes with neither its weights nor its tokenizer.
 COMPANIONS = ["chat_template.jinja", "chat_template.json", "generation_config.json"]
+REMEDY = "make it, with transformers: AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
 
 
 class Tokenizer:
-    """What every kind shares: special tokens, spelled out in a text, become their ids; the rest is the kind's.
+    """What both kinds share.
 
-    special: {text: id}. vocab_size: the largest id + 1, which the model's vocabulary must hold. load_tokenizer sets
-    bos_id, the id every text begins with (None where the model's files ask for none), and eot_id, which ends a document.
+    special: {text: id} of the tokens that are found in a text as they are spelled. vocab_size: the largest id + 1, which
+    the model's vocabulary must hold. load_tokenizer sets bos_id, the id every text begins with (None where the model's
+    files ask for none), and eot_id, which ends a document.
     missing: bytes that a byte-level vocabulary lacks, as SmolLM2's does, since its training text did not have them.
     """
 
     bos_id = eot_id = None
     has_chat_template = False  # whether its files have one; nothing here applies it
-    missing = frozenset()
 
-    def __init__(self, special, vocab_size):
-        self.special, self.vocab_size = special, vocab_size
-        self._special_bytes = {token: text.encode() for text, token in special.items()}
-        # Where several match, the longest; (?!) matches nowhere.
-        texts = sorted(map(re.escape, special), key=len, reverse=True)
-        self._pattern = re.compile(f"({'|'.join(texts) or '(?!)'})")
+    def __init__(self, special, vocab_size, missing):
+        self.special, self.vocab_size, self.missing = special, vocab_size, missing
+        self.special_bytes = {token: text.encode() for text, token in special.items()}
 
     def encode(self, text, bos=False):
         """Token ids (list of int) of a text. bos: begin with bos_id, where there is one and the text does not yet."""
@@ -58,28 +54,15 @@ class Tokenizer:
             ids.insert(0, self.bos_id)
         return ids
 
-    def ids_of(self, text):
-        ids = []
-        for i, part in enumerate(self._pattern.split(text)):  # every second part is a special token
-            if i % 2:
-                ids.append(self.special[part])
-            elif part:
-                ids += self.ordinary_ids(part, first=i == 0)
-        return ids
-
     def refuse_missing(self, text):
         """Raises ValueError for a character without a token, which would otherwise be left out, and nothing said."""
         if self.missing and not self.missing.isdisjoint(text.encode()):
             odd = next(c for c in text if not self.missing.isdisjoint(c.encode()))
             raise ValueError(f"a text has the character {odd!r} ({ord(odd):#x}), for which the tokenizer has no token")
 
-    def decode(self, ids):
-        """The text of token ids. Incomplete UTF-8 becomes U+FFFD; ids of no token (a padded vocabulary) are skipped."""
-        return b"".join(map(self.token_bytes, map(int, ids))).decode("utf-8", errors="replace")
-
     def token_bytes(self, token):
         """The UTF-8 bytes that one id stands for, perhaps not a whole character; b"" for an id that no token has."""
-        return self._special_bytes[token] if token in self._special_bytes else self.ordinary_bytes(token)
+        return self.special_bytes[token] if token in self.special_bytes else self.ordinary_bytes(token)
 
 
 class BytePairTokenizer(Tokenizer):
@@ -90,19 +73,31 @@ class BytePairTokenizer(Tokenizer):
     """
 
     def __init__(self, pattern, ranks, nfc, special):
-        super().__init__(special, max([*ranks.values(), *special.values()]) + 1)
+        missing = {byte for byte in range(256) if bytes([byte]) not in ranks}
+        super().__init__(special, max([*ranks.values(), *special.values()]) + 1, missing)
         self.encoding = tiktoken.Encoding("open weights", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
-        self.nfc = nfc
-        self._bytes = {token: text for text, token in ranks.items()}
-        self.missing = {byte for byte in range(256) if bytes([byte]) not in ranks}
+        self.nfc, self.ordinary = nfc, {token: text for text, token in ranks.items()}
+        # Where several special tokens match, the longest; (?!) matches nowhere.
+        texts = sorted(map(re.escape, special), key=len, reverse=True)
+        self.pattern = re.compile(f"({'|'.join(texts) or '(?!)'})")
 
-    def ordinary_ids(self, text, first):
-        text = unicodedata.normalize("NFC", text) if self.nfc else text
-        self.refuse_missing(text)
-        return self.encoding.encode_ordinary(text)
+    def ids_of(self, text):
+        ids = []
+        for i, part in enumerate(self.pattern.split(text)):  # every second part is a special token
+            if i % 2:
+                ids.append(self.special[part])
+            else:
+                part = unicodedata.normalize("NFC", part) if self.nfc else part
+                self.refuse_missing(part)
+                ids += self.encoding.encode_ordinary(part)
+        return ids
 
     def ordinary_bytes(self, token):
-        return self._bytes.get(token, b"")
+        return self.ordinary.get(token, b"")
+
+    def decode(self, ids):
+        """The text of token ids. Incomplete UTF-8 becomes U+FFFD; ids of no token (a padded vocabulary) are skipped."""
+        return b"".join(map(self.token_bytes, map(int, ids))).decode("utf-8", errors="replace")
 
 
 class LibraryTokenizer(Tokenizer):
@@ -122,151 +117,78 @@ class LibraryTokenizer(Tokenizer):
                 raise
             raise ValueError(shown(str(error))) from None
         added, vocab = self.library.get_added_tokens_decoder(), self.library.get_vocab()
-        super().__init__({token.content: i for i, token in added.items()}, max(vocab.values()) + 1)
         self.alphabet = byte_alphabet() if "ByteLevel" in str(content.get("pre_tokenizer")) else {}
-        self.missing = {byte for character, byte in self.alphabet.items() if character not in vocab}
+        missing = {byte for character, byte in self.alphabet.items() if character not in vocab}
+        super().__init__({token.content: i for i, token in added.items()}, max(vocab.values()) + 1, missing)
 
     def ids_of(self, text):
         self.refuse_missing(text)
         return self.library.encode(text, add_special_tokens=False).ids if text else []
 
-    def decode(self, ids):
-        return self.library.decode([int(token) for token in ids], skip_special_tokens=False)
-
     def ordinary_bytes(self, token):
         piece = self.library.id_to_token(token) or ""
-        return bytes(map(self.alphabet.get, piece)) if self.alphabet.keys() >= {*piece} else bytes_of(piece)
-
-
-class SentencePieceTokenizer(Tokenizer):
-    """A tokenizer.model's bytes, read by the sentencepiece package. A text's first word gets the space of the others.
-
-    added: further special tokens, a list of AddedToken. legacy: the text after a special token gets that space too.
-    """
-
-    def __init__(self, model, added, legacy):
-        try:
-            from sentencepiece import SentencePieceProcessor
-        except ImportError:
-            raise ValueError("this model's tokenizer needs one more package: pip install sentencepiece") from None
-        try:
-            self.processor = SentencePieceProcessor(model_proto=model)
-            self.prefixed = self.processor.normalize("x") != "x"
-            # Without the space: protocol buffers may be appended, and the last add_dummy_prefix, here false, counts.
-            self.inner = self.processor if legacy else SentencePieceProcessor(model_proto=model + b"\x1a\x02\x18\x00")
-        except RuntimeError:
-            raise ValueError("it is not a SentencePiece model, download it again") from None
-        self.pieces = [self.processor.id_to_piece(i) for i in range(self.processor.vocab_size())]
-        own = [i for i in range(len(self.pieces)) if self.processor.is_control(i) or self.processor.is_unknown(i)]
-        special = {self.pieces[i]: i for i in own}
-        for token in added:
-            taken = token.id < len(self.pieces) and token.id not in own and self.pieces[token.id] != token.content
-            if taken or token.id < 0 or token.odd:
-                raise ValueError(f"the added token {shown(asdict(token))} has another's id, or odd options")
-            special[token.content] = token.id
-        super().__init__(special, max(len(self.pieces) - 1, *special.values()) + 1)
-
-    def ordinary_ids(self, text, first):
-        return (self.processor if first else self.inner).encode(text)
-
-    def ordinary_bytes(self, token):
-        return bytes_of(self.pieces[token]) if 0 <= token < len(self.pieces) else b""
+        if self.alphabet.keys() >= {*piece}:
+            return bytes(map(self.alphabet.get, piece))
+        # As SentencePiece writes them: <0x0A> stands for a byte, ▁ for a space.
+        return bytes.fromhex(piece[3:5]) if re.fullmatch("<0x[0-9A-F]{2}>", piece) else piece.replace("▁", " ").encode()
 
     def decode(self, ids):
-        return super().decode(ids).removeprefix(" " if self.prefixed else "")
-
-
-def bytes_of(piece):
-    """The bytes of a SentencePiece token: <0x0A> stands for a byte, ▁ for a space."""
-    return bytes.fromhex(piece[3:5]) if re.fullmatch("<0x[0-9A-F]{2}>", piece) else piece.replace("▁", " ").encode()
+        return self.library.decode([int(token) for token in ids], skip_special_tokens=False)
 
 
 @dataclass
 class AddedToken:
-    """A token that is found in the text as it is spelled. What is odd takes spaces with it, or stands alone only."""
+    """A token that is found in the text as it is spelled, and its options in tokenizer.json."""
 
     content: str
     id: int | None = None
+    special: bool = True
     lstrip: bool = False
     rstrip: bool = False
     single_word: bool = False
     normalized: bool = False
-
-    @property
-    def odd(self):
-        return self.lstrip or self.rstrip or self.single_word
 
 
 @dataclass
 class Settings:
     """tokenizer_config.json, as far as ids depend on it, and its chat template."""
 
-    tokenizer_class: str | None = None
-    unk_token: str | AddedToken | None = None
-    bos_token: str | AddedToken | None = None
     eos_token: str | AddedToken | None = None
-    pad_token: str | AddedToken | None = None
-    add_bos_token: bool | None = None
-    add_eos_token: bool | None = None
     add_prefix_space: bool | None = None
-    split_special_tokens: bool | None = None
-    legacy: bool | None = None
+    split_special_tokens: Literal[False, None] = None
     chat_template: object = None  # a text, or several with names
-    added_tokens_decoder: dict[str, AddedToken] = field(default_factory=dict)
-
-    def text(self, name, default=None):
-        """The text of bos_token or another of them; `default` where none is given."""
-        token = getattr(self, name)
-        return default if token is None else getattr(token, "content", token)
 
 
 def load_tokenizer(folder):
-    """The Tokenizer of a folder, from tokenizer.json; else from tokenizer.model; else from vocab.json and merges.txt.
+    """The Tokenizer of a folder's tokenizer.json or of a GGUF file.
 
     (transformers builds some tokenizers anew and may differ from the library and so from us: Llama's, from "legacy".)
-    Raises FileNotFoundError without these files; ValueError when they are malformed, contradict each other, or need a
-    package that is not installed.
+    Raises FileNotFoundError without this file; ValueError when it is malformed, contradicts tokenizer_config.json, or
+    needs a package that is not installed.
     """
     folder, file = Path(folder), find_gguf(folder)
-    found = [name for name in ("tokenizer.json", "tokenizer.model", "vocab.json") if (folder / name).exists()]
-    name = "tokenizer.json" if file or not found else found[0]
-    files = read_gguf_files(file) if file else read_files(folder, name)
-    settings, added = read_settings(folder, files)
-    with reading(file or folder / name, "tokenizer"):
-        if settings.split_special_tokens:
-            raise ValueError("split_special_tokens=true in tokenizer_config.json is not supported: take it out")
-        if name == "tokenizer.model":
-            if settings.add_eos_token:
-                raise ValueError("add_eos_token=true in tokenizer_config.json is not supported: take it out")
-            tokenizer = SentencePieceTokenizer(read_bytes(folder / name), added, settings.legacy)
-            if settings.add_bos_token in (None, True):
-                tokenizer.bos_id = id_of(settings.text("bos_token", "<s>"), tokenizer.special, "bos_token")
-        else:
-            older = name == "vocab.json"
-            content = from_older_files(folder, files[name], settings, added) if older else files[name]
-            plain = plain_byte_pairs(content)
-            tokenizer = BytePairTokenizer(*plain) if plain else LibraryTokenizer(content)
-            tokenizer.bos_id = beginning(content.get("post_processor"), tokenizer.special)
+    content, config, older = gguf_tokenizer(file) if file else read_files(folder)
+    with reading(folder / "tokenizer_config.json", "part of a tokenizer"):
+        # As in transformers, the older special_tokens_map.json counts where the config does not list the tokens itself.
+        settings = build(Settings, config if "added_tokens_decoder" in config else config | older)
+    with reading(file or folder / "tokenizer.json", "tokenizer"):
+        plain = plain_byte_pairs(content)
+        tokenizer = BytePairTokenizer(*plain) if plain else LibraryTokenizer(content)
+        tokenizer.bos_id = beginning(content.get("post_processor"), tokenizer.special)
         tokenizer.eot_id = end_of_text(folder, settings, tokenizer.special)
-        beside = any((folder / name).exists() for name in COMPANIONS if name.startswith("chat_template"))
-        tokenizer.has_chat_template = bool(settings.chat_template) or beside
         if settings.add_prefix_space is not None:
             prefixed = b"".join(map(tokenizer.token_bytes, tokenizer.encode("x"))).startswith(b" ")
             if settings.add_prefix_space != prefixed:
                 raise ValueError(f"tokenizer_config.json contradicts it: add_prefix_space={settings.add_prefix_space}")
+    beside = any((folder / name).exists() for name in COMPANIONS if name.startswith("chat_template"))
+    tokenizer.has_chat_template = bool(settings.chat_template) or beside
     return tokenizer
 
 
-def read_files(folder, name):
-    """{name: content} of a folder's tokenizer: `name`, if it is *.json, and the smaller ones."""
-    small = [one for one in SETTINGS_FILES if (folder / one).exists()]
-    return {one: read_json(folder / one) for one in [name, *small] if one.endswith(".json")}
-
-
-def read_gguf_files(file):
-    """{name: content} of a GGUF file's tokenizer, as read_files has it."""
-    with reading(file, "GGUF file"):
-        return gguf_tokenizer(file, PRE_TOKENIZERS)
+def read_files(folder):
+    """The contents of TOKENIZER_FILES, of which only the first must be there."""
+    paths = [folder / name for name in TOKENIZER_FILES]
+    return [read_json(paths[0], REMEDY), *(read_json(path) if path.exists() else {} for path in paths[1:])]
 
 
 def copy_tokenizer(source, target):
@@ -279,7 +201,7 @@ def copy_tokenizer(source, target):
     files, names = {}, [*TOKENIZER_FILES, *COMPANIONS]
     if file := find_gguf(source):
         names = COMPANIONS  # tokenizer files beside it are another's, and were not used
-        for name, content in read_gguf_files(file).items():
+        for name, content in zip(TOKENIZER_FILES[:2], gguf_tokenizer(file)):
             files[name] = (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode()
     home = source.resolve()
     places = [home, home.parents[1] / "blobs"] if home.parent.name == "snapshots" else [home]
@@ -295,25 +217,20 @@ def copy_tokenizer(source, target):
 
 # --- plain byte-level BPE ----------------------------------------------------------------------------------------------
 
-# Patterns as the files spell them -> as tiktoken runs them fastest, with the same pieces.
-SPLIT_PATTERNS = {
-    # Llama 3
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+": (
-        r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s*[\r\n]+|\s+(?!\S)|\s"
-    ),
-    # Qwen2, 2.5 and 3
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+": (
-        r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}++|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s*[\r\n]+|\s+(?!\S)|\s"
-    ),
-}
 # GPT-2, as tiktoken writes it: pieces equal to those of \s+(?!\S)|\s+ at the end, without the slow backtracking.
 GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
 # SmolLM2: every digit is cut out first, and GPT-2's pattern sees what is between: spaces before a digit end such a part.
 DIGITS_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++|\p{N}| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?![^\s\p{N}])|\s"
 # The tokenizers library cuts out Unicode 17's digits too, which tiktoken's \p{N} does not know.
 DIGITS_PATTERN = DIGITS_PATTERN.replace(r"\p{N}", r"[\p{N}\x{11DE0}-\x{11DE9}\x{16FF4}-\x{16FF6}]")
-
+# Llama 3, and Qwen2, 2.5 and 3, as their files spell them.
+LLAMA3_PATTERN, QWEN2_PATTERN = (
+    rf"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    for digits in (r"\p{N}{1,3}", r"\p{N}")
+)
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+NFC = {"type": "NFC"}
 
 
 def then_bytes(**step):
@@ -321,18 +238,17 @@ def then_bytes(**step):
     return {"type": "Sequence", "pretokenizers": [step, BYTE_LEVEL | {"use_regex": step["type"] == "Digits"}]}
 
 
-LLAMA3, QWEN2 = (
-    then_bytes(type="Split", pattern={"Regex": regex}, behavior="Isolated", invert=False) for regex in SPLIT_PATTERNS
-)
-NFC = {"type": "NFC"}
-# (pre_tokenizer, normalizer) of tokenizer.json, by the names that llama.cpp gives them; then the patterns for tiktoken.
+def split(pattern):
+    return then_bytes(type="Split", pattern={"Regex": pattern}, behavior="Isolated", invert=False)
+
+
+# llama.cpp's names -> (pre_tokenizer, normalizer) of tokenizer.json, the pattern for tiktoken.
 PRE_TOKENIZERS = {
-    "gpt-2": (BYTE_LEVEL, None),
-    "smollm": (then_bytes(type="Digits", individual_digits=True), None),
-    "llama-bpe": (LLAMA3, None),
-    "qwen2": (QWEN2, NFC),
+    "gpt-2": (BYTE_LEVEL, None, GPT2_PATTERN),
+    "smollm": (then_bytes(type="Digits", individual_digits=True), None, DIGITS_PATTERN),
+    "llama-bpe": (split(LLAMA3_PATTERN), None, LLAMA3_PATTERN),
+    "qwen2": (split(QWEN2_PATTERN), NFC, QWEN2_PATTERN),
 }
-PATTERNS = dict(zip(PRE_TOKENIZERS, (GPT2_PATTERN, DIGITS_PATTERN, *SPLIT_PATTERNS.values())))
 
 
 def pattern_of(pre_tokenizer):
@@ -342,7 +258,7 @@ def pattern_of(pre_tokenizer):
         return [{"use_regex": True} | step | {"trim_offsets": None} for step in one.get("pretokenizers", [one])]
 
     given = steps(pre_tokenizer or {})
-    return next((PATTERNS[name] for name, (known, _) in PRE_TOKENIZERS.items() if steps(known) == given), None)
+    return next((pattern for known, _, pattern in PRE_TOKENIZERS.values() if steps(known) == given), None)
 
 
 def plain_byte_pairs(content):
@@ -354,7 +270,7 @@ def plain_byte_pairs(content):
         return None
     added = [build(AddedToken, token) for token in content.get("added_tokens") or [] if token["content"]]
     late = {token.normalized for token in added}  # which are looked for after the others, and in normalized text
-    if any(token.odd for token in added) or len(late) > 1 or (normalizer and True in late):
+    if any(token.lstrip or token.rstrip or token.single_word for token in added) or len(late) > 1:
         return None
     vocab, special = model["vocab"], {token.content: token.id for token in added}
     following = len(vocab)
@@ -363,9 +279,7 @@ def plain_byte_pairs(content):
             return None
         following = max(following, token + 1)
     ids = [*(vocab | special).values()]
-    if len({*ids}) < len(ids):
-        raise ValueError("two of its tokens have the same id")
-    if any(type(i) is not int for i in ids):
+    if (normalizer and True in late) or any(type(i) is not int for i in ids) or len({*ids}) < len(ids):
         return None
     ranks = ranks_of(vocab, model["merges"], special, model.get("ignore_merges", False))
     return (pattern, ranks, bool(normalizer), special) if ranks else None
@@ -382,30 +296,23 @@ def byte_alphabet():
 
 
 def ranks_of(vocab, merges, special, ignore_merges):
-    """{token bytes: id}, tiktoken's only table: the id is also the token's priority when merging. Else None.
+    """{token bytes: id}, tiktoken's only table, in which the id is also the token's priority. None where merges differ.
 
-    The file instead lists pairs to merge, in order. Both give the same ids for every text if they do so for the bytes of
-    each token: whichever pair forms a token within a text is the one that forms it from its bytes alone, as all merges
-    inside it are the same. So that pair must be listed, and pairs listed in the order of their tokens' ids; other pairs,
-    which Llama 3's file lists too, never meet.
-    ignore_merges: a whole piece that is a token needs no merges, in the file as in tiktoken.
+    They agree if the file lists, in the order of their ids, the pairs that make the tokens when the lowest id is merged
+    first. Other pairs, which Llama 3's file lists too, never meet. ignore_merges: a whole piece that is a token needs none.
     """
     alphabet = byte_alphabet()
     order = {tuple(merge.split(" ") if isinstance(merge, str) else merge): place for place, merge in enumerate(merges)}
     merged = {left + right for left, right in order}
     # A special token is found before any merging, and has no rank; unless it is a result of merging too.
     ranks = {text: token for text, token in vocab.items() if text not in special or text in merged or text in alphabet}
-    parts = {part for pair in order for part in pair}
-    if not (parts | merged <= vocab.keys()) or not all(text and alphabet.keys() >= {*text} for text in ranks):
+    known = vocab.keys() >= merged.union(*order)
+    if not known or not all(text and alphabet.keys() >= {*text} for text in ranks):
         return None
-    previous = 0
-    for text in sorted((text for text in ranks if len(text) > 1), key=ranks.get):
-        pair = last_merge(ranks, text)
-        if len(pair) > 2 and ignore_merges:
-            continue  # only ever a whole piece
-        if order.get(pair, -1) < previous:
-            return None
-        previous = order[pair]
+    pairs = [last_merge(ranks, text) for text in sorted(ranks, key=ranks.get) if len(text) > 1]
+    places = [order.get(pair, -1) for pair in pairs if len(pair) == 2 or not ignore_merges]
+    if -1 in places or places != sorted(places):
+        return None
     return {bytes(map(alphabet.get, text)): token for text, token in ranks.items()}
 
 
@@ -422,52 +329,7 @@ def last_merge(ranks, text):
     return tuple(parts)
 
 
-# --- what stands beside the vocabulary ---------------------------------------------------------------------------------
-
-
-def read_settings(folder, files):
-    """(Settings, [AddedToken]) of {name: content}.
-
-    special_tokens_map.json and added_tokens.json are older: they count, as in transformers, without added_tokens_decoder.
-    """
-    config, tokens, more = (files.get(name, {}) for name in SETTINGS_FILES)
-    if "added_tokens_decoder" in config:
-        tokens = more = {}
-    config_path, tokens_path, more_path = (folder / name for name in SETTINGS_FILES)
-    with reading(tokens_path, "part of a tokenizer"):
-        build(Settings, tokens)
-    with reading(config_path, "part of a tokenizer"):
-        settings = build(Settings, config | tokens)
-        added = [replace(token, id=int(i)) for i, token in settings.added_tokens_decoder.items()]
-    with reading(more_path, "part of a tokenizer"):
-        added += [AddedToken(text, i) for text, i in fit(more, dict[str, int], "added tokens").items()]
-    return settings, [token for token in added if token.content]
-
-
-def from_older_files(folder, vocab, settings, added):
-    """What tokenizer.json would hold (dict), from vocab.json and merges.txt, as GPT-2's and Qwen2's first files are."""
-    kind = settings.tokenizer_class
-    if kind is None and (folder / "config.json").exists():
-        kind = read_json(folder / "config.json").get("model_type")
-    kind = str(kind).removesuffix("Fast").removesuffix("Tokenizer").lower()
-    if kind not in ("gpt2", "qwen2"):
-        raise ValueError(
-            f"vocab.json and merges.txt of a {shown(kind)} are not supported: make a tokenizer.json with transformers, "
-            "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
-        )
-    pre_tokenizer, normalizer = PRE_TOKENIZERS[{"gpt2": "gpt-2"}.get(kind, kind)]
-    texts = [settings.text(f"{name}_token", "<|endoftext|>") for name in ("unk", "bos", "eos", "pad")]
-    known = [token.content for token in added]
-    texts = [text for text in dict.fromkeys(texts) if text in vocab and text not in known]
-    added = added + [AddedToken(text, vocab[text]) for text in texts]
-    lines = read_text(folder / "merges.txt").split("\n")
-    return {
-        "model": {"type": "BPE", "vocab": vocab, "merges": [s for s in lines if s and not s.startswith("#version")]},
-        "added_tokens": [asdict(token) for token in sorted(added, key=lambda token: token.id)],
-        "pre_tokenizer": pre_tokenizer,
-        "normalizer": normalizer,
-        "decoder": BYTE_LEVEL,
-    }
+# --- beginning and end -------------------------------------------------------------------------------------------------
 
 
 def beginning(post_processor, special):
@@ -487,17 +349,124 @@ def beginning(post_processor, special):
 
 def end_of_text(folder, settings, special):
     """The id that ends a document: of tokenizer_config.json's eos_token, else config.json's, else <|endoftext|>'s."""
-    path = Path(folder) / "config.json"
-    eos = read_json(path).get("eos_token_id") if settings.eos_token is None and path.exists() else None
-    if eos is None:
-        return id_of(settings.text("eos_token", "<|endoftext|>"), special, "eos_token")
-    ids = fit(eos if isinstance(eos, list) else [eos], list[int], "eos_token_id")
-    if not ids or ids[0] not in special.values():
-        raise ValueError(f"config.json has the eos_token_id {eos}, which is not the id of an added token")
-    return ids[0]
-
-
-def id_of(text, special, name):
+    path, text = folder / "config.json", settings.eos_token
+    if text is None and path.exists():
+        eos = read_json(path).get("eos_token_id")
+        ids = fit(eos if isinstance(eos, list) else [eos], list[int | None], "eos_token_id of config.json")
+        if ids[0] is not None:
+            text = next((text for text, token in special.items() if token == ids[0]), ids[0])
+    text = "<|endoftext|>" if text is None else getattr(text, "content", text)
     if text not in special:
-        raise ValueError(f"the {name} {shown(text)} is not among the added tokens: set it in tokenizer_config.json")
+        raise ValueError(f"the end of text {shown(text)} is no added token: set eos_token in tokenizer_config.json")
     return special[text]
+
+
+# --- a GGUF file's -----------------------------------------------------------------------------------------------------
+
+# Kinds of token, as SentencePiece and GGUF number them.
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED = range(1, 6)
+
+
+@dataclass(kw_only=True)
+class Vocabulary:
+    """The metadata that begin with "tokenizer.ggml."; of a Literal or None, anything else would give other ids."""
+
+    model: Literal["gpt2", "llama"]  # byte-level BPE, or SentencePiece's BPE
+    tokens: list[str]
+    token_type: list[int]
+    pre: Literal[*PRE_TOKENIZERS, None] = None  # of byte-level BPE, as the next
+    merges: list[str] | None = None
+    scores: list[float] | None = None  # of SentencePiece's
+    bos_token_id: int | None = None
+    eos_token_id: int | None = None
+    add_bos_token: bool | None = None
+    add_eos_token: Literal[False] = False
+    add_space_prefix: bool = True
+    remove_extra_whitespaces: Literal[False] = False
+    precompiled_charsmap: None = None
+
+
+def gguf_tokenizer(path):
+    """What a Hugging Face folder's TOKENIZER_FILES would hold for a GGUF file's tokenizer."""
+    _, metadata, _ = open_gguf(path)
+    with reading(path, "GGUF file"):
+        given = build(Vocabulary, below("tokenizer.ggml.", metadata))
+        bytewise, kinds = given.model == "gpt2", given.token_type
+        used = {token: i for i, (token, kind) in enumerate(zip(given.tokens, kinds, strict=True)) if kind != UNUSED}
+        if len(used) < len(kinds) - kinds.count(UNUSED):
+            raise ValueError("two entries of tokenizer.ggml.tokens are the same")
+        names = {i: token for token, i in used.items() if kinds[i] in (UNKNOWN, CONTROL, USER_DEFINED)}
+
+        def token_of(name, default):
+            given_id = getattr(given, f"{name}_token_id")
+            token = default if given_id is None else given_id
+            if token not in names:
+                raise ValueError(f"tokenizer.ggml.{name}_token_id={token} is not the id of a control token")
+            return names[token]
+
+        settings = {"tokenizer_class": "PreTrainedTokenizerFast"}
+        settings["eos_token"] = token_of("eos", used.get("<|endoftext|>") if bytewise else 2)
+        settings["chat_template"] = metadata.get("tokenizer.chat_template")
+        added = [asdict(AddedToken(token, i, special=kinds[i] != USER_DEFINED)) for i, token in names.items()]
+        content = {"version": "1.0", "added_tokens": added, "post_processor": None}
+        begins = given.add_bos_token
+        if begins or begins is None and (not bytewise or given.pre == "llama-bpe"):
+            settings["bos_token"] = bos = token_of("bos", None if bytewise else 1)
+            content["post_processor"] = template(bos, used[bos])
+        if bytewise:
+            content["pre_tokenizer"], content["normalizer"], _ = PRE_TOKENIZERS[given.pre]
+            content["decoder"] = BYTE_LEVEL
+            model = {"ignore_merges": given.pre == "llama-bpe", "vocab": used, "merges": given.merges}
+        else:
+            content |= spaces(given.add_space_prefix)
+            scores = {token: given.scores[i] for token, i in used.items() if kinds[i] == NORMAL}
+            unknown = next((token for token, i in used.items() if kinds[i] == UNKNOWN), None)
+            vocab = {token: i for i, token in enumerate(given.tokens)} | used  # unused ones too: without gaps
+            model = {"unk_token": unknown, "vocab": vocab, "merges": merges_of(scores)}
+            model |= {"fuse_unk": True, "byte_fallback": True}
+        content["model"] = {"type": "BPE"} | model
+    return content, settings, {}
+
+
+def template(bos, token):
+    """The post_processor of tokenizer.json that puts one token before every text."""
+    first, second = ({"Sequence": {"id": name, "type_id": i}} for i, name in enumerate("AB"))
+    return {
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": bos, "type_id": 0}}, first],
+        "pair": [first, second],
+        "special_tokens": {bos: {"id": bos, "ids": [token], "tokens": [bos]}},
+    }
+
+
+def spaces(prefix):
+    """What tokenizer.json says of SentencePiece's spaces, which are written ▁. prefix: whether a text begins with one."""
+
+    def replace(old, new):
+        return {"type": "Replace", "pattern": {"String": old}, "content": new}
+
+    begin = [{"type": "Prepend", "prepend": "▁"}] if prefix else []
+    strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if prefix else []
+    decoders = [replace("▁", " "), {"type": "ByteFallback"}, {"type": "Fuse"}, *strip]
+    return {
+        "normalizer": {"type": "Sequence", "normalizers": [*begin, replace(" ", "▁")]},
+        "pre_tokenizer": None,
+        "decoder": {"type": "Sequence", "decoders": decoders},
+    }
+
+
+def merges_of(scores):
+    """The pairs to merge, in order, that {piece: score} comes to.
+
+    SentencePiece joins whichever two neighbours make the piece with the highest score. Raises ValueError where two pieces
+    have the same: no order says what it does then, and such scores are made up by converters that found none.
+    """
+    pairs, made = [], {}  # made: {score: piece}
+    for piece, score in scores.items():
+        cuts = ((piece[:i], piece[i:]) for i in range(1, len(piece)))
+        found = [(-score, -len(left), left, right) for left, right in cuts if left in scores and right in scores]
+        if found and made.setdefault(score, piece) != piece:
+            both = f"{shown(made[score])} and {shown(piece)}"
+            raise ValueError(f"tokenizer.ggml.scores do not say which of {both} is merged first")
+        pairs += found
+    return [[left, right] for _, _, left, right in sorted(pairs)]

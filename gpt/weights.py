@@ -10,7 +10,7 @@ there is only a pickled pytorch_model.bin, torch reads it with weights_only=True
 import json
 import re
 import zipfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial, reduce
 from pathlib import Path
 from typing import Literal
@@ -23,26 +23,31 @@ from gpt.gguf import SCALING, find_gguf, gguf_config, gguf_tensors
 from gpt.model import GPT, GPTConfig, RopeScaling
 from gpt.tokenizer import load_tokenizer
 from tools.cli import atomic
-from tools.schema import build, read_json, reading, shown
+from tools.schema import build, printable, read_json, reading, shown
 
 # --- what config.json may hold -----------------------------------------------------------------------------------------
-# Of a Literal or None, any other value would be computed wrongly. Keys that change nothing here are left out.
+
+
+def known_as(name, **default):
+    """A key of config.json that is a field of GPTConfig, of this name. (Of the others, a Literal or None lists every value
+    that model.py computes. Keys that change nothing here are left out.)"""
+    return field(metadata={"name": name}, **default)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Llama:
     """config.json of Llama, Mistral, Qwen2 and Qwen3."""
 
-    vocab_size: int
-    max_position_embeddings: int
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int | None = None
-    head_dim: int | None = None
-    rms_norm_eps: float
-    tie_word_embeddings: bool = False
+    vocab_size: int = known_as("vocab_size")
+    max_position_embeddings: int = known_as("context_length")
+    hidden_size: int = known_as("hidden_size")
+    intermediate_size: int = known_as("intermediate_size")
+    num_hidden_layers: int = known_as("n_layers")
+    num_attention_heads: int = known_as("n_heads")
+    num_key_value_heads: int | None = known_as("n_kv_heads", default=None)
+    head_dim: int | None = known_as("head_dim", default=None)
+    rms_norm_eps: float = known_as("norm_eps")
+    tie_word_embeddings: bool = known_as("tie_embeddings", default=False)
     rope_theta: float | None = None
     rope_scaling: dict | None = None
     rope_parameters: dict | None = None  # both of these, since transformers 5; a file may have all three
@@ -52,23 +57,25 @@ class Llama:
     use_sliding_window: Literal[False, None] = False
     partial_rotary_factor: Literal[1, None] = 1
     original_max_position_embeddings: None = None  # here it would win over the one inside rope_scaling
+    quantization_config: None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class GPT2:
     """config.json of GPT-2."""
 
-    vocab_size: int
-    n_positions: int
-    n_embd: int
-    n_inner: int | None = None
-    n_layer: int
-    n_head: int
-    layer_norm_epsilon: float
-    tie_word_embeddings: bool = True
+    vocab_size: int = known_as("vocab_size")
+    n_positions: int = known_as("context_length")
+    n_embd: int = known_as("hidden_size")
+    n_inner: int | None = known_as("intermediate_size", default=None)
+    n_layer: int = known_as("n_layers")
+    n_head: int = known_as("n_heads")
+    layer_norm_epsilon: float = known_as("norm_eps")
+    tie_word_embeddings: bool = known_as("tie_embeddings", default=True)
     activation_function: Literal["gelu_new", None] = "gelu_new"
     scale_attn_weights: Literal[True, None] = True
     scale_attn_by_inverse_layer_idx: Literal[False, None] = False
+    quantization_config: None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,21 +90,6 @@ class Rotary:
     original_max_position_embeddings: int | None = None
 
 
-# Field of GPTConfig -> the key of config.json: of Llama and its kin, and of GPT-2.
-KEYS = {
-    "vocab_size": ("vocab_size", "vocab_size"),
-    "context_length": ("max_position_embeddings", "n_positions"),
-    "hidden_size": ("hidden_size", "n_embd"),
-    "intermediate_size": ("intermediate_size", "n_inner"),
-    "n_layers": ("num_hidden_layers", "n_layer"),
-    "n_heads": ("num_attention_heads", "n_head"),
-    "n_kv_heads": ("num_key_value_heads", None),
-    "head_dim": ("head_dim", None),
-    "norm_eps": ("rms_norm_eps", "layer_norm_epsilon"),
-    "tie_embeddings": ("tie_word_embeddings", "tie_word_embeddings"),
-}
-
-
 @dataclass(frozen=True)
 class Family:
     architecture: str  # the class in transformers
@@ -110,7 +102,7 @@ class Family:
     @property
     def keys(self):
         """{field of GPTConfig: key of config.json}"""
-        return {name: keys[self.settings is GPT2] for name, keys in KEYS.items() if keys[self.settings is GPT2]}
+        return {one.metadata["name"]: one.name for one in fields(self.settings) if one.metadata}
 
 
 FAMILIES = {
@@ -164,36 +156,25 @@ def load_model(folder, device="cpu", dtype=torch.float32):
     config = read_config(folder)
     with torch.device("meta"):  # shapes only: the tensors of the files are put in below
         model = GPT(config)
-    expected, stored = layout(model), find_tensors(folder, model)
-    head = stored.pop("lm_head.weight", None) if config.tie_embeddings else None  # some files hold it twice
-    wrong = [f"missing {name}" for name in expected if name not in stored]
-    wrong += [f"unexpected {shown(name)}" for name in stored if name not in expected]
-    if wrong:
-        more = f"; and {len(wrong) - 4} more" if len(wrong) > 4 else ""
-        raise ValueError(f"the weights in {folder} do not fit its configuration: {'; '.join(wrong[:4])}{more}")
-
-    state = {}
-    for name, ours in expected.items():
+    expected, state = layout(model), {}
+    for name, read in find_tensors(folder, model).items():
         # Read one by one: in the same dtype it stays a window on the file (memory-mapped) until it is used or moved.
-        tensor = stored.pop(name)()
-        parts = [model.get_parameter(our) for our in ours]
-        transposed = is_transposed(config, ours[0], parts[0])
-        shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
-        shape = shape[::-1] if transposed else shape
-        if tensor.shape != shape:
-            raise ValueError(
-                f"{folder}: {name} is {tuple(tensor.shape)} instead of {shape}, as its configuration has it"
-            )
-        if tensor.dtype not in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
-            raise ValueError(f"{folder}: {name} is {tensor.dtype}, not 16- to 64-bit floating point")
-        tensor = check_finite(f"{folder}: {name}", tensor.to(device, dtype))
-        for our, part in zip(ours, (tensor.T if transposed else tensor).split([part.shape[0] for part in parts])):
-            state[our] = part.contiguous()
-    if config.tie_embeddings:
-        state["lm_head.weight"] = state["embed_tokens.weight"]
-        if head is not None and not torch.equal(head().to(state["lm_head.weight"]), state["lm_head.weight"]):
+        tensor = read()
+        if not tensor.is_floating_point() or tensor.itemsize < 2:
+            raise ValueError(f"{folder}: {shown(name)} is {tensor.dtype}, not 16- to 64-bit floating point")
+        tensor = check_finite(f"{folder}: {shown(name)}", tensor.to(device, dtype))
+        ours = expected.get(name, [name])
+        tensor = tensor.T if is_transposed(config, ours[0], tensor) else tensor
+        state |= {our: part.contiguous() for our, part in zip(ours, torch.atleast_1d(tensor).chunk(len(ours)))}
+    if config.tie_embeddings and "embed_tokens.weight" in state:  # some files hold it twice
+        embedding = state["embed_tokens.weight"]
+        if not torch.equal(state.setdefault("lm_head.weight", embedding), embedding):
             raise ValueError(f"{folder}: lm_head.weight differs from the embedding, though tie_word_embeddings is true")
-    model.load_state_dict(state, assign=True)
+    try:
+        model.load_state_dict(state, assign=True)
+    except RuntimeError as error:  # what is missing, unexpected or of another shape, a line for each
+        said = printable(str(error).splitlines()[1], 220)
+        raise ValueError(f"the weights in {folder} do not fit its configuration: {said}") from None
     if config.tie_embeddings:
         model.lm_head.weight = model.embed_tokens.weight  # load_state_dict made two parameters of it
     if dtype is None:  # one dtype for all: of a mixture, one that loses nothing
@@ -285,6 +266,9 @@ def read_config(folder):
     path = file or Path(folder) / "config.json"
     raw = gguf_config(file) if file else read_json(path)
     with reading(path, "configuration"):
+        if file:
+            keys = FAMILIES[raw["model_type"]].keys
+            raw = {keys.get(name, name): value for name, value in raw.items()}
         return parse_config(raw)
 
 
@@ -299,29 +283,23 @@ def parse_config(raw):
         kind = next((kind for kind in FAMILIES if raw.get("architectures") == [FAMILIES[kind].architecture]), None)
     if kind not in list(FAMILIES):  # list: `kind` may be anything that JSON can hold
         raise ValueError(f"the model_type {shown(kind)} is not supported: known are {', '.join(FAMILIES)}")
-    if raw.get("quantization_config") is not None:
-        raise ValueError(
-            "quantization_config is not supported: if the weights are no longer quantised, take the key out"
-        )
     keys, given = FAMILIES[kind].keys, build(FAMILIES[kind].settings, raw)
-    fields = {name: getattr(given, key) for name, key in keys.items() if getattr(given, key) is not None}
-    for name in fields.keys() - {"tie_embeddings"}:
-        if not 1e-30 < fields[name] <= LARGEST.get(name, 2**20):
-            raise ValueError(f'"{keys[name]}" is {shown(fields[name])}, which no model has')
-    hidden, heads = fields["hidden_size"], fields["n_heads"]
-    fields = {"intermediate_size": 4 * hidden, "n_kv_heads": heads, "head_dim": hidden // heads} | fields
+    config = {name: getattr(given, key) for name, key in keys.items() if getattr(given, key) is not None}
+    for name in config.keys() - {"tie_embeddings"}:
+        if not 1e-30 < config[name] <= LARGEST.get(name, 2**20):
+            raise ValueError(f'"{keys[name]}" is {shown(config[name])}, which no model has')
+    hidden, heads = config["hidden_size"], config["n_heads"]
+    config = {"intermediate_size": 4 * hidden, "n_kv_heads": heads, "head_dim": hidden // heads} | config
     if kind == "gpt2":
-        return GPTConfig(kind, **fields)
-    theta, scaling = rope(given)
-    if fields["head_dim"] % 2:
-        raise ValueError(f"head_dim={fields['head_dim']} is odd: rotary positions turn pairs of components")
-    window, context = given.sliding_window, fields["context_length"]
+        return GPTConfig(kind, **config)
+    if config["head_dim"] % 2:
+        raise ValueError(f"head_dim={config['head_dim']} is odd: rotary positions turn pairs of components")
+    window, context = given.sliding_window, config["context_length"]
     if kind == "mistral" and window is not None and window < context:
-        raise ValueError(
-            f"sliding_window={window} is shorter than the context of {context} tokens, which is not supported: set "
-            f"max_position_embeddings to {window} in a copy of config.json"
-        )
-    return GPTConfig(kind, rope_theta=theta, rope_scaling=scaling, **fields)
+        said = f"sliding_window={window} is shorter than the context of {context} tokens, which is not supported"
+        raise ValueError(f"{said}: set max_position_embeddings to {window} in a copy of config.json")
+    theta, scaling = rope(given)
+    return GPTConfig(kind, rope_theta=theta, rope_scaling=scaling, **config)
 
 
 def rope(given):
@@ -341,8 +319,6 @@ def rope(given):
         raise ValueError("rope_theta, rope_scaling and rope_parameters contradict each other")
     if not all(1e-30 < number < 1e12 for number in [theta, *(vars(scaling).values() if scaling else ())]):
         raise ValueError(f"rope_theta={theta} and {scaling} are not all positive and of a size that a model has")
-    if scaling and scaling.low_freq_factor >= scaling.high_freq_factor:
-        raise ValueError("low_freq_factor must be below high_freq_factor")
     return theta, scaling
 
 
@@ -390,16 +366,13 @@ def shard_names(index):
 
 def weight_files(folder):
     """The paths of a folder's weights: model.safetensors or the shards its index lists, else pytorch_model.bin's."""
-    folder = Path(folder)
     for single in WEIGHTS:
-        if (folder / single).is_file():
-            return [folder / single]
-        index = folder / f"{single}.index.json"
+        if (Path(folder) / single).is_file():
+            return [Path(folder) / single]
+        index = Path(folder) / f"{single}.index.json"
         if index.is_file():
-            return [folder / shard for shard in shard_names(index)]
-    raise FileNotFoundError(
-        f"{folder} has neither {WEIGHTS[0]} nor {WEIGHTS[1]}, nor an index of one: download the weights"
-    )
+            return [index.with_name(shard) for shard in shard_names(index)]
+    raise FileNotFoundError(f"{folder} has neither {' nor '.join(WEIGHTS)}, nor an index of one: download the weights")
 
 
 def open_safetensors(path):
@@ -424,17 +397,11 @@ def open_pickle(path):
         if isinstance(error, OSError) and error.filename:
             raise
         code = re.search(r"[Uu]nsupported (?:global: )?GLOBAL (\S+)", str(error))
-        if code:
-            raise ValueError(f"{path} holds {code[1]}, not only tensors, and code in it is never run") from None
-        raise ValueError(f"{path} is truncated or damaged, download it again ({type(error).__name__})") from None
-    if not isinstance(tensors, dict) or not all(map(is_plain, tensors.values())):
+        said = f"holds {code[1]}: code in it is never run" if code else f"is damaged ({type(error).__name__})"
+        raise ValueError(f"{path} {said}: download it again, or convert it to model.safetensors") from None
+    if not isinstance(tensors, dict) or not all(isinstance(one, torch.Tensor) for one in tensors.values()):
         raise ValueError(f"{path} is not a table of tensors with their names: convert it to model.safetensors")
     return {str(name): lambda tensor=tensor: tensor for name, tensor in tensors.items()}
-
-
-def is_plain(tensor):
-    """Whether it is a tensor with numbers in rows: not sparse, say, and not a shape alone."""
-    return isinstance(tensor, torch.Tensor) and tensor.layout is torch.strided and tensor.device.type == "cpu"
 
 
 def open_weights(path):

@@ -20,7 +20,7 @@ from conftest import END_OF_TEXT, SENTENCES, gpt2_config, llama_config, transfor
 from eval_qa import encode_question, score_questions, summarise
 from fast.scoring import rows_of
 from gpt import load_pretrained
-from gpt.tokenizer import SPLIT_PATTERNS
+from gpt.tokenizer import LLAMA3_PATTERN
 from questions import Question, read_question_sets, read_questions
 
 pytestmark = pytest.mark.harness  # lm_eval is imported where it is used: this file is read by every run of pytest
@@ -58,7 +58,7 @@ def trained(pattern, special, texts):
 def llama3_tokenizer():
     """With Llama 3's pattern, in which ":" and line breaks may be one token, and its template: texts begin with BEGIN."""
     texts = SENTENCES * 3 + ["Question:\nAnswer:\n\n"] * 9
-    tokenizer = trained(next(iter(SPLIT_PATTERNS)), [BEGIN, END_OF_TEXT], texts)
+    tokenizer = trained(LLAMA3_PATTERN, [BEGIN, END_OF_TEXT], texts)
     tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
         single=f"{BEGIN} $A", special_tokens=[(BEGIN, tokenizer.token_to_id(BEGIN))]
     )
@@ -98,12 +98,14 @@ def write_subject(folder, config, kind):
     if kind == "llama3":
         llama3_tokenizer().save(str(folder / "tokenizer.json"))
     elif kind == "llama2":
-        (folder / "tokenizer.json").unlink()
         write_sentencepiece(folder / "tokenizer.model")
         settings = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
         settings |= {"add_bos_token": True, "legacy": False}
     if kind != "gpt2":
         (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    if kind == "llama2":
+        (folder / "tokenizer.json").unlink()
+        transformers.AutoTokenizer.from_pretrained(folder).save_pretrained(folder)  # a tokenizer.json, of the model's
     return Subject(*load_pretrained(folder), harness_model(folder))
 
 

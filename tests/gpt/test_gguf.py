@@ -3,7 +3,6 @@
 import json
 import shutil
 import struct
-import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
@@ -30,7 +29,8 @@ from conftest import (
 )
 from gguf import GGMLQuantizationType as Kind
 from safetensors.torch import load_file
-from test_weights import MEASURE, assert_same_weights
+from test_tokenizer import BEGIN, CHOSEN, loaded, train
+from test_weights import assert_same_weights
 from tokenizers import pre_tokenizers
 
 import adapter_io
@@ -43,13 +43,6 @@ from lora import replace_linears
 from mica import MiCALayer
 
 ROOT = Path(__file__).parents[2]
-TEXTS = SENTENCES + [
-    "In 1984,  2001 and   31415 there were 10 000 of 7; '84's 3rd, 4 4s, 1\n2\n\n 3\r\n\r\n  4 \t 5",
-    "I'M SURE they'LL say I'm, we'Re; 'tis\n    \n        \t\n\r\nrows and   \r\n  rows  ",
-    f"{END_OF_TEXT}a{END_OF_TEXT} <|user|>\n<|use {END_OF_TEXT[:5]}",
-    "!?!? ...\n...\n\n--- ### == != -> '' \"\"",
-    "",
-]
 
 # --- small files -------------------------------------------------------------------------------------------------------
 
@@ -174,8 +167,11 @@ ROUNDABLE = {  # widths are multiples of 32; transformers does not read head_dim
 }
 
 
-@pytest.mark.parametrize("kind", [Kind.F32, Kind.F16, Kind.BF16, Kind.Q8_0, Kind.Q4_0, Kind.Q4_1], ids=lambda k: k.name)
-@pytest.mark.parametrize("name", ROUNDABLE)
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("llama", kind) for kind in (Kind.F32, Kind.F16, Kind.BF16, Kind.Q4_0, Kind.Q4_1)]
+    + [(name, Kind.Q8_0) for name in ROUNDABLE],
+)
 def test_logits_equal_those_of_transformers_reading_the_same_file(tmp_path, input_ids, name, kind):
     (tmp_path / "made").mkdir()
     path = convert(write_folder(tmp_path / "made", ROUNDABLE[name]()), tmp_path / "model.gguf", kind)
@@ -239,46 +235,7 @@ def test_training_does_not_write_to_the_file(llama):
     assert path.read_bytes() == before
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is measured as Linux tells it")
-def test_loading_takes_little_more_memory_than_the_model(tmp_path):
-    sizes = dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=2, num_attention_heads=12, head_dim=64)
-    for name, config in {"small": ROUNDABLE["llama"](), "large": llama_config(num_key_value_heads=12, **sizes)}.items():
-        (tmp_path / name).mkdir()
-        convert(write_folder(tmp_path / name, config), tmp_path / f"{name}.gguf", Kind.Q8_0)
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURE, tmp_path / "small.gguf", tmp_path / "large.gguf"],
-        capture_output=True, encoding="utf-8", cwd=ROOT, timeout=60,
-    )  # fmt: skip
-    assert done.stderr == ""
-    after, peak = map(float, done.stdout.split())
-    assert 0.9 < after < 1.15
-    assert peak < 1.25
-
-
 # --- tokenizers --------------------------------------------------------------------------------------------------------
-
-
-def train(pre):
-    """A byte-level tokenizer of the library as a family's, of 512 tokens with two special ones in front."""
-    content, _ = PRE_TOKENIZERS[pre]
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
-    bytewise = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pre in ("gpt-2", "smollm"))
-    if pre == "gpt-2":
-        tokenizer.pre_tokenizer = bytewise
-    elif pre == "smollm":
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), bytewise])
-    else:
-        regex = tokenizers.Regex(content["pretokenizers"][0]["pattern"]["Regex"])
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(regex, "isolated"), bytewise])
-    if pre == "qwen2":
-        tokenizer.normalizer = tokenizers.normalizers.NFC()
-    tokenizer.decoder = tokenizers.decoders.ByteLevel()
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=512, special_tokens=[END_OF_TEXT, "<|user|>"], show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )  # fmt: skip
-    tokenizer.train_from_iterator(TEXTS * 3, trainer)
-    return tokenizer
 
 
 def assert_same_ids(ours, theirs, texts):
@@ -290,35 +247,35 @@ def assert_same_ids(ours, theirs, texts):
 
 @pytest.mark.parametrize("pre", PRE_TOKENIZERS)
 def test_ids_equal_those_of_the_tokenizers_library(tmp_path, pre):
-    theirs = train(pre)
-    theirs.save(str(tmp_path / "tokenizer.json"))
-    content = tokenizer_metadata(tmp_path, pre) | {"tokenizer.ggml.bos_token_id": 1}  # llama-bpe begins texts with it
+    _, theirs = loaded(tmp_path, train(pre))
+    bos = theirs.token_to_id(BEGIN)  # llama-bpe begins texts with it
+    content = tokenizer_metadata(tmp_path, pre) | {"tokenizer.ggml.bos_token_id": bos}
     path = write_gguf(tmp_path / "model.gguf", "llama", content, {})
     ours = load_tokenizer(path)
-    assert (ours.vocab_size, ours.eot_id, ours.bos_id) == (512, 0, 1 if pre == "llama-bpe" else None)
-    assert_same_ids(ours, theirs, TEXTS)
+    assert (ours.vocab_size, ours.eot_id) == (theirs.get_vocab_size(), theirs.token_to_id(END_OF_TEXT))
+    assert ours.bos_id == (bos if pre == "llama-bpe" else None)
+    assert_same_ids(ours, theirs, CHOSEN)
     copy_tokenizer(path, tmp_path / "copy")
-    assert_same_ids(ours, tokenizers.Tokenizer.from_file(str(tmp_path / "copy" / "tokenizer.json")), TEXTS)
     again = load_tokenizer(tmp_path / "copy")
     assert (again.special, again.bos_id, again.eot_id) == (ours.special, ours.bos_id, ours.eot_id)
-    assert_same_ids(again, theirs, TEXTS)
+    assert_same_ids(again, theirs, CHOSEN)
     library = transformers.AutoTokenizer.from_pretrained(tmp_path / "copy")
-    assert [library(text).input_ids for text in TEXTS] == [ours.encode(text, bos=True) for text in TEXTS]
+    assert [library(text).input_ids for text in CHOSEN] == [ours.encode(text, bos=True) for text in CHOSEN]
 
 
 def test_kinds_of_tokens(tmp_path):
     """A user-defined token is found in the text as control tokens are; an unused one never; a padded end has no tokens."""
-    train("gpt-2").save(str(tmp_path / "tokenizer.json"))
+    loaded(tmp_path, train("gpt-2"))
     content = tokenizer_metadata(tmp_path)
-    content["tokenizer.ggml.tokens"] += ["<think>", "[PAD513]", "[PAD514]"]
+    content["tokenizer.ggml.tokens"] += ["<think>", "[PAD545]", "[PAD546]"]
     content["tokenizer.ggml.token_type"] += [4, 5, 5]
     path = write_gguf(tmp_path / "model.gguf", "gpt2", content | {"tokenizer.chat_template": "{{ x }}"}, {})
     tokenizer = load_tokenizer(path)
     assert tokenizer.has_chat_template
-    assert tokenizer.encode("<think>") == [512]
-    assert len(tokenizer.encode("[PAD513]")) > 1
-    assert tokenizer.vocab_size == 513
-    assert tokenizer.decode([513]) == ""
+    assert tokenizer.encode("<think>") == [544]
+    assert len(tokenizer.encode("[PAD545]")) > 1
+    assert tokenizer.vocab_size == 545
+    assert tokenizer.decode([545]) == ""
     copy_tokenizer(path, tmp_path / "copy")
     assert json.loads((tmp_path / "copy" / "tokenizer_config.json").read_text())["chat_template"] == "{{ x }}"
 
@@ -326,7 +283,7 @@ def test_kinds_of_tokens(tmp_path):
 def sentencepiece_metadata(folder, prefix=True):
     """What llama.cpp's converter makes of a BPE tokenizer.model trained here; and the processor."""
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=(line for text in TEXTS * 5 for line in text.splitlines()), model_prefix=str(folder / "spm"),
+        sentence_iterator=(line for text in SENTENCES * 5 for line in text.splitlines()), model_prefix=str(folder / "spm"),
         vocab_size=420, model_type="bpe", byte_fallback=True, split_digits=True, normalization_rule_name="identity",
         add_dummy_prefix=prefix, remove_extra_whitespaces=False, allow_whitespace_only_pieces=True, minloglevel=2,
     )  # fmt: skip
@@ -349,7 +306,7 @@ def test_sentencepiece_ids(tmp_path, prefix):
     path = write_gguf(tmp_path / "model.gguf", "llama", content, {})
     ours = load_tokenizer(path)
     assert (ours.vocab_size, ours.bos_id, ours.eot_id) == (420, 1, 2)
-    texts = [*TEXTS, " x", "  x", "▁x ▁", "\n", "\n\nx", "x\n"]
+    texts = [*(text for text in CHOSEN if "<" not in text), " x", "  x", "▁x ▁", "\n", "\n\nx", "x\n"]
     for text in texts:
         assert ours.encode(text) == spm.encode(text)
         assert ours.decode(ours.encode(text)) == spm.decode(spm.encode(text))
@@ -371,8 +328,8 @@ def test_unused_pieces_leave_no_gaps_in_what_is_written(tmp_path):
     path = write_gguf(tmp_path / "model.gguf", "llama", content, {})
     copy_tokenizer(path, tmp_path / "copy")
     ours, again = load_tokenizer(path), load_tokenizer(tmp_path / "copy")
-    assert 300 not in (ids := [i for text in TEXTS for i in ours.encode(text)])
-    assert ids == [i for text in TEXTS for i in again.encode(text)]
+    assert 300 not in (ids := [i for text in SENTENCES for i in ours.encode(text)])
+    assert ids == [i for text in SENTENCES for i in again.encode(text)]
 
 
 def test_scores_that_do_not_say_which_pieces_are_merged_first(tmp_path):
@@ -386,7 +343,7 @@ def test_scores_that_do_not_say_which_pieces_are_merged_first(tmp_path):
 def test_a_folders_own_tokenizer_files_do_not_replace_those_of_its_gguf(llama, tiny_llama_folder, tmp_path):
     path = llama()
     other = json.loads((tiny_llama_folder / "tokenizer.json").read_text())
-    other["pre_tokenizer"], _ = PRE_TOKENIZERS["smollm"]
+    other["pre_tokenizer"], *_ = PRE_TOKENIZERS["smollm"]
     (path.parent / "tokenizer.json").write_text(json.dumps(other))
     (path.parent / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|user|>"}))
     (path.parent / "generation_config.json").write_text("{}")
@@ -416,7 +373,7 @@ def test_merging_into_a_gguf_base_writes_a_folder_that_transformers_opens(llama,
     with torch.inference_mode():
         torch.testing.assert_close(theirs(input_ids).logits, model(input_ids), atol=1e-4, rtol=0)
     library = transformers.AutoTokenizer.from_pretrained(tmp_path / "merged")
-    assert [library(text).input_ids for text in TEXTS] == [tokenizer.encode(text) for text in TEXTS]
+    assert [library(text).input_ids for text in SENTENCES] == [tokenizer.encode(text) for text in SENTENCES]
 
 
 @pytest.fixture
@@ -450,10 +407,6 @@ def test_base_of(llama):
     assert base_of(path) == (path, None)
     assert base_of("package:small-model") == ("package:small-model", None)
     assert base_of("org/name@v1") == ("org/name", "v1")
-
-
-def test_a_base_theta_above_two_billion(llama):  # as long-context variants of Llama 3 have
-    assert read_config(llama(change=setting("rope.freq_base", 2804339835.0))).rope_theta == pytest.approx(2804339835.0)
 
 
 def test_names_that_lead_to_no_model(install, llama, monkeypatch):
@@ -498,40 +451,23 @@ def tensor(name, *shape, dtype=np.float32):
 
 
 REFUSED = [  # what is changed; what the sentence names
-    *[(setting(key, value), words) for key, value, words in [
-        ("general.architecture", "mamba", "llama, qwen2"),
-        ("split.count", 3, "3 parts"),
-        ("expert_count", 8, "llama.expert_count"),
-        ("rope.scaling.type", "yarn", "llama.rope.scaling.type"),
-        ("attention.sliding_window", 16, "llama.attention.sliding_window"),
-        ("attention.clamp_kqv", 8.0, "llama.attention.clamp_kqv"),
-        ("rope.dimension_count", 6, "llama.rope.dimension_count"),
-        ("attention.value_length", 6, "llama.attention.value_length"),
-        ("attention.head_count", [4, 4, 2], ""),
-        ("block_count", 2**20, "num_hidden_layers"),
-        ("block_count", 2, "blk.2."),
-        ("embedding_length", 64, "(512, 32)"),
-        ("attention.head_count_kv", 3, "4 query heads"),
-        ("context_length", None, "max_position_embeddings"),
-        ("tokenizer.ggml.pre", "default", "gpt-2, smollm"),
-        ("tokenizer.ggml.model", "bert", "model"),
-        ("tokenizer.ggml.tokens", None, "tokens"),
-        ("tokenizer.ggml.tokens", ["a"] * 512, "the same"),
-        ("tokenizer.ggml.token_type", [1, 1], ""),
-        ("tokenizer.ggml.merges", ["a b c"], ""),
-        ("tokenizer.ggml.eos_token_id", 512, "eos_token_id"),
-        ("tokenizer.ggml.eos_token_id", 100, "eos_token_id"),  # a letter's
-        ("tokenizer.ggml.add_bos_token", True, "bos_token_id"),  # of which there is none
-        ("tokenizer.ggml.add_eos_token", True, "add_eos_token"),
-    ]],
-    (tensor("output_norm.weight"), "model.norm.weight"),
-    (tensor("blk.0.attn_sinks.weight", 4), "blk.0.attn_sinks.weight"),
+    (setting("general.architecture", "mamba"), "llama, qwen2"),
+    (setting("split.count", 3), "3 parts"),
+    (setting("rope.scaling.type", "yarn"), "llama.rope.scaling.type"),
+    (setting("attention.sliding_window", 16), "llama.attention.sliding_window"),
+    (setting("attention.head_count", [4, 4, 2]), ""),
+    (setting("block_count", 2), "blk.2."),
+    (setting("context_length", None), "max_position_embeddings"),
+    (setting("tokenizer.ggml.pre", "default"), "gpt-2, smollm"),
+    (setting("tokenizer.ggml.tokens", ["a"] * 512), "the same"),
+    (setting("tokenizer.ggml.eos_token_id", 100), "eos_token_id"),  # a letter's
+    (setting("tokenizer.ggml.add_eos_token", True), "add_eos_token"),
+    (tensor("output_norm.weight"), "norm.weight"),
     (tensor("model.layers.0.input_layernorm.weight", 32), "model.layers.0.input_layernorm.weight"),  # beside its own
-    (tensor("blk.1.attn_q.weight", 32, 48), "self_attn.q_proj.weight is (32, 48) instead of (48, 32)"),
-    (tensor("blk.1.attn_q.weight", 47, 32), "self_attn.q_proj.weight is (47, 32) instead of (48, 32)"),
+    (tensor("blk.1.attn_q.weight", 47, 32), "[47, 32]"),
     (tensor("output_norm.weight", 32, dtype=np.int32), "I32"),
     (tensor("rope_freqs.weight", 0), "rope_freqs.weight"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("change", "words"), REFUSED)
@@ -539,21 +475,17 @@ def test_refused(llama, change, words):
     assert words in refusal(llama(change=change))
 
 
-@pytest.mark.parametrize("keep", [0, 8, 60, 5000, -1])
+@pytest.mark.parametrize("keep", [60, 5000, -1])
 def test_truncated_files(llama, keep):
     path = llama()
     path.write_bytes(path.read_bytes()[:keep])
-    assert "download it again" in refusal(path) or keep < 8
+    assert "download it again" in refusal(path)
 
 
 HUGE = struct.pack("<Q", 2**62)
 COUNTS = {  # a name in the file, how far behind it (or from the beginning) a size is written: none may be believed
     "number of tensors": ("", 8),
-    "number of keys": ("", 16),
-    "length of a key": ("", 24),
-    "length of a text": ("tokenizer.ggml.pre", 4),
     "length of a list": ("tokenizer.ggml.tokens", 8),
-    "size of a tensor": ("output_norm.weight", 4),
     "place of a tensor": ("output_norm.weight", 16),
 }
 

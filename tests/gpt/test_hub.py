@@ -158,7 +158,7 @@ def refusal(name):
 # --- the cache, without a network -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("revision", ["", *REVISIONS, COMMIT])
+@pytest.mark.parametrize("revision", ["", "refs/pr/1", COMMIT])
 def test_a_cached_model_is_found_offline(cache, tiny_llama_folder, capsys, revision):
     fill(cache, contents(tiny_llama_folder))
     folder = find_model(f"org/name@{revision}" if revision else "org/name")
@@ -166,11 +166,10 @@ def test_a_cached_model_is_found_offline(cache, tiny_llama_folder, capsys, revis
     assert_same_model(folder, tiny_llama_folder)
 
 
-@pytest.mark.parametrize("name", ["org/other", "org/name@v9", f"org/name@{'f' * 40}"])
-def test_what_is_not_cached_is_refused_offline(cache, tiny_llama_folder, name):
+def test_what_is_not_cached_is_refused_offline(cache, tiny_llama_folder):
     fill(cache, contents(tiny_llama_folder))
-    said = refusal(name)
-    assert name in said and "HF_HUB_OFFLINE" in said
+    said = refusal("org/name@v9")
+    assert "org/name@v9" in said and "HF_HUB_OFFLINE" in said
 
 
 def test_a_cache_without_one_of_its_files_is_refused(cache, sharded_folder):
@@ -179,12 +178,6 @@ def test_a_cache_without_one_of_its_files_is_refused(cache, sharded_folder):
     repository = fill(cache, files)
     (repository / "blobs" / digest(files[shard])).unlink()  # the link to it stays
     assert shard in refusal("org/name")
-
-
-def test_a_fetch_that_was_not_finished_is_refused_offline(hub, cache, monkeypatch):
-    (find_model("org/name") / "config.json").unlink()
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert "HF_HUB_OFFLINE" in refusal("org/name")
 
 
 # --- a Hub ------------------------------------------------------------------------------------------------------------
@@ -213,8 +206,7 @@ def bin_name(name):
     return name.replace("model", "pytorch_model", 1).replace(".safetensors", ".bin")
 
 
-@pytest.mark.parametrize("as_files", [contents, pickled])
-@pytest.mark.parametrize("kind", ["tiny_llama_folder", "sharded_folder"])
+@pytest.mark.parametrize(("kind", "as_files"), [("tiny_llama_folder", contents), ("sharded_folder", pickled)])
 def test_only_the_files_that_a_model_needs_are_fetched(hub, request, capsys, kind, as_files):
     expected = request.getfixturevalue(kind)
     needed = {name: content for name, content in as_files(expected).items() if name != "generation_config.json"}
@@ -255,11 +247,8 @@ def run_program(env):
 FILES, ANY = "/resolve/", ""
 REFUSALS = {  # what is asked for, what the Hub answers (Hub.refuse), what the sentence names
     "no such repository": ("org/other", None, "404"),
-    "no such tag": ("org/name@v9", None, "Revision Not Found"),
     "gated": ("org/name", (ANY, 401, "GatedRepo", "Access to org/name is restricted"), "restricted"),
     "gated files": (f"org/name@{COMMIT}", (FILES, 403, "GatedRepo", ""), "gated"),
-    "bad token": ("org/name", (ANY, 401, "", "Invalid credentials in Authorization header"), "Invalid credentials"),
-    "too many requests": ("org/name", ("/revision/", 429, "", "Come back later"), "Come back later"),
     "server error": ("org/name", (ANY, 500, "", ""), "500"),
 }
 
@@ -271,19 +260,12 @@ def test_what_the_hub_refuses(hub, name, refuse, words):
     assert name in said and words in said and "HF_TOKEN" in said
 
 
-def test_a_server_that_is_not_there(hub, monkeypatch):
-    set_endpoint(monkeypatch, "http://127.0.0.1:1")
-    assert "refused" in refusal("org/name")
-
-
-@pytest.mark.parametrize("error", [RuntimeError("CAS Client\n(details)"), OSError(28, "No space left"), TimeoutError()])
-def test_what_goes_wrong_in_a_fetch(cache, monkeypatch, error):
+def test_whatever_goes_wrong_in_a_fetch_is_one_sentence(cache, monkeypatch):
     def fail(*args, **kwargs):
-        raise error
+        raise RuntimeError("CAS Client\n(details)")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
-    said = refusal("org/name")
-    assert (str(error).split("\n")[0] or "TimeoutError") in said
+    assert "CAS Client (details)" in refusal("org/name")
 
 
 def test_an_environment_that_the_client_cannot_use(cache):
@@ -324,15 +306,11 @@ def test_a_folder_wins_over_a_repository_of_its_name(cache, tiny_llama_folder, t
     assert capsys.readouterr().err == "model: the folder org/name\n"
     assert_same_model(find_model("org/name@main"), tiny_llama_folder)  # a revision: the repository is meant
     assert capsys.readouterr().err == f"model: org/name of the Hugging Face Hub, revision {COMMIT}\n"
+    assert find_model(str(tiny_llama_folder)) == tiny_llama_folder
+    assert capsys.readouterr().err == ""  # no name on the Hub: taken without a word
 
 
-def test_a_path_that_is_no_hub_name_is_taken_without_a_word(cache, tiny_llama_folder, capsys):
-    assert find_model(tiny_llama_folder) == find_model(str(tiny_llama_folder)) == tiny_llama_folder
-    assert capsys.readouterr().err == ""
-
-
-NO_NAMES = ["gpt2", "/no/such/folder", "../x", "./org/name", "a/b/c", "org/name@", "", "org name/x", "org\\name"]
-NO_NAMES += ["https://huggingface.co/org/name", "org/a--b"]  # the last the client itself refuses
+NO_NAMES = ["gpt2", "/no/such/folder", "../x", "a/b/c", "org/name@", "", "org/a--b"]  # the last: the client refuses it
 
 
 @pytest.mark.parametrize("name", NO_NAMES)
@@ -353,7 +331,6 @@ def test_an_adapter_comes_from_the_hub_too(hub, tiny_llama_folder, tmp_path, nam
         torch.save(load_file(tmp_path / "adapter" / "adapter_model.safetensors"), tmp_path / name)
         hub.files[name] = (tmp_path / name).read_bytes()
     folder, config = find_adapter("org/name@v1")
-    assert config.base_model_name_or_path == "org/base" and hub.asked_for("GET") == sorted(
-        ["adapter_config.json", name]
-    )
+    assert config.base_model_name_or_path == "org/base"
+    assert hub.asked_for("GET") == sorted(["adapter_config.json", name])
     assert load_adapters(load_pretrained(tiny_llama_folder)[0], folder) == [*find_adapters(model)]
