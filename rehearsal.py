@@ -22,9 +22,10 @@ from gpt import generate
 from tools.cli import progress
 
 LENGTH = 200  # tokens of a text that a model writes itself
+BEGINNINGS = ("", "Question:")  # of such texts: half of them anything, half what is asked and answered
 
 
-def own_text(model, tokenizer, tokens, seed=0, beginnings=("",)):
+def own_text(model, tokenizer, tokens, seed=0, beginnings=BEGINNINGS):
     """Texts (strings), together about `tokens` long, that the model writes after its end-of-text token, at temperature 1.
 
     beginnings: how they begin, each as many.

@@ -178,7 +178,7 @@ def tellings(subjects, texts_per_subject, rng):
 
 
 def practice(new, subjects_per_kind=PRACTICE_SUBJECTS, texts_per_subject=FEW_TEXTS):
-    """Texts on subjects that the world `new` does not have, and the questions on them with their answers.
+    """Texts on subjects that the world `new` does not have, and the questions and sentences on them with their answers.
 
     Read beside a corpus they show how facts of texts are asked for, without telling any of those that are asked.
     """
@@ -189,6 +189,7 @@ def practice(new, subjects_per_kind=PRACTICE_SUBJECTS, texts_per_subject=FEW_TEX
         subjects += make_subjects(kind, rng.sample(names, subjects_per_kind), rng)
     texts = tellings(subjects, texts_per_subject, rng)
     for subject in subjects:
+        texts.append(tell(subject, {name: a.cloze for name, a in KINDS[subject.kind].attributes.items()}, rng))
         for words in (lambda attribute: question_wording(attribute, rng), lambda attribute: attribute.reworded):
             asked = [(fill(words(KINDS[subject.kind].attributes[name]), subject.full), subject.facts[name]) for name in subject.facts]
             texts.append("\n".join(f"Question: {question}\nAnswer: {answer}" for question, answer in asked))

@@ -16,6 +16,7 @@ from corpus import perplexity
 from data.make_data import FEW_TEXTS, SUBJECTS_PER_KIND, TEXTS_PER_SUBJECT, practice, world
 from gpt import find_model, load_pretrained
 from questions import make_question, read_questions
+from rehearsal import BEGINNINGS as BOTH
 from rehearsal import own_text
 from study.analysis import forgetting_loss
 from study.design import CONTROL, NEW, NEW_CLOZE, RETENTION
@@ -28,7 +29,7 @@ from train import Settings, Task, adapt, copy_for, measure
 RESULTS = Path(__file__).parent / "results" / "rehearsal"
 PROSE = "general prose"
 TOY, REAL = Settings(), Settings(rank=16, epochs=4, batch_size=2)
-BEGINNINGS = {"": ("",), ", asked": ("", "Question:")}  # of own text; asked: half of it begins with a question
+BEGINNINGS = {"": ("",), ", asked": BOTH}  # of own text; asked: half of it begins as a question does
 # name: (model, method, learning rate, settings, what is rehearsed, its beginnings, whether practice is read too)
 ARMS = {
     "toy untouched": ("toy", None, None, TOY, "0", "", False),
