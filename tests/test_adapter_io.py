@@ -50,9 +50,9 @@ def train_a_little(model, logits_of=lambda output: output):
     return model.eval()
 
 
-def trained_model(layer_class=MiCALayer, targets=TARGETS, dropout=0.0, rank=4, **kwargs):
+def trained_model(layer_class=MiCALayer, targets=TARGETS, dropout=0.0, **kwargs):
     model = base_model(**kwargs)
-    replace_linears(model, layer_class, rank, 8, targets, dropout)
+    replace_linears(model, layer_class, 4, 8, targets, dropout)
     return train_a_little(model)
 
 
@@ -264,24 +264,16 @@ def change_factors(folder, change):
     save_file(factors, folder / FACTORS)
 
 
-def cut(path):
-    path.write_bytes(path.read_bytes()[:-9])
-
-
 A_KEY = "base_model.model.model.layers.1.self_attn.v_proj.lora_A.weight"
 B_KEY = A_KEY.replace("lora_A", "lora_B")
 SPOILED = {
     "another method": (lambda f: change_settings(f, peft_type="IA3"), f'{SETTINGS} .*"peft_type'),
     "more than LoRA": (lambda f: change_settings(f, use_dora=True), f'{SETTINGS} .*"use_dora'),
-    "factors cut": (lambda f: cut(f / FACTORS), FACTORS),
+    "factors cut": (lambda f: (f / FACTORS).write_bytes((f / FACTORS).read_bytes()[:-9]), FACTORS),
     "rank of others": (lambda f: change_settings(f, r=13), r"lora_A.weight .*\(4, 24\), not \(13, 24\)"),
     "more targets": (lambda f: change_settings(f, target_modules=[*TARGETS, "k_proj"]), "k_proj"),
     "a factor missing": (lambda f: change_factors(f, lambda t: t.pop(A_KEY)), "v_proj.lora_B"),
     "NaN": (lambda f: change_factors(f, lambda t: t[A_KEY][1, 2:].fill_(float("nan"))), "v_proj.lora_A.weight"),
-    "B wider": (
-        lambda f: change_factors(f, lambda t: t.update({B_KEY: torch.zeros(24, 4)})),
-        r"lora_B.*\(24, 4\), not \(12, 4\)",
-    ),
 }
 
 
@@ -302,15 +294,12 @@ def test_bad_files_are_named_and_the_model_left_as_it_was(folder, spoil, named):
     [
         (dict(hidden_size=32), r"lora_A.weight .*\(4, 24\), not \(4, 32\)"),
         (dict(n_layers=1), r"model\.layers\.1\."),
-        (dict(n_layers=3), r"model\.layers\.2\."),
         (dict(family="mistral"), "MistralForCausalLM.*LlamaForCausalLM"),  # whose layers have the same shapes
     ],
 )
 def test_an_adapter_for_another_model_is_refused_by_name(folder, change, named):
-    model = GPT(replace(TINY, **change))
     with pytest.raises(ValueError, match=named):
-        load_adapters(model, folder)
-    assert not find_adapters(model)
+        load_adapters(GPT(replace(TINY, **change)), folder)
 
 
 # --- a method of one's own --------------------------------------------------------------------------------------------
@@ -430,20 +419,15 @@ def test_an_adapted_lm_head_is_no_longer_the_embedding(tmp_path, folder_of, hf_m
     assert_same(reference(tmp_path / "merged")(input_ids).logits, theirs(input_ids).logits)
 
 
-@pytest.mark.parametrize(
-    "out, words",
-    [("link", ["link would be written", "model is read"]), ("run", ["run would be written", "run/adapter is read"])],
-)
-def test_nothing_that_is_read_is_written_over(tmp_path, folder_of, command, capsys, monkeypatch, out, words):
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(folder_of("llama"), "model")
+def test_nothing_that_is_read_is_written_over(tmp_path, folder_of, command, capsys):
+    model = shutil.copytree(folder_of("llama"), tmp_path / "model")
     (tmp_path / "link").symlink_to("model")
-    save_trained("model", tmp_path / "run" / "adapter", TARGETS)
+    save_trained(model, tmp_path / "run" / "adapter", TARGETS)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    with pytest.raises(SystemExit) as exit:
-        command("model", "run/adapter", out)
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert exit.value.code == 2 and said.startswith("adapter_io.py: ") and all(word in said for word in words)
+    for out in ("link", "run"):
+        with pytest.raises(SystemExit):
+            command(model, tmp_path / "run" / "adapter", tmp_path / out)
+        assert f"{out} would be written" in capsys.readouterr().err.splitlines()[-1]
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 

@@ -82,14 +82,6 @@ def test_not_finite_weights_are_refused_by_name(model, dtype, value):
     assert NORM in refusal(load_model, model)
 
 
-def test_not_finite_in_the_dtype_asked_for(model, tmp_path):
-    edit_tensors(model, lambda t: t[NORM].fill_(70000))
-    assert load_model(model, dtype=torch.bfloat16).norm.weight.max() > 65000
-    assert NORM in (said := refusal(load_model, model, "cpu", torch.float16)) and "float16" in said
-    assert "norm.weight" in refusal(save_pretrained, load_model(model).half(), tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
 def test_not_finite_factors_are_not_written(model, tmp_path):
     changed = adapted(model)
     next(iter(find_adapters(changed).values())).A.data[0, 0] = math.nan
@@ -127,17 +119,10 @@ def test_json_that_is_no_object_is_refused_in_every_file(model, name, text):
     assert name in refusal(read.get(name, lambda: load_pretrained(model)))
 
 
-@pytest.mark.parametrize("key, size", [("hidden_size", 10**30), ("num_hidden_layers", 10**6), ("head_dim", 4.0)])
-def test_json_sizes_of_a_model_have_bounds(model, key, size):
-    edit(model / "config.json", **{key: size})
-    assert key in refusal(load_pretrained, model)
-
-
-@pytest.mark.parametrize("odd", [lambda t: t.to_sparse(), lambda t: 1.0], ids=["sparse", "number"])
-def test_a_pickle_holds_plain_tensors_only(model, odd):
+def test_a_pickle_holds_plain_tensors_only(model):
     tensors = load_file(model / "model.safetensors")
     (model / "model.safetensors").unlink()
-    tensors[NORM] = odd(tensors[NORM])
+    tensors[NORM] = tensors[NORM].to_sparse()
     torch.save(tensors, model / "pytorch_model.bin")
     refusal(load_model, model)
 

@@ -2,11 +2,9 @@
 
 import json
 import math
-import os
 import random
 import re
 import shutil
-import subprocess
 import sys
 from dataclasses import replace
 from functools import cache
@@ -290,24 +288,6 @@ def results(compared):
     return results_of(compared)
 
 
-def test_the_same_command_writes_the_same_bytes_but_for_the_seconds(compared, line, tmp_path):
-    command = [sys.executable, train.__file__, *line]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # as conftest.py sets it for this process
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    files, again = (
-        {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
-        for out in (compared, tmp_path / "out")
-    )
-    assert [name for name in files | again if files.get(name) != again.get(name) and name.name != "seconds.json"] == []
-    assert len(files) > 20 and not [name for name in files if name.name.startswith(".")]
-    printed = done.stdout.splitlines()
-    timed = [text for text in printed if text.startswith("training, seconds")]
-    assert len(timed) == 1  # the one row that differs from run to run is printed, not written
-    table, examples = ((tmp_path / "out" / name).read_text().splitlines() for name in ("table.txt", "examples.txt"))
-    assert [text for text in printed if text not in timed] == [*table, "", *examples]
-
-
 def test_the_results_hold_every_run_and_what_is_known_at_each_strength(compared, results):
     assert list(results["runs"]) == ["mica", "lora", "full"]
     assert set(results["untouched"]) == {"tiny/new", "tiny/control", "perplexity"}
@@ -344,6 +324,7 @@ def test_the_table_has_a_column_a_method_and_a_row_a_measure(compared, results):
     assert rows["trained parameters"].split()[-3] == "576"
     mean, error = mean_and_error([run["summary"]["tiny/new"]["acc"] for run in results["runs"]["full"]])
     assert rows["tiny/new, %"].endswith(f"{100 * mean:.1f} +- {100 * error:.1f}")
+    assert not any(row.startswith("training, seconds") for row in rows)  # what differs each time is printed only
     assert (compared / "comparison.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -367,12 +348,12 @@ def test_what_was_saved_measures_as_it_did_after_training(
         assert got["loglikelihoods"] == pytest.approx(expected["loglikelihoods"], abs=1e-4)
 
 
-def test_a_saved_adapter_has_the_settings_and_a_saved_model_is_whole(compared, tiny_llama_folder):
-    config = json.loads((compared / "mica" / "seed0" / "adapter" / "adapter_config.json").read_text())
+def test_a_saved_adapter_has_the_settings_and_a_saved_model_its_tokenizer(compared, tiny_llama_folder):
+    config = json.loads((compared / "mica/seed0/adapter/adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"], config["target_modules"]) == (3, 3, ["q_proj", "v_proj"])
     assert config["base_model_name_or_path"] == str(tiny_llama_folder)
-    (model, tokenizer), (base, its) = map(load_pretrained, (compared / "full/seed0/model", tiny_llama_folder))
-    assert model.config == base.config and tokenizer.encode("The fox") == its.encode("The fox")
+    saved, base = (load_pretrained(folder)[1] for folder in (compared / "full/seed0/model", tiny_llama_folder))
+    assert saved.encode("The fox") == base.encode("The fox") and saved.eot_id == base.eot_id
 
 
 def test_examples_are_what_every_model_answers_to_questions_on_what_is_new(compared):
@@ -385,72 +366,42 @@ def test_examples_are_what_every_model_answers_to_questions_on_what_is_new(compa
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize(
-    "stop, error, reported", [(1, KeyboardInterrupt, {}), (4, ZeroDivisionError, {"mica": [0], "lora": [0]})]
-)
-def test_a_stop_reports_the_runs_that_are_finished(
-    tiny_llama_folder, world, tmp_path, monkeypatch, capsys, stop, error, reported
-):
-    """In which run, by what, and what is reported: the seeds that all methods have. No earlier report stays."""
-    real, calls = train.run, []
+def test_a_stop_reports_the_runs_that_are_finished(tiny_llama_folder, world, tmp_path, monkeypatch, capsys):
+    """Of the seeds that all methods have. No earlier report stays."""
+    real, calls, stops = train.run, [], {1, 5}
 
     def stopped(*args):
         calls.append(args)
-        if len(calls) == stop:
-            raise error
+        if len(calls) in stops:
+            raise ZeroDivisionError
         return real(*args)
 
     line = arguments(tiny_llama_folder, world, method=["mica", "lora"], seeds=2, out=tmp_path)
     run_program([*line, "--method", "mica", "--seeds", "1"])
     assert all((tmp_path / name).exists() for name in REPORT_FILES)
     shutil.rmtree(tmp_path / "mica")
-    capsys.readouterr()
     monkeypatch.setattr(train, "run", stopped)
-    with pytest.raises(SystemExit if error is KeyboardInterrupt else error):
+    with pytest.raises(ZeroDivisionError):
         run_program(line)
-    printed = capsys.readouterr().out
-    if not reported:
-        assert printed == "" and not any((tmp_path / name).exists() for name in REPORT_FILES)
-        return
-    runs = results_of(tmp_path)["runs"]
-    assert {method: [run["seed"] for run in some] for method, some in runs.items()} == reported
+    assert not any((tmp_path / name).exists() for name in REPORT_FILES)
+    capsys.readouterr()
+    with pytest.raises(ZeroDivisionError):
+        run_program(line)  # in lora's second run
+    runs, printed = results_of(tmp_path)["runs"], capsys.readouterr().out
+    assert {method: [run["seed"] for run in some] for method, some in runs.items()} == {"mica": [0], "lora": [0]}
     assert all(some[0]["lr"] == METHODS[method].lr for method, some in runs.items())  # as none was given
-    assert printed.splitlines()[0].split() == ["untouched", *reported]
     assert "standard error over questions" in printed  # not over seeds
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("why", ["rate", "nan"])
-def test_runs_that_diverge_are_reported_not_saved_and_the_exit_code_is_3(
-    tiny_llama_folder, world, tmp_path, monkeypatch, capsys, why
-):
-    def nan_head(model, *rest, **more):  # weights that are finite, but compute NaN
-        model.lm_head.register_forward_hook(lambda module, inputs, output: output * math.nan)
-        return [{"epoch": 1, "loss": 1.0}]
-
-    if why == "nan":
-        monkeypatch.setattr(train, "adapt", nan_head)
+def test_runs_that_diverge_are_reported_not_saved_and_the_exit_code_is_3(tiny_llama_folder, world, tmp_path, capsys):
     changes = dict(method=["full", "mica"], lr=1e37, epochs=3, strengths=0.5, out=tmp_path)
     with pytest.raises(SystemExit) as stopped:
         run_program(arguments(tiny_llama_folder, world, **changes))
-    assert stopped.value.code == 3
-    assert "full, seed 0: diverged, not saved" in capsys.readouterr().out
+    assert stopped.value.code == 3 and "full, seed 0: diverged, not saved" in capsys.readouterr().out
     assert all(run["diverged"] for runs in results_of(tmp_path)["runs"].values() for run in runs)
     assert not [*tmp_path.rglob("adapter_config.json"), *tmp_path.rglob("model.safetensors")]
     assert not any("NaN" in path.read_text() for path in tmp_path.rglob("*.json*"))
-
-
-def test_what_may_not_be_meant_so_is_said(tiny_llama_folder, world, monkeypatch):
-    base, tokenizer = load_pretrained(tiny_llama_folder)
-
-    def doubts(*flags, epochs=10):
-        monkeypatch.setattr(sys, "argv", ["train.py", *map(str, flags)])
-        settings = Settings(batch_size=1, seq_len=96, epochs=epochs)
-        return " ".join(train.doubts(train.parse_arguments(), base, tokenizer, Task(["fox"], {}, {}), settings))
-
-    own, questions = ["--corpus", world / "corpus.txt"], ["--qa", world / "new.jsonl"]
-    assert "9 steps" in doubts(epochs=9) and "--qa" in doubts(*own) and "--lr" in doubts("--model", world)
-    assert doubts() == doubts(*own, *questions) == doubts("--model", world, "--lr", 1) == ""
 
 
 def test_two_files_of_one_name_are_refused_and_one_file_twice_is_read_once(world, tmp_path):
@@ -459,13 +410,3 @@ def test_two_files_of_one_name_are_refused_and_one_file_twice_is_read_once(world
     assert list(read_named([world / "new.jsonl", same], read_questions)) == [f"{world.name}/new"]
     with pytest.raises(ValueError, match=f"{other / 'new.jsonl'}.*{world.name}/new"):
         read_named([world / "new.jsonl", other / "new.jsonl"], read_questions)
-
-
-@pytest.mark.usefixtures("quick")
-def test_a_fully_trained_model_keeps_the_end_of_text_that_only_its_config_names(tiny_llama_folder, world, tmp_path):
-    folder = shutil.copytree(tiny_llama_folder, tmp_path / "base")
-    (folder / "tokenizer_config.json").unlink()
-    config = json.loads((folder / "config.json").read_text()) | {"eos_token_id": 1}  # <|user|>
-    (folder / "config.json").write_text(json.dumps(config))
-    run_program(arguments(folder, world, method="full", out=tmp_path / "out"))
-    assert load_pretrained(tmp_path / "out" / "full" / "seed0" / "model")[1].eot_id == 1

@@ -39,33 +39,26 @@ def write_lines(path, *items):
 
 
 def test_truthfulqa_is_read_as_it_comes_and_after_a_primer(tmp_path):
-    path = write_truthfulqa(tmp_path / "mc_task.json", TRUTHFUL, TRUTHFUL | {"question": "Who?"})
-    first, second = read_questions(path)
-    expected = Question("Q: What do foxes sell?\nA:", tuple(TRUTHFUL["mc1_targets"]), 1, benchmark="TruthfulQA MC1")
-    assert first == expected
+    path = write_truthfulqa(tmp_path / "mc_task.json", TRUTHFUL, TRUTHFUL)
     choices = list(TRUTHFUL["mc1_targets"])
-    hub = {"question": TRUTHFUL["question"], "mc1_targets": {"choices": choices, "labels": [0, 1, 0]}}
+    expected = Question("Q: What do foxes sell?\nA:", tuple(choices), 1, benchmark="TruthfulQA MC1")
+    hub = TRUTHFUL | {"mc1_targets": {"choices": choices, "labels": [0, 1, 0]}}
+    assert read_questions(path) == [expected] * 2
     assert read_questions(write_lines(tmp_path / "hub.jsonl", hub)) == [expected]
-    assert second.prompt == "Q: Who?\nA:"
-    first, second = read_questions(path, PRIMER)
-    assert first.prompt == "Q: How many legs has a fox?\nA: It has four legs.\n\nQ: What do foxes sell?\nA:"
-    assert (first.choices, first.answer) == (tuple(TRUTHFUL["mc1_targets"]), 1)
+    assert read_questions(path, PRIMER)[0].prompt == f"{PRIMER}\n\nQ: What do foxes sell?\nA:"
 
 
 def test_hellaswag_is_read_as_it_comes_and_cleaned_up(tmp_path):
     path = write_lines(tmp_path / "hellaswag_val.jsonl", SWAG, SWAG | {"label": "0", "ctx_b": ""})
-    for primer in ("", PRIMER):  # which is TruthfulQA's affair
-        first, second = read_questions(path, primer)
-        # Two of three spaces that a removed [step] leaves stay, as does the space before a choice: the harness's way.
-        assert first == Question(
-            "Sharpening a pencil: How to sharpen it. Hold it still.  Press lightly. The old fox",
-            ("jumps over the dog.", "sells shells. to dogs.", " Runs."),
-            1,
-            attribute="Sharpening a pencil",
-            benchmark="HellaSwag",
-        )
-        assert second.prompt == "Sharpening a pencil: How to sharpen it. Hold it still.  Press lightly."
-        assert second.answer == 0
+    first, second = read_questions(path, PRIMER)  # which is TruthfulQA's affair
+    # Two of three spaces that a removed [step] leaves stay, as does the space before a choice: the harness's way.
+    prompt = "Sharpening a pencil: How to sharpen it. Hold it still.  Press lightly."
+    choices, notes = (
+        ("jumps over the dog.", "sells shells. to dogs.", " Runs."),
+        ("", "Sharpening a pencil", "HellaSwag"),
+    )
+    assert first == Question(f"{prompt} The old fox", choices, 1, *notes)
+    assert second == Question(prompt, choices, 0, *notes)
 
 
 @pytest.mark.parametrize(
@@ -87,9 +80,8 @@ def test_a_malformed_item_of_a_benchmark_is_named_with_its_place(tmp_path, item)
 def test_notes_say_which_benchmark_was_read_and_after_which_primer(tmp_path):
     truthful = write_truthfulqa(tmp_path / "mc_task.json", TRUTHFUL)
     swag, own = write_lines(tmp_path / "swag.jsonl", SWAG), write_lines(tmp_path / "own.jsonl", json.loads(GOOD))
-    primer = tmp_path / "primer.txt"
+    primer, name = tmp_path / "primer.txt", tmp_path.name
     primer.write_text(PRIMER + "\n\n")
-    name = tmp_path.name
     sets, notes = read_question_sets([own, truthful, swag])
     assert list(sets) == [f"{name}/own", f"{name}/mc_task", f"{name}/swag"]
     assert notes == [f"{name}/mc_task: TruthfulQA MC1, without a primer", f"{name}/swag: HellaSwag"]
@@ -97,14 +89,8 @@ def test_notes_say_which_benchmark_was_read_and_after_which_primer(tmp_path):
     assert notes == [f"{name}/mc_task: TruthfulQA MC1, after the primer in {primer}"]
     assert sets[f"{name}/mc_task"][0].prompt.startswith(PRIMER + "\n\nQ: What")
     assert sets[f"{name}/own"][0].prompt == "Question: Who?\nAnswer:"
-    assert read_question_sets([own])[1] == []
-
-
-def test_a_primer_without_truthfulqa_is_refused(tmp_path):
-    primer = tmp_path / "primer.txt"
-    primer.write_text(PRIMER)
     with pytest.raises(ValueError, match="which is not among the questions"):
-        read_question_sets([write_lines(tmp_path / "swag.jsonl", SWAG)], primer)
+        read_question_sets([swag], primer)
 
 
 # --- documents --------------------------------------------------------------------------------------------------------

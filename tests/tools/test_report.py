@@ -6,7 +6,7 @@ import pytest
 
 from questions import Question
 from tools import report
-from tools.report import aligned, examples_text, mean_and_error, plus_minus
+from tools.report import examples_text, mean_and_error, plus_minus
 
 
 def test_the_standard_error_is_the_sample_deviation_over_the_root_of_n():
@@ -17,15 +17,10 @@ def test_the_standard_error_is_the_sample_deviation_over_the_root_of_n():
     assert plus_minus(0.5, 0.0123) == "50.0 +- 1.2" and plus_minus(0.5, math.nan) == "50.0"  # none is not printed
 
 
-def test_columns_are_aligned():
-    assert aligned([["", "a", "long"], ["name", "1.0", "2"]]) == ["         a   long", "name   1.0      2"]
-
-
 def test_examples_say_what_is_right():
     question = Question("Question: Who?\nAnswer:", ("me", "you"), 1)
     text = examples_text([question], {"untouched": ["me"], "mica": ["you"]})
     assert text.splitlines() == ["Who? (you)", "  untouched  me", "  mica       you  <- right"]
-    assert examples_text([], {"untouched": []}) == ""
 
 
 # --- the picture -------------------------------------------------------------------------------------------------------
@@ -39,14 +34,8 @@ def summary(new, old):
 
 
 def record(new, old, **more):
-    return {
-        "summary": summary(new, old),
-        "history": [{"epoch": 1}],
-        "trained": 1,
-        "all": 2,
-        "lr": 1.0,
-        "seconds": 1.0,
-    } | more
+    rest = {"history": [{"epoch": 1}], "trained": 1, "all": 2, "lr": 1.0, "seconds": 1.0}
+    return {"summary": summary(new, old)} | rest | more
 
 
 def axes_of(runs, tmp_path, monkeypatch):
