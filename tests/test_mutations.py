@@ -1,4 +1,4 @@
-"""Damaged and odd input of every kind: refused in one good sentence, or read as transformers and tokenizers read it.
+"""Damaged and odd files of every kind: refused in one good sentence, or read as transformers and tokenizers read them.
 
     python tests/test_mutations.py 5000          # as many cases, of another seed each time it is given one
     python tests/test_mutations.py 5000 7
@@ -20,8 +20,7 @@ import tempfile
 import warnings
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # as a program
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as a program
 
 import tokenizers
 import torch
@@ -31,25 +30,20 @@ from safetensors.torch import load_file, save_file
 from adapter_io import load_adapters, save_adapters
 from gpt import load_tokenizer
 from gpt.weights import load_model
-from lora import LoRALayer, find_adapters, merge_adapters, replace_linears
+from lora import LoRALayer, merge_adapters, replace_linears
 from questions import read_questions
 from tools.reading import read_documents
 
 FAMILIES = ["llama", "llama3.1", "mistral-window", "qwen2", "qwen3", "gpt2"]
 NASTY = [
-    None, True, False, 0, 1, -1, 2, 3, 48, 0.0, 0.5, 1e300, 1e-300, 10**30, 10**400, 2**31, 2**63, "", "x", "▁", "é", "1",
-    "\x1b[31m\x07", "a\nb", "x" * 5000, "\ud800", [], {}, [[]], [None], [0], ["x"], {"a": 1}, {"": None}, [1, 2, 3],
+    None, True, 0, -1, 2, 48, 0.5, 1e300, 1e-300, 10**30, 10**400, 2**63, "", "x", "▁", "1", "\x1b[31m\x07", "a\nb",
+    "x" * 5000, "\ud800", [], {}, [[]], [None], [0], ["x"], {"a": 1}, {"": None}, [1, 2, 3],
 ]  # fmt: skip
-TEXTS = [
-    *SENTENCES,
-    " hello",
-    "</s>\n",
-    "a</s> b",
-    f"x{END_OF_TEXT}y<|user|>",
-    "",
-    "  ",
-    "\u2581x",
-    "\u00e9 123 \u65e5\n\n",
+TEXTS = [*SENTENCES, " hello", f"x{END_OF_TEXT}y<|user|>", "", "  ", "\u2581x", "\u00e9 123 \u65e5\n\n"]
+QUESTIONS = [
+    {"question": "Who?", "choices": ["a", "b"], "answer": 1, "subject": "x"},
+    {"question": "Who?", "mc1_targets": {"choices": ["a", "b"], "labels": [1, 0]}},
+    {"activity_label": "A", "ctx_a": "b [x]", "ctx_b": "c", "endings": ["d", "e"], "label": 1},
 ]
 
 
@@ -85,17 +79,16 @@ def mutate_json(rng, content):
         else:
             container[key] = copy.deepcopy(rng.choice(NASTY))
     text = json.dumps(content)
-    return mutate_text(rng, text) if rng.random() < 0.15 else text
-
-
-def mutate_text(rng, text):
-    at = rng.randrange(len(text) + 1)
-    return rng.choice([
-        lambda: text[:at], lambda: text[:at] + rng.choice('{}[]",:\\\x00\n0é\ud800 ') + text[at:],
-        lambda: text[:at] + text[at + rng.randrange(1, 9) :], lambda: "[" * 100_000 + text, lambda: text + text,
-        lambda: text.replace(":", ": NaN,", 1), lambda: "", lambda: "\ufeff" + text, lambda: text.replace("1", "1e999", 1),
-        lambda: text.replace('"', '"\\u0000', 1),
-    ])()  # fmt: skip
+    at = rng.randrange(len(text))
+    odd = [
+        "[" * 100_000 + text,
+        text + text,
+        text.replace(":", ": NaN,", 1),
+        "\ufeff" + text,
+        "",
+        text[:at] + "\0" + text[at:],
+    ]
+    return rng.choice(odd) if rng.random() < 0.15 else text
 
 
 def mutate_bytes(rng, content):
@@ -115,16 +108,12 @@ def write(path, text):
 
 
 def same_logits(folder):
-    """Whether load_model's logits are those of transformers; where it refuses the folder, nothing is compared."""
+    """load_model's logits are those of transformers; where it refuses the folder, nothing is compared."""
     ours = load_model(folder)
-    try:
-        theirs = reference(folder)
-    except Exception:
-        return
     ids = torch.randint(0, ours.config.vocab_size, (1, min(20, ours.config.context_length)))
     with torch.inference_mode():
         try:
-            expected = theirs(ids, use_cache=False).logits
+            expected = reference(folder)(ids, use_cache=False).logits
         except Exception:
             return
         torch.testing.assert_close(ours(ids), expected, atol=1e-3, rtol=1e-3)
@@ -153,30 +142,25 @@ class Inputs:
     """What is mutated, made once, and how each kind of it is read."""
 
     def __init__(self, folder):
-        self.home, self.here = folder, folder / "case"
-        self.models = {}
+        self.here, self.models, self.adapter = folder / "case", {}, folder / "adapter"
         for name in FAMILIES:
             (folder / name).mkdir()
             with contextlib.redirect_stderr(io.StringIO()):
                 self.models[name] = write_folder(folder / name, CONFIGS[name]())
-        self.adapter = folder / "adapter"
         self.base = load_model(self.models["llama"])
         adapted = copy.deepcopy(self.base)
         replace_linears(adapted, LoRALayer, rank=2, alpha=4, targets=("q_proj", "down_proj"))
-        for layer in find_adapters(adapted).values():
-            layer.B.data.normal_()
         save_adapters(adapted, self.adapter)
-
-    def empty(self):
-        shutil.rmtree(self.here, ignore_errors=True)
-        self.here.mkdir()
 
     def take(self, folder):
         shutil.rmtree(self.here, ignore_errors=True)
         return Path(shutil.copytree(folder, self.here))
 
     def edit(self, rng, path):
-        write(path, mutate_json(rng, json.loads(path.read_text(encoding="utf-8"))))
+        if path.suffix == ".json":
+            write(path, mutate_json(rng, json.loads(path.read_text(encoding="utf-8"))))
+        else:
+            write(path, mutate_bytes(rng, path.read_bytes()))
 
     def config(self, rng):
         folder = self.take(self.models[rng.choice(FAMILIES)])
@@ -185,63 +169,49 @@ class Inputs:
 
     def tokenizer(self, rng):
         folder = self.take(self.models["llama"])
-        self.edit(rng, folder / "tokenizer.json")
+        self.edit(rng, folder / rng.choice(["tokenizer.json", "tokenizer.json", "tokenizer_config.json"]))
         same_ids(folder)
 
     def weights(self, rng):
         folder = self.take(self.models[rng.choice(FAMILIES)])
         path, pickled = folder / "model.safetensors", folder / "pytorch_model.bin"
-        if rng.random() < 0.5:
-            path.write_bytes(mutate_bytes(rng, path.read_bytes()))
-        else:
-            tensors = load_file(path)
-            name = rng.choice([*tensors])
+        tensors = load_file(path)
+        if rng.random() < 0.4:  # in the numbers
             changes = [lambda t: t[..., :-1], lambda t: t.int(), lambda t: t * float("nan"), lambda t: t.double(),
                        lambda t: t.flatten(), lambda t: t.half() * 1e30, lambda t: t.bfloat16()]  # fmt: skip
+            name = rng.choice([*tensors])
             tensors[name] = rng.choice(changes)(tensors[name]).contiguous()
-            if rng.random() < 0.3:
-                tensors[rng.choice(["x", "lm_head.weight", "a\nb", "model." + name])] = torch.zeros(3)
+            tensors |= {rng.choice(["x", "lm_head.weight", "a\nb"]): torch.zeros(3)} if rng.random() < 0.3 else {}
+            save_file(tensors, path, metadata={"format": "pt"})
+        elif rng.random() < 0.3:
             path.unlink()
-            save_file(tensors, path, metadata={"format": "pt"}) if rng.random() < 0.5 else torch.save(tensors, pickled)
-            if pickled.exists() and rng.random() < 0.3:
-                pickled.write_bytes(mutate_bytes(rng, pickled.read_bytes()))
+            torch.save(tensors, pickled)
+            self.edit(rng, pickled)
+        else:
+            self.edit(rng, path)
         same_logits(folder)
 
     def adapter_files(self, rng):
-        folder = self.take(self.adapter)
-        if rng.random() < 0.7:
-            self.edit(rng, folder / "adapter_config.json")
-        else:
-            path = folder / "adapter_model.safetensors"
-            path.write_bytes(mutate_bytes(rng, path.read_bytes()))
-        model = copy.deepcopy(self.base)
+        folder, model = self.take(self.adapter), copy.deepcopy(self.base)
+        self.edit(rng, folder / rng.choice(["adapter_config.json", "adapter_config.json", "adapter_model.safetensors"]))
         load_adapters(model, folder)
         merge_adapters(model)
 
-    def corpus(self, rng):
-        self.empty()
+    def texts(self, rng):
+        self.here.mkdir(exist_ok=True)
         path = self.here / rng.choice(["a.txt", "a.jsonl", "a.md"])
-        lines = "\n".join(json.dumps({"text": text}) for text in SENTENCES)
-        text = rng.choice([lines, lines, "\n\n".join(SENTENCES)])
-        write(path, mutate_text(rng, text) if rng.random() < 0.7 else mutate_bytes(rng, text.encode()))
-        assert all(isinstance(document, str) and document.strip() for document in read_documents(path))
+        text = rng.choice(["\n".join(json.dumps({"text": text}) for text in SENTENCES), "\n\n".join(SENTENCES)])
+        write(path, mutate_bytes(rng, text.encode()))
+        assert all(document.strip() for document in read_documents(path))
 
     def questions(self, rng):
-        self.empty()
-        item = rng.choice([
-            {"question": "Who?", "choices": ["a", "b"], "answer": 1, "subject": "x"},
-            {"question": "Who?", "mc1_targets": {"a": 1, "b": 0}},
-            {"question": "Who?", "mc1_targets": {"choices": ["a", "b"], "labels": [1, 0]}},
-            {"activity_label": "A", "ctx_a": "b [x]", "ctx_b": "c", "endings": ["d", "e"], "label": 1},
-        ])  # fmt: skip
-        whole = rng.random() < 0.3
-        text = mutate_json(rng, [item, item] if whole else item)
-        write(self.here / "q.jsonl", text if whole else json.dumps(item) + "\n" + text)
+        self.here.mkdir(exist_ok=True)
+        write(self.here / "q.jsonl", mutate_json(rng, rng.choice(QUESTIONS)))
         for question in read_questions(self.here / "q.jsonl"):
             assert len(question.choices) >= 2 and all(map(str.strip, question.choices)) and question.prompt.strip()
 
 
-KINDS = ["config", "tokenizer", "weights", "adapter_files", "corpus", "questions"]
+KINDS = ["config", "tokenizer", "weights", "adapter_files", "texts", "questions"]
 
 
 # --- the test ---------------------------------------------------------------------------------------------------------
@@ -253,6 +223,7 @@ def hangs(*_):
 
 def run_cases(folder, cases, seed):
     """({kind: [refused, read]}, [what went wrong])."""
+    transformers.logging.set_verbosity_error()
     inputs, counts, faults = Inputs(folder), {kind: [0, 0] for kind in KINDS}, []
     before = signal.signal(signal.SIGALRM, hangs)
     for case in range(cases):
@@ -261,15 +232,12 @@ def run_cases(folder, cases, seed):
         try:
             getattr(inputs, kind)(rng)
             counts[kind][1] += 1
-        except TimeoutError as error:
-            faults.append(f"{seed} {case} {kind}: {error}")
-        except (ValueError, OSError) as error:
-            counts[kind][0] += 1
-            said = str(error).replace(str(folder), "folder")  # wherever the tests are run
-            if not said.isprintable() or len(said) >= 400 or len(said) < 15:
-                faults.append(f"{seed} {case} {kind}: {said[:600]!r}")
         except Exception as error:
-            faults.append(f"{seed} {case} {kind}: {type(error).__name__}: {str(error)[:600]}")
+            said = str(error).replace(str(folder), "folder")  # wherever the tests are run
+            counts[kind][0] += 1
+            meant = isinstance(error, (ValueError, OSError)) and not isinstance(error, TimeoutError)
+            if not meant or not said.isprintable() or not 15 <= len(said) < 400:
+                faults.append(f"{seed} {case} {kind}: {type(error).__name__}: {said[:600]!r}")
         finally:
             signal.alarm(0)
     signal.signal(signal.SIGALRM, before)
@@ -277,16 +245,14 @@ def run_cases(folder, cases, seed):
 
 
 def test_some_mutations_are_refused_well_or_read_as_the_libraries_do(tmp_path):
-    transformers.logging.set_verbosity_error()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        counts, faults = run_cases(tmp_path, 250, seed=0)
+        counts, faults = run_cases(tmp_path, 180, seed=0)
     assert not faults, "\n".join(faults)
     assert all(min(pair) > 0 for pair in counts.values()), counts
 
 
 if __name__ == "__main__":
-    transformers.logging.set_verbosity_error()
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as place:
         many, seed = int((*sys.argv[1:], 5000)[0]), int((*sys.argv[1:], 0, 1)[1])
