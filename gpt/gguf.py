@@ -42,24 +42,9 @@ FIXED = {
 SCALING = ["factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"]
 
 
-def find_gguf(name):
-    """The *.gguf file that `name` is, or that the folder `name` holds in place of a config.json; else None.
-
-    Raises ValueError for a folder with several.
-    """
-    path = Path(name)
-    if path.is_file():
-        return path if is_gguf(path) else None
-    files = [] if (path / "config.json").exists() else sorted(path.glob("[!.]*"))
-    found = [file for file in files if is_gguf(file) and file.is_file()]
-    if len(found) > 1:
-        raise ValueError(f"{path} holds {len(found)} GGUF files ({found[0].name}, ...): give the path of one of them")
-    return found[0] if found else None
-
-
 def is_gguf(path):
     """Is this the name of a GGUF file?"""
-    return path.suffix.lower() == ".gguf"
+    return Path(path).suffix.lower() == ".gguf"
 
 
 def below(prefix, metadata):

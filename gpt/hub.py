@@ -12,7 +12,7 @@ from functools import partial
 from importlib import metadata
 from pathlib import Path
 
-from gpt.gguf import find_gguf, is_gguf
+from gpt.gguf import is_gguf
 from gpt.tokenizer import COMPANIONS, TOKENIZER_FILES, load_tokenizer
 from gpt.weights import WEIGHTS, read_config, shard_names
 from tools.schema import printable
@@ -54,16 +54,17 @@ def find_model(name):
     being a branch, tag or commit. Files are fetched at most once; pickled weights only where there are no safetensors.
     Raises ValueError, one sentence, for a name that leads nowhere, for an adapter, and for what cannot be fetched.
     """
-    if name and (Path(name).is_dir() or find_gguf(name)):  # Path("") would be the current folder
-        if HUB_NAME.fullmatch(str(name)):  # it could have been either
+    name = str(name)
+    if name and (Path(name).is_dir() or is_gguf(name) and Path(name).is_file()):  # Path("") would be the current folder
+        if HUB_NAME.fullmatch(name):  # it could have been either
             print(f"model: the {'folder' if Path(name).is_dir() else 'file'} {name}", file=sys.stderr)
         check_adapter(Path(name), name)
         return Path(name)
-    if str(name).startswith(PACKAGE):
-        return find_in_package(str(name).removeprefix(PACKAGE))
-    if is_gguf(Path(str(name))):
+    if name.startswith(PACKAGE):
+        return find_in_package(name.removeprefix(PACKAGE))
+    if is_gguf(name):
         raise ValueError(f"no GGUF file {name}: check the path")
-    repository, revision = split_name(str(name))
+    repository, revision = split_name(name)
 
     fetch = partial(fetch_from_hub, repository, revision)
     folder = fetch(["config.json", ADAPTER])
@@ -84,11 +85,9 @@ def find_model(name):
 
 
 def check_adapter(folder, name):
-    """Raise ValueError where a folder is an adapter's only; say on stderr where it is a model's, but holds one too."""
-    if (folder / ADAPTER).exists():
-        if not (folder / "config.json").exists() and not find_gguf(folder):
-            raise ValueError(f"{name} is an adapter, not a model: give it as --adapter {name}, and its base as --model")
-        print(f"model: the adapter that is also in {name} is not applied: give it as --adapter {name}", file=sys.stderr)
+    """Raises ValueError where a folder holds an adapter only."""
+    if (folder / ADAPTER).exists() and not (folder / "config.json").exists():
+        raise ValueError(f"{name} is an adapter, not a model: give it as --adapter {name}, and its base as --model")
 
 
 def fetch_from_hub(repository, revision, names):

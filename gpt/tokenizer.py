@@ -19,7 +19,7 @@ from typing import Literal
 
 import tiktoken
 
-from gpt.gguf import below, find_gguf, open_gguf
+from gpt.gguf import below, is_gguf, open_gguf
 from tools.cli import atomic
 from tools.schema import build, fit, read_bytes, read_json, reading, shown
 
@@ -154,7 +154,6 @@ class Settings:
     """tokenizer_config.json, as far as ids depend on it, and its chat template."""
 
     eos_token: str | AddedToken | None = None
-    add_prefix_space: bool | None = None
     split_special_tokens: Literal[False, None] = None
     chat_template: object = None  # a text, or several with names
 
@@ -163,23 +162,18 @@ def load_tokenizer(folder):
     """The Tokenizer of a folder's tokenizer.json or of a GGUF file.
 
     (transformers builds some tokenizers anew and may differ from the library and so from us: Llama's, from "legacy".)
-    Raises FileNotFoundError without this file; ValueError when it is malformed, contradicts tokenizer_config.json, or
-    needs a package that is not installed.
+    Raises FileNotFoundError without this file; ValueError when it is malformed or needs a package that is not installed.
     """
-    folder, file = Path(folder), find_gguf(folder)
-    content, config, older = gguf_tokenizer(file) if file else read_files(folder)
+    folder = Path(folder)
+    content, config, older = gguf_tokenizer(folder) if is_gguf(folder) else read_files(folder)
     with reading(folder / "tokenizer_config.json", "part of a tokenizer"):
         # As in transformers, the older special_tokens_map.json counts where the config does not list the tokens itself.
         settings = build(Settings, config if "added_tokens_decoder" in config else config | older)
-    with reading(file or folder / "tokenizer.json", "tokenizer"):
+    with reading(folder if is_gguf(folder) else folder / "tokenizer.json", "tokenizer"):
         plain = plain_byte_pairs(content)
         tokenizer = BytePairTokenizer(*plain) if plain else LibraryTokenizer(content)
         tokenizer.bos_id = beginning(content.get("post_processor"), tokenizer.special)
         tokenizer.eot_id = end_of_text(folder, settings, tokenizer.special)
-        if settings.add_prefix_space is not None:
-            prefixed = b"".join(map(tokenizer.token_bytes, tokenizer.encode("x"))).startswith(b" ")
-            if settings.add_prefix_space != prefixed:
-                raise ValueError(f"tokenizer_config.json contradicts it: add_prefix_space={settings.add_prefix_space}")
     beside = any((folder / name).exists() for name in COMPANIONS if name.startswith("chat_template"))
     tokenizer.has_chat_template = bool(settings.chat_template) or beside
     return tokenizer
@@ -197,15 +191,13 @@ def copy_tokenizer(source, target):
     From a GGUF file, what the tokenizer's files would be is written. A link is followed inside its folder and into a Hub
     cache's blobs: raises ValueError for any other, whose content may be private, before anything is written.
     """
-    source = Path(source)
-    files, names = {}, [*TOKENIZER_FILES, *COMPANIONS]
-    if file := find_gguf(source):
-        names = COMPANIONS  # tokenizer files beside it are another's, and were not used
-        for name, content in zip(TOKENIZER_FILES[:2], gguf_tokenizer(file)):
+    source, files = Path(source), {}
+    if is_gguf(source):
+        for name, content in zip(TOKENIZER_FILES, gguf_tokenizer(source)):
             files[name] = (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode()
     home = source.resolve()
     places = [home, home.parents[1] / "blobs"] if home.parent.name == "snapshots" else [home]
-    for path in (source / name for name in names):
+    for path in (source / name for name in [*TOKENIZER_FILES, *COMPANIONS]):
         if path.exists():
             if not any(path.resolve().is_relative_to(place) for place in places):
                 raise ValueError(f"{path} is a link to a file elsewhere, not copied: put the file itself in its place")

@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from gpt.gguf import SCALING, find_gguf, gguf_config, gguf_tensors
+from gpt.gguf import SCALING, gguf_config, gguf_tensors, is_gguf
 from gpt.model import GPT, GPTConfig, RopeScaling
 from gpt.tokenizer import load_tokenizer
 from tools.cli import atomic
@@ -262,11 +262,10 @@ def is_transposed(config, name, tensor):
 
 def read_config(folder):
     """The GPTConfig of a folder's config.json or of a GGUF file. Raises what load_pretrained does."""
-    file = find_gguf(folder)
-    path = file or Path(folder) / "config.json"
-    raw = gguf_config(file) if file else read_json(path)
+    path = Path(folder) if is_gguf(folder) else Path(folder) / "config.json"
+    raw = gguf_config(path) if is_gguf(path) else read_json(path)
     with reading(path, "configuration"):
-        if file:
+        if is_gguf(path):
             keys = FAMILIES[raw["model_type"]].keys
             raw = {keys.get(name, name): value for name, value in raw.items()}
         return parse_config(raw)
@@ -413,8 +412,8 @@ def open_weights(path):
 
 def find_tensors(folder, model):
     """{checkpoint name with its prefix: read} of a folder's files or a GGUF file, constants left out."""
-    if file := find_gguf(folder):
-        return gguf_tensors(file, layout(model))
+    if is_gguf(folder):
+        return gguf_tensors(folder, layout(model))
     family, found = FAMILIES[model.config.family], {}
     for path in weight_files(folder):
         for name, read in open_weights(path).items():

@@ -26,7 +26,6 @@ from pathlib import Path
 import torch
 
 from gpt import find_model, load_pretrained
-from gpt.gguf import find_gguf
 from lora import count_trainable
 from study.analysis import BINS, forgetting_loss, landing
 from study.design import CONTROL, NEW, RETENTION, runs_of
@@ -80,7 +79,7 @@ def digest(content):
 
 def surroundings(model, device):
     """What all runs' numbers depend on beside the run itself: the base model, the numerics, and what computes."""
-    path = find_gguf(model) or Path(model)
+    path = Path(model)
     files = [path] if path.is_file() else sorted(f for f in path.iterdir() if f.suffix in (".json", ".safetensors"))
     return {
         "base": digest("".join(digest(path.read_bytes()) for path in files).encode()),

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -279,7 +278,7 @@ def test_an_environment_that_the_client_cannot_use(cache):
 
 
 @pytest.mark.parametrize("on_hub", [False, True])
-def test_an_adapter_is_no_model_and_beside_one_is_not_applied(cache, tiny_llama_folder, tmp_path, capsys, on_hub):
+def test_an_adapter_is_no_model(cache, tmp_path, on_hub):
     folder = tmp_path / "adapter"
     folder.mkdir()
     (folder / "adapter_config.json").write_text("{}")
@@ -287,12 +286,6 @@ def test_an_adapter_is_no_model_and_beside_one_is_not_applied(cache, tiny_llama_
     if on_hub:
         fill(cache, contents(folder))
     assert f"--adapter {name}" in refusal(name)
-    shutil.copytree(tiny_llama_folder, folder, dirs_exist_ok=True)
-    if on_hub:
-        shutil.rmtree(cache)
-        fill(cache, contents(folder))
-    assert_same_model(find_model(name), tiny_llama_folder)
-    assert f"not applied: give it as --adapter {name}\n" in capsys.readouterr().err
 
 
 # --- names ------------------------------------------------------------------------------------------------------------

@@ -66,7 +66,7 @@ def test_bfloat16_loads_and_stays_close(any_folder, input_ids):
     assert (rounded.float() - exact).abs().mean() < 0.05 * exact.std()
 
 
-@pytest.mark.parametrize("sizes", [[20], [5, 15], [1] * 20, [7, 1, 12]])
+@pytest.mark.parametrize("sizes", [[1] * 20, [7, 1, 12]])
 def test_cache_in_chunks(any_folder, input_ids, sizes):
     model = load_model(any_folder)
     cache = KVCache(model.config, batch_size=2, max_length=20)
@@ -121,14 +121,14 @@ def test_gradients_equal_transformers(any_folder, input_ids):
     assert (model.lm_head.weight is model.embed_tokens.weight) == theirs.config.tie_word_embeddings
 
 
-@pytest.mark.parametrize("cached", [0, 96])
-def test_too_long_a_sequence_is_refused(tiny_llama_folder, cached):
+def test_too_long_a_sequence_is_refused(tiny_llama_folder):
     model = load_model(tiny_llama_folder)
     cache = KVCache(model.config, batch_size=1, max_length=96)
     with torch.inference_mode():
-        model(torch.zeros(1, 96, dtype=torch.long), cache=cache if cached else None)
-        with pytest.raises(ValueError, match="context of 96"):
-            model(torch.zeros(1, 97 - cached, dtype=torch.long), cache=cache if cached else None)
+        model(torch.zeros(1, 96, dtype=torch.long), cache=cache)
+        for more, past in [(97, None), (1, cache)]:
+            with pytest.raises(ValueError, match="context of 96"):
+                model(torch.zeros(1, more, dtype=torch.long), cache=past)
 
 
 @pytest.mark.parametrize("change", [{"family": "rwkv"}, {"n_kv_heads": 3}])

@@ -478,7 +478,6 @@ REFUSED = {  # how a folder is changed, what is named
     "no vocabulary": (lambda f: edit(f, lambda content: content["model"].pop("vocab")), ["vocab"]),
     "no end of text": (lambda f: write(f, CONFIG, {"eos_token": "<eos>"}), ["<eos>", CONFIG]),
     "no such id": (lambda f: (write(f, "config.json", {"eos_token_id": [700]}), write(f, CONFIG, {})), ["700"]),
-    "another prefix": (lambda f: write(f, CONFIG, {"add_prefix_space": True}), ["add_prefix_space"]),
     "special tokens split": (lambda f: write(f, CONFIG, {"split_special_tokens": True}), ["split_special_tokens"]),
     "not UTF-8": (write_bytes("tokenizer.json", b"\xff{}"), ["UTF-8"]),
     "cut short": (write_bytes(CONFIG, b'{"eos_token": "x'), [CONFIG]),
