@@ -281,25 +281,16 @@ SPOILED = {
 def test_bad_files_are_named_and_the_model_left_as_it_was(folder, spoil, named):
     spoil(folder)
     model = base_model()
-    modules = list(model.named_modules())
+    before = model(token_ids())
     with pytest.raises((ValueError, OSError), match=named):
         load_adapters(model, folder)
-    assert list(model.named_modules()) == modules and all(p.requires_grad for p in model.parameters())
-    weights = zip(model.state_dict().values(), base_model().state_dict().values(), strict=True)
-    assert all(torch.equal(one, other) for one, other in weights)
+    assert not find_adapters(model) and all(p.requires_grad for p in model.parameters())
+    assert torch.equal(model(token_ids()), before)
 
 
-@pytest.mark.parametrize(
-    "change, named",
-    [
-        (dict(hidden_size=32), r"lora_A.weight .*\(4, 24\), not \(4, 32\)"),
-        (dict(n_layers=1), r"model\.layers\.1\."),
-        (dict(family="mistral"), "MistralForCausalLM.*LlamaForCausalLM"),  # whose layers have the same shapes
-    ],
-)
-def test_an_adapter_for_another_model_is_refused_by_name(folder, change, named):
-    with pytest.raises(ValueError, match=named):
-        load_adapters(GPT(replace(TINY, **change)), folder)
+def test_an_adapter_of_another_family_is_refused_by_name(folder):
+    with pytest.raises(ValueError, match="MistralForCausalLM.*LlamaForCausalLM"):  # their layers have the same shapes
+        load_adapters(GPT(replace(TINY, family="mistral")), folder)
 
 
 # --- a method of one's own --------------------------------------------------------------------------------------------
@@ -432,19 +423,15 @@ def test_nothing_that_is_read_is_written_over(tmp_path, folder_of, command, caps
 
 
 def test_a_model_that_was_trained_whole_is_turned_down_too(tiny_llama_folder, tmp_path):
-    base = load_model(tiny_llama_folder)
-    taught = copy.deepcopy(base)
+    base, taught = load_model(tiny_llama_folder), load_model(tiny_llama_folder)
     with torch.no_grad():
         for p in taught.parameters():
             p.add_(torch.randn_like(p))
     save_pretrained(taught, tmp_path / "run" / "model")
     folder, config = find_adapter(tmp_path / "run")
     assert folder == tmp_path / "run" / "model" and config is None
-    for strength in (0.0, 0.5, 1.0):
-        model = load_model(tiny_llama_folder)
-        load_trained(model, folder, strength)
-        for p, start, end in zip(model.parameters(), base.parameters(), taught.parameters(), strict=True):
-            torch.testing.assert_close(p, start + strength * (end - start))
-        assert model.lm_head.weight is model.embed_tokens.weight
+    load_trained(model := load_model(tiny_llama_folder), folder, 0.25)
+    for p, start, end in zip(model.parameters(), base.parameters(), taught.parameters(), strict=True):
+        torch.testing.assert_close(p, start + 0.25 * (end - start))
     with pytest.raises(ValueError, match="another shape"):
         load_trained(base_model(), folder)

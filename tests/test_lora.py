@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 import ablations
 from gpt.model import GPT
-from lora import LoRALayer, count_trainable, find_adapters, merge_adapters, replace_linears
+from lora import LoRALayer, count_trainable, replace_linears
 from mica import MiCALayer
 from milora import MiLoRALayer, PiSSALayer
 from train import METHODS
@@ -147,22 +147,6 @@ def test_what_cannot_be_adapted_is_refused_and_the_model_left_as_it_was(model, s
         replace_linears(model, LoRALayer, **dict(rank=4, alpha=4, targets=TARGETS, dropout=0.0) | settings)
     assert all(word in str(refused.value) for word in words)
     assert repr(state_of(model)) == repr(state)  # repr: NaN is not itself
-
-
-@pytest.mark.parametrize("layer_class", [LoRALayer, MiCALayer, MiLoRALayer])
-def test_merging_keeps_the_function_and_removes_every_adapter(model, ids, layer_class):
-    base = model(ids).detach()
-    names = [name for name, _ in model.named_modules()]
-    adapted = replace_linears(model, layer_class, 4, 8, TARGETS)
-    train(model, ids)
-    before = model.eval()(ids).detach()
-    assert merge_adapters(model) == adapted
-    after = model(ids)
-    assert (after - before).norm() <= 1e-5 * before.norm() < (before - base).norm()
-    assert [name for name, _ in model.named_modules()] == names and not find_adapters(model)
-    assert not any(module.training for module in model.modules()) and count_trainable(model)[0] == 0
-    with pytest.raises(ValueError, match="no adapters"):
-        merge_adapters(model)
 
 
 def test_merging_rounds_a_16_bit_weight_once():

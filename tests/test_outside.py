@@ -1,4 +1,4 @@
-"""Where the product meets the outside: numbers that are not finite, files of other kinds, companion files, devices."""
+"""Where the product meets the outside: bad input in one sentence, companion files, adapters and devices of others."""
 
 import json
 import math
@@ -18,9 +18,8 @@ from corpus import perplexity
 from gpt import generate, load_pretrained, save_pretrained
 from gpt.weights import load_model
 from lora import LoRALayer, find_adapters, merge_adapters, replace_linears
-from questions import Question, read_questions
+from questions import Question
 from study.analysis import forgetting_loss, landing
-from tools.reading import read_documents
 
 NORM = "model.norm.weight"
 
@@ -59,14 +58,79 @@ def refusal(function, *arguments):
     return said
 
 
-def run(program, monkeypatch, *line):
-    """The exit code of a program."""
+def train_line(folder, **changes):
+    """A command of train.py on the files in a folder."""
+    questions, corpus = folder / "questions.jsonl", folder / "corpus.txt"
+    options = {"model": folder / "model", "corpus": corpus, "qa": questions, "retention": questions, "text": corpus}
+    options |= {"rank": 2, "device": "cpu", "out": folder / "out"} | changes
+    return [part for name, value in options.items() for part in (f"--{name}", value)]
+
+
+def check_refused(program, line, words, monkeypatch, capsys):
+    """The program ends with one line that has all the words, and exit code 2."""
     monkeypatch.setattr(sys, "argv", ["program", *map(str, line)])
-    try:
+    with pytest.raises(SystemExit) as exit:
         program.main()
-    except SystemExit as stopped:
-        return stopped.code
-    return 0
+    captured = capsys.readouterr()
+    *notes, said = captured.err.splitlines()
+    assert (exit.value.code, captured.out) == (2, "") and said.startswith(f"{program.__name__}.py: ")
+    assert all(note.startswith("note: ") for note in notes)
+    assert all(word in said for word in words), said
+
+
+# --- what the programs are given --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def files(model, tmp_path):
+    """A folder with a model, a corpus and questions that are in order."""
+    (tmp_path / "corpus.txt").write_text("The fox likes the dog.")
+    item = {"question": "Who?", "choices": ["the fox", "the dog"], "answer": 1}
+    (tmp_path / "questions.jsonl").write_text(f"{json.dumps(item)}\n" * 3)
+    return tmp_path
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    "damage, words",
+    [
+        (lambda files: shutil.rmtree(files / "model"), ["model", "org/name"]),
+        (lambda files: truncate(files / "model" / "model.safetensors"), ["model.safetensors"]),
+        (lambda files: (files / "corpus.txt").write_text("\n\n"), ["corpus.txt"]),
+        (lambda files: (files / "questions.jsonl").unlink(), ["questions.jsonl", "no such file"]),
+        (lambda files: truncate(files / "questions.jsonl"), ["questions.jsonl, line 2"]),
+    ],
+)
+def test_what_cannot_be_read_is_named_by_both_programs(files, monkeypatch, capsys, damage, words):
+    damage(files)
+    check_refused(train, train_line(files), words, monkeypatch, capsys)
+    line = ["--model", files / "model", "--qa", files / "questions.jsonl", "--text", files / "corpus.txt"]
+    check_refused(eval_qa, line, words, monkeypatch, capsys)
+    assert not (files / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"method": "magic"}, ["magic", "mica"]), ({"targets": "c_attn"}, ["c_attn", "q_proj"]),
+        ({"device": "abacus"}, ["abacus", "cpu"]), ({"rank": 25}, ["rank 25", "(24, 32)", "1 to 24"]),
+        ({"lr": "nan"}, ["--lr", "nan"]), ({"epochs": 0}, ["--epochs"]),
+        ({"method": "full", "dtype": "bfloat16"}, ["--dtype float32"]),
+    ],
+)  # fmt: skip
+def test_bad_settings_are_refused_before_any_work(files, monkeypatch, capsys, changes, words):
+    check_refused(train, train_line(files, **changes), words, monkeypatch, capsys)
+    assert not (files / "out").exists()
+
+
+def test_what_another_program_wrote_is_not_written_over(files, monkeypatch, capsys):
+    (files / "out").mkdir()
+    (files / "out" / "config.json").write_text('{"model_type": "llama"}')
+    check_refused(train, train_line(files), [str(files / "out")], monkeypatch, capsys)
+    assert (files / "out" / "config.json").read_text() == '{"model_type": "llama"}'
 
 
 # --- numbers that are not finite --------------------------------------------------------------------------------------
@@ -89,42 +153,15 @@ def test_not_finite_factors_are_not_written(model, tmp_path):
     assert not (tmp_path / "adapter").exists()
 
 
-def test_not_finite_logits_are_no_text_and_no_score(model, tmp_path, monkeypatch, capsys):
+def test_not_finite_logits_are_no_text_and_no_score(model, files, monkeypatch, capsys):
     """Every weight is finite, but what is computed with them is not."""
     edit_tensors(model, lambda t: t[NORM].fill_(3e38))
     said = refusal(lambda: generate(load_model(model), torch.tensor([[1, 2]]), 3, temperature=1.0))
     assert "computes NaN or infinity" in said
-    (tmp_path / "qa.jsonl").write_text('{"question": "Who?", "choices": ["the fox", "the dog"], "answer": 1}\n')
-    assert run(eval_qa, monkeypatch, "--model", model, "--qa", tmp_path / "qa.jsonl") == 2
+    monkeypatch.setattr(sys, "argv", ["eval_qa.py", "--model", str(model), "--qa", str(files / "questions.jsonl")])
+    with pytest.raises(SystemExit):
+        eval_qa.main()
     assert "the model computes NaN or infinity" in capsys.readouterr().err
-
-
-# --- files of another kind --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "name, text",
-    [
-        ("config.json", "[" * 100_000), ("tokenizer.json", "[3]"), ("tokenizer_config.json", "\x00"),
-        ("adapter_config.json", "[3]"), ("questions.jsonl", "[" * 100_000), ("corpus.jsonl", "[3]"),
-    ],
-)  # fmt: skip
-def test_json_that_is_no_object_is_refused_in_every_file(model, name, text):
-    (model / name).write_text(text)
-    read = {
-        "adapter_config.json": lambda: load_adapters(load_model(model), model),
-        "questions.jsonl": lambda: read_questions(model / name),
-        "corpus.jsonl": lambda: read_documents(model / name),
-    }
-    assert name in refusal(read.get(name, lambda: load_pretrained(model)))
-
-
-def test_a_pickle_holds_plain_tensors_only(model):
-    tensors = load_file(model / "model.safetensors")
-    (model / "model.safetensors").unlink()
-    tensors[NORM] = tensors[NORM].to_sparse()
-    torch.save(tensors, model / "pytorch_model.bin")
-    refusal(load_model, model)
 
 
 # --- companion files, and adapters from elsewhere ---------------------------------------------------------------------
@@ -133,19 +170,19 @@ def test_a_pickle_holds_plain_tensors_only(model):
 def merge(model, tmp_path, monkeypatch, *options):
     save_adapters(adapted(model), tmp_path / "adapter")
     line = ["--model", model, "--adapter", tmp_path / "adapter", "--out", tmp_path / "merged", *options]
-    return run(adapter_io, monkeypatch, *line)
+    monkeypatch.setattr(sys, "argv", ["adapter_io.py", *map(str, line)])
+    adapter_io.main()
 
 
 def test_companion_files_survive_merging(model, tmp_path, monkeypatch):
     texts = {
         "chat_template.jinja": "{% for message in messages %}{{ message.content }}{% endfor %}",
         "generation_config.json": json.dumps({"eos_token_id": [0, 1], "temperature": 0.6}),
-        "added_tokens.json": "{}",
     }
     for name, text in texts.items():
         (model / name).write_text(text)
     edit(model / "config.json", eos_token_id=[0, 1], pad_token_id=0, auto_map={"AutoModel": "x.py"}, use_cache=False)
-    assert merge(model, tmp_path, monkeypatch, "--dtype", "float16") == 0
+    merge(model, tmp_path, monkeypatch, "--dtype", "float16")
     for name, text in texts.items():
         assert (tmp_path / "merged" / name).read_text() == text
     config = json.loads((tmp_path / "merged" / "config.json").read_text())
@@ -158,7 +195,8 @@ def test_companion_files_survive_merging(model, tmp_path, monkeypatch):
 def test_a_companion_file_that_is_a_link_elsewhere_is_not_copied(model, tmp_path, monkeypatch):
     (tmp_path / "secret").write_text("root:x:0:0")
     (model / "special_tokens_map.json").symlink_to(tmp_path / "secret")
-    assert merge(model, tmp_path, monkeypatch) == 2
+    with pytest.raises(SystemExit):
+        merge(model, tmp_path, monkeypatch)
     assert not (tmp_path / "merged").exists()
 
 

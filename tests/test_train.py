@@ -3,7 +3,6 @@
 import json
 import math
 import random
-import re
 import shutil
 import sys
 from dataclasses import replace
@@ -20,7 +19,7 @@ from corpus import perplexity
 from gpt import load_pretrained
 from lora import LoRALayer, find_adapters
 from questions import read_questions
-from tools.cli import printable, write_json
+from tools.cli import write_json
 from tools.reading import read_named
 from tools.report import REPORT_FILES, mean_and_error
 from train import METHODS, Settings, Task, adapt, at_strength, learning_rate, next_token_loss, prepare
@@ -346,23 +345,6 @@ def test_what_was_saved_measures_as_it_did_after_training(
         assert got["loglikelihoods"] != before["loglikelihoods"]  # training did something to the questions
         assert got["set"] == expected["set"] and got["answer"] == expected["answer"]
         assert got["loglikelihoods"] == pytest.approx(expected["loglikelihoods"], abs=1e-4)
-
-
-def test_a_saved_adapter_has_the_settings_and_a_saved_model_its_tokenizer(compared, tiny_llama_folder):
-    config = json.loads((compared / "mica/seed0/adapter/adapter_config.json").read_text())
-    assert (config["r"], config["lora_alpha"], config["target_modules"]) == (3, 3, ["q_proj", "v_proj"])
-    assert config["base_model_name_or_path"] == str(tiny_llama_folder)
-    saved, base = (load_pretrained(folder)[1] for folder in (compared / "full/seed0/model", tiny_llama_folder))
-    assert saved.encode("The fox") == base.encode("The fox") and saved.eot_id == base.eot_id
-
-
-def test_examples_are_what_every_model_answers_to_questions_on_what_is_new(compared):
-    blocks = [block.split("\n") for block in re.split(r"\n(?=\S)", (compared / "examples.txt").read_text().strip())]
-    assert len(blocks) == 3 and [len(block) for block in blocks] == [5] * 3  # the question, and a line a model
-    asked = re.fullmatch(r"(What does \w+ like\?) \(\w+\)", blocks[0][0])[1]
-    model, tokenizer = load_pretrained(compared / "full" / "seed0" / "model")
-    answer = eval_qa.greedy_answer(model, tokenizer, f"Question: {asked}\nAnswer:")
-    assert blocks[0][4].removesuffix("  <- right").removeprefix("  full").strip() == printable(answer)
 
 
 @pytest.mark.usefixtures("quick")

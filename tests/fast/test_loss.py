@@ -180,12 +180,3 @@ def test_the_shipped_model_has_a_small_vocabulary():
     """Its results are published to the bit, so its loss stays the plain one."""
     model, _ = load_pretrained(BASE)
     assert not head_is_large_and_frozen(model.requires_grad_(False).lm_head)
-
-
-def test_an_error_of_many_lines_becomes_one_sentence(monkeypatch):
-    def fails(function):
-        raise RuntimeError("no compiler\nand pages more")
-
-    monkeypatch.setattr(torch, "compile", fails)
-    with pytest.raises(ValueError, match=r"^--compile .*cpu.*\(no compiler\).*$"):
-        compiled(next_token_loss, torch.device("cpu"))

@@ -58,14 +58,6 @@ def run(line, processes, fire=""):
     )
 
 
-def test_alone_nothing_is_shared():
-    rows = torch.arange(10).view(5, 2)
-    x, y = zip(*ranks.parts((rows, rows + 1), 2, -100))
-    assert len(x) == len(y) == 2 and torch.equal(torch.cat(x), rows) and torch.equal(torch.cat(y), rows + 1)
-    losses = torch.tensor([1.0])
-    assert ranks.add_up([], losses) is losses and ranks.from_first(lambda: 3) == 3 and ranks.count() == 1
-
-
 def test_what_does_not_go_with_several_processes_is_refused(monkeypatch):
     with pytest.raises(ValueError, match="--nproc-per-node"):
         ranks.check(CPU, True, False, False)
@@ -81,19 +73,6 @@ def test_what_does_not_go_with_several_processes_is_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="RANK.*MASTER_PORT: start by torchrun, or unset"), ranks.together("cpu"):
         pytest.fail("it was not refused")
-
-
-@pytest.mark.slow
-def test_processes_that_do_not_come_are_waited_for_with_patience_only():
-    """As on a cluster whose scheduler sets the variables for one process."""
-    code = "from fast import ranks; from datetime import timedelta; ranks.PATIENCE = timedelta(seconds=3)\n"
-    code += "from tools.cli import one_sentence_errors\nwith one_sentence_errors('x'), ranks.together('cpu'): pass"
-    variables = {"WORLD_SIZE": "4", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29431"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=os.environ | variables, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 2 and "waiting for 4 processes at 127.0.0.1" in done.stderr
-    assert "not all 4 processes came" in done.stderr and "torchrun" in done.stderr
 
 
 def test_shares_are_equal_and_cover_a_batch(monkeypatch):

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 from conftest import SENTENCES
-from test_eval_qa import LONG, QUESTIONS, PairTokenizer
+from test_eval_qa import LONG, QUESTIONS
 
 from corpus import perplexity
 from eval_qa import BASE, encode_question, score_question, score_questions
 from fast import scoring
-from fast.scoring import Row, batches_of, rows_of
+from fast.scoring import batches_of, rows_of
 from gpt import load_pretrained
 from questions import Question, read_questions
 
@@ -61,21 +61,6 @@ def test_random_questions_are_scored_as_by_the_plain_version(tiny_llama_folder):
 def test_shipped_questions_are_scored_as_by_the_plain_version(name):
     questions = read_questions(BASE.parent / f"{name}.jsonl")[::30]
     assert_as_plain(*load_pretrained(BASE), questions, 1e-5)
-
-
-def test_a_text_one_token_too_long_is_whole_as_its_last_token_is_not_read():
-    question, encode = Question("abcdef", ("x", "xyzuvw"), 0), PairTokenizer().encode
-    wholes = [encode("abcdef x"), encode("abcdef xyzuvw")]
-    assert list(map(len, wholes)) == [4, 7]
-    (row,) = rows_for(PairTokenizer(), question, 3, 7)
-    assert row == Row(3, wholes[0][:3], {0: wholes[0][3:], 1: wholes[1][3:]}, ends=0)
-    for context, lost in {6: 0, 5: 1, 4: 2}.items():
-        first, second = rows_for(PairTokenizer(), question, 3, context)
-        assert first == Row(3, wholes[0][:3], {0: wholes[0][3:]}, ends=0)
-        assert second == Row(3, wholes[1][lost:3], {1: wholes[1][3:]}, ends=None)
-        assert len(second) == context
-    first, _ = rows_for(PairTokenizer(), Question("abcdefgh", ("x", "xyz"), 0), 0, 4)
-    assert first.ends is None and len(first) == 4  # just as long
 
 
 def test_a_beginning_computed_once_changes_no_score(tiny_folder, monkeypatch):

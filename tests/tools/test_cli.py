@@ -22,7 +22,6 @@ from tools.cli import (
     progress,
     whole_folder,
     write_json,
-    write_text,
 )
 
 
@@ -173,13 +172,6 @@ def test_one_process_at_a_time_writes(tmp_path):
         with pytest.raises(ValueError, match="another process is writing .*m"):
             write_new(tmp_path / "m")
     assert names(tmp_path) == {"m"} and names(tmp_path / "m") == {"x"}
-
-
-def test_a_file_is_as_readable_as_any_and_holds_what_utf_8_can(tmp_path):
-    write_text(tmp_path / "deeper" / "file", "caf\udce9 é")  # as a file's name that is not UTF-8 reads
-    (tmp_path / "plain").touch()
-    assert (tmp_path / "deeper" / "file").stat().st_mode == (tmp_path / "plain").stat().st_mode
-    assert (tmp_path / "deeper" / "file").read_text(encoding="utf-8") == "caf? é"
 
 
 # --- errors --------------------------------------------------------------------------------------------------------------

@@ -64,9 +64,3 @@ def test_an_inner_file_is_named_once():
     ):
         raise ValueError("no layers")
     assert str(caught.value) == "folder/config.json is not a usable configuration: no layers"
-
-
-def test_errors_that_are_not_about_the_file_pass():
-    for error in (OSError("disk"), MemoryError(), KeyboardInterrupt()):
-        with pytest.raises(type(error)), reading("file", "model"):
-            raise error
