@@ -21,7 +21,7 @@ import tiktoken
 
 from gpt.gguf import below, is_gguf, open_gguf
 from tools.cli import atomic
-from tools.schema import build, fit, read_bytes, read_json, reading, shown
+from tools.schema import build, read_bytes, read_json, reading, shown
 
 # A model's files that say how its text becomes tokens.
 TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"]
@@ -149,15 +149,6 @@ class AddedToken:
     normalized: bool = False
 
 
-@dataclass
-class Settings:
-    """tokenizer_config.json, as far as ids depend on it, and its chat template."""
-
-    eos_token: str | AddedToken | None = None
-    split_special_tokens: Literal[False, None] = None
-    chat_template: object = None  # a text, or several with names
-
-
 def load_tokenizer(folder):
     """The Tokenizer of a folder's tokenizer.json or of a GGUF file.
 
@@ -165,24 +156,25 @@ def load_tokenizer(folder):
     Raises FileNotFoundError without this file; ValueError when it is malformed or needs a package that is not installed.
     """
     folder = Path(folder)
-    content, config, older = gguf_tokenizer(folder) if is_gguf(folder) else read_files(folder)
-    with reading(folder / "tokenizer_config.json", "part of a tokenizer"):
-        # As in transformers, the older special_tokens_map.json counts where the config does not list the tokens itself.
-        settings = build(Settings, config if "added_tokens_decoder" in config else config | older)
+    content, config = gguf_tokenizer(folder) if is_gguf(folder) else read_files(folder)
     with reading(folder if is_gguf(folder) else folder / "tokenizer.json", "tokenizer"):
+        if config.get("split_special_tokens"):
+            raise ValueError("split_special_tokens in tokenizer_config.json is not supported: take it out")
         plain = plain_byte_pairs(content)
         tokenizer = BytePairTokenizer(*plain) if plain else LibraryTokenizer(content)
         tokenizer.bos_id = beginning(content.get("post_processor"), tokenizer.special)
-        tokenizer.eot_id = end_of_text(folder, settings, tokenizer.special)
+        tokenizer.eot_id = end_of_text(folder, config.get("eos_token"), tokenizer.special)
     beside = any((folder / name).exists() for name in COMPANIONS if name.startswith("chat_template"))
-    tokenizer.has_chat_template = bool(settings.chat_template) or beside
+    tokenizer.has_chat_template = bool(config.get("chat_template")) or beside
     return tokenizer
 
 
 def read_files(folder):
-    """The contents of TOKENIZER_FILES, of which only the first must be there."""
-    paths = [folder / name for name in TOKENIZER_FILES]
-    return [read_json(paths[0], REMEDY), *(read_json(path) if path.exists() else {} for path in paths[1:])]
+    """What is in tokenizer.json, and in tokenizer_config.json, which may be absent."""
+    config, older = (read_json(folder / name) if (folder / name).exists() else {} for name in TOKENIZER_FILES[1:])
+    # As in transformers, the older special_tokens_map.json counts where the config does not list the tokens itself.
+    config = config if "added_tokens_decoder" in config else config | older
+    return read_json(folder / "tokenizer.json", REMEDY), config
 
 
 def copy_tokenizer(source, target):
@@ -339,18 +331,16 @@ def beginning(post_processor, special):
     return ids[0] if ids else None
 
 
-def end_of_text(folder, settings, special):
+def end_of_text(folder, eos, special):
     """The id that ends a document: of tokenizer_config.json's eos_token, else config.json's, else <|endoftext|>'s."""
-    path, text = folder / "config.json", settings.eos_token
-    if text is None and path.exists():
-        eos = read_json(path).get("eos_token_id")
-        ids = fit(eos if isinstance(eos, list) else [eos], list[int | None], "eos_token_id of config.json")
-        if ids[0] is not None:
-            text = next((text for text, token in special.items() if token == ids[0]), ids[0])
-    text = "<|endoftext|>" if text is None else getattr(text, "content", text)
-    if text not in special:
-        raise ValueError(f"the end of text {shown(text)} is no added token: set eos_token in tokenizer_config.json")
-    return special[text]
+    if eos is None and (folder / "config.json").exists():
+        ids = read_json(folder / "config.json").get("eos_token_id")
+        eos = ids[0] if isinstance(ids, list) else ids
+        eos = next((text for text, token in special.items() if token == eos), eos)
+    eos = "<|endoftext|>" if eos is None else eos["content"] if isinstance(eos, dict) else eos
+    if eos not in special:
+        raise ValueError(f"the end of text {shown(eos)} is no added token: set eos_token in tokenizer_config.json")
+    return special[eos]
 
 
 # --- a GGUF file's -----------------------------------------------------------------------------------------------------
@@ -379,7 +369,7 @@ class Vocabulary:
 
 
 def gguf_tokenizer(path):
-    """What a Hugging Face folder's TOKENIZER_FILES would hold for a GGUF file's tokenizer."""
+    """What tokenizer.json and tokenizer_config.json would hold for a GGUF file's tokenizer."""
     _, metadata, _ = open_gguf(path)
     with reading(path, "GGUF file"):
         given = build(Vocabulary, below("tokenizer.ggml.", metadata))
@@ -417,7 +407,7 @@ def gguf_tokenizer(path):
             model = {"unk_token": unknown, "vocab": vocab, "merges": merges_of(scores)}
             model |= {"fuse_unk": True, "byte_fallback": True}
         content["model"] = {"type": "BPE"} | model
-    return content, settings, {}
+    return content, settings
 
 
 def template(bos, token):

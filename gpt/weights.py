@@ -82,7 +82,7 @@ class GPT2:
 class Rotary:
     """rope_scaling or rope_parameters of config.json."""
 
-    rope_type: Literal["default", "llama3"]
+    rope_type: Literal["default", "llama3"] = "default"
     rope_theta: float | None = None
     factor: float | None = None  # the next four: SCALING
     low_freq_factor: float | None = None
@@ -303,21 +303,19 @@ def parse_config(raw):
 
 def rope(given):
     """(rope_theta, RopeScaling or None) of a Llama. Raises ValueError for all scaled positions but Llama 3.1's."""
-    thetas, scalings = {given.rope_theta}, set()
-    for raw in filter(None, (given.rope_scaling, given.rope_parameters)):
-        kind = raw.get("rope_type", raw.get("type", "default"))
-        rotary = build(Rotary, raw | {"rope_type": kind})
-        scaling = [getattr(rotary, key) for key in SCALING]
-        known = {"rope_type", "type", "rope_theta", *(SCALING if kind == "llama3" else ())}
-        if not raw.keys() <= known or (kind == "llama3" and None in scaling):
-            raise ValueError(f"rotary positions {shown(raw)} are not supported: known are {', '.join(sorted(known))}")
-        thetas.add(rotary.rope_theta)
-        scalings.add(RopeScaling(*scaling) if kind == "llama3" else None)
-    (theta, *others), (scaling, *more) = thetas - {None} or {10000.0}, scalings or {None}
-    if others or more:
-        raise ValueError("rope_theta, rope_scaling and rope_parameters contradict each other")
-    if not all(1e-30 < number < 1e12 for number in [theta, *(vars(scaling).values() if scaling else ())]):
-        raise ValueError(f"rope_theta={theta} and {scaling} are not all positive and of a size that a model has")
+    merged = {}
+    for raw in ({"rope_theta": given.rope_theta}, given.rope_scaling or {}, given.rope_parameters or {}):
+        for key, value in raw.items():
+            key = "rope_type" if key == "type" else key  # as older files have it
+            if value is not None and merged.setdefault(key, value) != value:
+                raise ValueError(f"rope_theta, rope_scaling and rope_parameters contradict each other on {shown(key)}")
+    rotary = build(Rotary, merged)
+    theta = 10000.0 if rotary.rope_theta is None else rotary.rope_theta
+    numbers = [getattr(rotary, key) for key in SCALING] if rotary.rope_type == "llama3" else []
+    unknown = merged.keys() - {"rope_type", "rope_theta", *(SCALING if numbers else ())}
+    if unknown or not all(number is not None and 1e-30 < number < 1e12 for number in [theta, *numbers]):
+        raise ValueError(f"rotary positions {shown(merged)} are not supported: only plain ones, or all of llama3")
+    scaling = RopeScaling(*numbers) if numbers else None
     return theta, scaling
 
 
@@ -346,16 +344,11 @@ def format_config(config):
 WEIGHTS = ["model.safetensors", "pytorch_model.bin"]  # in one file, or in those that NAME.index.json lists
 
 
-@dataclass(frozen=True)
-class Index:
-    weight_map: dict[str, str]  # {tensor: file}
-
-
 def shard_names(index):
     """The names of the files that an index lists, sorted. Raises ValueError for what is not the name of a file beside it."""
     raw, suffix = read_json(index), Path(index.name.removesuffix(".index.json")).suffix
     with reading(index, "index"):
-        shards = sorted(set(build(Index, raw).weight_map.values()))
+        shards = sorted(set(raw["weight_map"].values()))
         for shard in shards:
             # Names, not resolved paths: in a Hugging Face cache the files themselves are links out of the folder.
             if not re.fullmatch(rf"[\w.-]+\{suffix}", shard):
