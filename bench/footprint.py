@@ -1,7 +1,6 @@
 """How many parameters MiCA trains beside LoRA, at the shapes of real models: "half" holds for square weights only.
 
     python bench/footprint.py
-    python bench/footprint.py smollm2-135m --targets q_proj v_proj --rank 16 --lora-rank 128
 
 For one weight (out, in) LoRA trains rank * (in + out) numbers, MiCA rank * in, and its mirror image, which trains B
 instead of A, rank * out. The models are made of shapes without memory, adapted and counted by lora.py's own functions.
@@ -19,7 +18,7 @@ from bench.real_sizes import SHAPES
 from gpt.model import GPT
 from lora import LoRALayer, count_trainable, replace_linears
 from mica import MiCALayer
-from tools.cli import Parser, one_sentence_errors
+from tools.cli import Parser
 from train import block_linears
 
 ROWS = [  # model, linears, rank of LoRA and rank of MiCA; no linears: all of the blocks
@@ -52,9 +51,8 @@ def millions(count):
 
 def row(name, targets, lora_rank, mica_rank):
     """The cells of one line of the table."""
-    lora = count_trainable(adapted(name, LoRALayer, lora_rank, targets))[0]
-    mica = count_trainable(adapted(name, MiCALayer, mica_rank, targets))[0]
-    transposed = count_trainable(adapted(name, TransposedMiCALayer, mica_rank, targets))[0]
+    kinds = (LoRALayer, lora_rank), (MiCALayer, mica_rank), (TransposedMiCALayer, mica_rank)
+    lora, mica, transposed = (count_trainable(adapted(name, kind, rank, targets))[0] for kind, rank in kinds)
     return (
         name,
         " ".join(targets) or "all",
@@ -70,24 +68,6 @@ def table(rows):
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def main():
-    parser = Parser(prog="bench/footprint.py", description=__doc__)
-    add = parser.add_argument
-    add("shapes", nargs="*", metavar="SHAPE", help=f"of {', '.join(SHAPES)}; none: a choice of lines")
-    add(
-        "--targets", nargs="+", default=(), metavar="NAME", help="linears, such as q_proj v_proj; (): all of the blocks"
-    )
-    add("--rank", type=int, default=16, help="of MiCA")
-    add("--lora-rank", type=int, metavar="RANK", help="of LoRA; None: that of MiCA")
-    args = parser.parse_args()
-    unknown = [name for name in args.shapes if name not in SHAPES]
-    if unknown:
-        parser.error(f"unknown shape {unknown[0]!r}: choose from {', '.join(SHAPES)}")
-    with one_sentence_errors("bench/footprint.py"):
-        lora_rank = args.rank if args.lora_rank is None else args.lora_rank
-        rows = [(name, args.targets, lora_rank, args.rank) for name in args.shapes] or ROWS
-        print(table([row(*line) for line in rows]))
-
-
 if __name__ == "__main__":
-    main()
+    Parser(prog="bench/footprint.py", description=__doc__).parse_args()
+    print(table([row(*line) for line in ROWS]))

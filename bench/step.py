@@ -30,6 +30,7 @@ from gpt.weights import load_model, read_config
 from tools.cli import Parser, one_sentence_errors, progress
 from train import METHODS, Settings, next_token_loss, prepare
 
+TARGETS = ("q_proj", "v_proj")
 PRODUCTS = {f"aten::{name}" for name in ("mm", "addmm", "bmm", "baddbmm", "mkldnn_linear")}
 
 
@@ -58,9 +59,8 @@ class Side:
         return [self.step(x, y) for _ in range(n)][-1]
 
 
-def ours(model, targets, rank, accumulate=1, checkpointing=False, compile=False):
+def ours(model, targets, rank, accumulate=1, compile=False):
     """A GPT with MiCA adapters, as train.adapt trains it."""
-    model.checkpointing = checkpointing
     prepare(model, METHODS["mica"].layer, Settings(rank=rank, targets=tuple(targets)))
     loss_of = compiled(next_token_loss, model.device) if compile else next_token_loss
     return Side(model, partial(loss_of, model), accumulate)
@@ -82,12 +82,10 @@ def theirs(model, targets, rank, start="mica"):
 
 def load(side, folder, args):
     if side == "ours":
-        model = load_model(folder, dtype=getattr(torch, args.dtype))
-        return ours(model, args.targets, args.rank, args.accumulate, args.checkpointing, args.compile)
+        return ours(load_model(folder), TARGETS, args.rank, args.accumulate, args.compile)
     import transformers
 
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, args.dtype))
-    return theirs(model, args.targets, args.rank)
+    return theirs(transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), TARGETS, args.rank)
 
 
 def windows(vocab_size, n, seq_len):
@@ -131,8 +129,7 @@ def apart(folder, args):
     for n in args.windows:
         for side in ("ours", "theirs"):
             line = ["--alone", side, "--model", folder, "--windows", n, "--seq-len", args.seq_len, "--rank", args.rank]
-            line += ["--dtype", args.dtype, "--accumulate", args.accumulate, "--targets", *args.targets]
-            line += [f"--{name}" for name in ("checkpointing", "compile") if getattr(args, name)]
+            line += ["--accumulate", args.accumulate, *["--compile"][: int(args.compile)]]
             highest, share = in_a_process(__file__, *line)
             print(f"{f'{n} x {args.seq_len}':10}  {side:6} {highest:9,.0f} {share:16.0%}", flush=True)
 
@@ -140,30 +137,23 @@ def apart(folder, args):
 def main():
     parser = Parser(prog="bench/step.py", description=__doc__)
     add = parser.add_argument
-    add("--model", help="a model's folder, *.gguf, package:NAME or a Hub name; None: random weights of --shape")
-    add("--shape", default="smollm2-135m", choices=SHAPES, metavar="SHAPE", help=f"of {', '.join(SHAPES)}")
+    add("--model", help="a folder, *.gguf, package:NAME or a Hub name; None: random weights of SmolLM2-135M's shape")
     add("--windows", type=int, nargs="+", default=[2, 8], help="windows a step, one after the other")
     add("--seq-len", type=int, default=128, help="window, in tokens")
     add("--pairs", type=int, default=8, help="steps of each")
     add("--rank", type=int, default=16, help="of the adapters")
-    add("--targets", nargs="+", default=["q_proj", "v_proj"], metavar="NAME", help="linears to adapt")
-    add("--dtype", default="float32", choices=["float32", "bfloat16"], help="of the weights; adapters are float32")
     add("--accumulate", type=int, default=1, help="parts that ours computes a step in")
-    add("--checkpointing", action="store_true", help="ours keeps blocks' inputs only and computes the rest twice")
     add("--compile", action="store_true", help="torch.compile our loss")
     add("--alone", choices=["ours", "theirs"], help="memory and matrix products of one (the program calls itself)")
     args = parser.parse_args()
     with one_sentence_errors("bench/step.py"), tempfile.TemporaryDirectory() as folder:
         if args.alone:
             return measure_alone(args.alone, args.model, args)
-        model = load_model(find_model(args.model)) if args.model else random_model(SHAPES[args.shape])
+        model = load_model(find_model(args.model)) if args.model else random_model(SHAPES["smollm2-135m"])
         save_pretrained(model, folder)
         del model
-        print(f"{args.model or args.shape}, MiCA, rank {args.rank}, {' '.join(args.targets)}, {args.dtype}", end="")
-        print(f", {torch.get_num_threads()} threads")
-        if args.accumulate > 1 or args.checkpointing or args.compile:
-            print(f"ours: accumulate {args.accumulate}, checkpointing {args.checkpointing}, compile {args.compile}")
-        print()
+        print(f"MiCA, rank {args.rank}, {' '.join(TARGETS)}, {torch.get_num_threads()} threads", end="; ")
+        print(f"ours: accumulate {args.accumulate}, compile {args.compile}\n")
         take_turns(folder, args)
         apart(folder, args)
 

@@ -18,7 +18,6 @@ import math
 import random
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -36,23 +35,7 @@ from train import learning_rate
 
 END_OF_TEXT = "<|endoftext|>"
 FEWER = 5  # the first passes tell of one subject in so many, and so many times as often
-CONFIG = GPTConfig(
-    family="llama",
-    vocab_size=2048,
-    context_length=256,
-    hidden_size=192,
-    intermediate_size=512,
-    n_layers=4,
-    n_heads=6,
-    n_kv_heads=6,
-    head_dim=32,
-)
-
-
-def config_of(width):
-    """The shipped model's configuration at another width (hidden size, a multiple of head_dim)."""
-    heads = width // CONFIG.head_dim
-    return replace(CONFIG, hidden_size=width, intermediate_size=8 * width // 3, n_heads=heads, n_kv_heads=heads)
+CONFIG = GPTConfig("llama", 2048, 256, 192, 512, n_layers=4, n_heads=6, n_kv_heads=6, head_dim=32)
 
 
 def one_pass(asked, never_asked, questions_each, rng):
@@ -98,13 +81,10 @@ def main():
     add("--batch-size", type=int, default=16, help="windows a step")
     add("--seq-len", type=int, default=128, help="window, in tokens")
     add("--weight-decay", type=float, default=0.05, help="of matrices")
-    add("--width", type=int, default=CONFIG.hidden_size, help="hidden size, a multiple of 32; the MLP's is 8/3 of it")
     add("--seed", type=int, default=0, help="of initialisation, wordings and order")
     add("--device", default="auto", help="cpu, cuda, mps or auto")
     args = parser.parse_args()
-    if args.width < 32 or args.width % 32:
-        parser.error(f"--width must be a multiple of 32, not {args.width}")
-    with one_sentence_errors("pretrain_base.py", "--batch-size, --seq-len or --width"):
+    with one_sentence_errors("pretrain_base.py", "--batch-size or --seq-len"):
         pretrain(args, Path(args.out), pick_device(args.device))
 
 
@@ -119,11 +99,10 @@ def pretrain(args, out, device):
         tokenizer = load_tokenizer(new)
         made_from = {name: value for name, value in vars(args).items() if name not in ("out", "device")}
         made_from |= {"device": str(device), "torch": str(torch.__version__), "threads": torch.get_num_threads()}
-        made_from |= {
-            "tokenizer": hashlib.sha256((new / "tokenizer.json").read_bytes()).hexdigest()
-        }  # and so the words
+        words = (new / "tokenizer.json").read_bytes()  # they tell of the data, too
+        made_from |= {"tokenizer": hashlib.sha256(words).hexdigest()}
 
-        model = GPT(config_of(args.width)).to(device)
+        model = GPT(CONFIG).to(device)
         initialise(model)
         matrices, vectors = ([p for p in model.parameters() if (p.dim() == 2) == two] for two in (True, False))
         groups = [{"params": matrices, "weight_decay": args.weight_decay}, {"params": vectors, "weight_decay": 0.0}]

@@ -145,7 +145,8 @@ def as_json(graded, pairs):
             row = {"number": exercise.number, "title": exercise.title, "state": state_of(results)}
             row |= {"points": earned(results), "of": exercise.points, "parts": []}
             for r in results:
-                row["parts"].append({"name": r.part.name, "of": r.part.points, "state": r.state, "sentence": r.sentence})
+                part = {"name": r.part.name, "of": r.part.points}
+                row["parts"].append(part | {"state": r.state, "sentence": r.sentence})
             rows.append(row)
         students[name] = {"points": sum(row["points"] for row in rows), "exercises": rows}
     return {"students": students, "same answers": [list(pair) for pair in pairs]}

@@ -15,9 +15,10 @@ from questions import read_questions
 from rehearsal import Rehearsal, own_text
 from tools.reading import read_documents
 from tools.report import results_table
-from train import METHODS, Method, Settings, Task, adapt, copy_for, measure, run
+from train import METHODS, Method, Settings, Task, measure, run
 
 ROOT = Path(__file__).resolve().parents[1]
+SETS = ("new/questions", "old/never_asked")
 
 
 def base_model():
@@ -27,7 +28,7 @@ def base_model():
 
 def shipped_task(documents=None):
     """What is told and asked; documents: told instead of the shipped texts."""
-    sets = {name: read_questions(ROOT / f"data/{name}.jsonl") for name in ("new/questions", "old/never_asked")}
+    sets = {name: read_questions(ROOT / f"data/{name}.jsonl") for name in SETS}
     return Task(documents or read_documents(ROOT / "data/new/corpus.txt"), sets, {})
 
 
@@ -40,24 +41,29 @@ def documents_by_subject():
     return [" ".join(texts) for texts in told.values()]
 
 
-def records_of(methods, seeds=1, documents=None):
-    """(base, tokenizer, task, {name: [(model, record) of each seed]}): `methods` {name: train.Method} taught one by one."""
-    base, tokenizer = base_model()
-    task = shipped_task(documents)
+def taught(base, tokenizer, task, methods, seeds=1, settings=Settings(), rehearse=()):
+    """{name: [(model, record) of each seed]}: a copy of the base taught by each of `methods`, {name: train.Method}."""
     runs = {name: [] for name in methods}
     with mock.patch.dict(METHODS, methods):  # for these runs only: train.py finds a method by its name
         for seed in range(seeds):
             for name in methods:
-                model, _, record = run(base, tokenizer, task, name, Settings(), None, seed)
+                model, _, record = run(base, tokenizer, task, name, settings, None, seed, rehearse=rehearse)
                 runs[name].append((model, record))
-    return base, tokenizer, task, runs
+    return runs
 
 
-def teach(methods, seeds=1, documents=None):
+def teach(methods, documents=None):
     """Teach the shipped model with `methods` and print the table that train.py prints."""
-    base, tokenizer, task, runs = records_of(methods, seeds, documents)
+    base, tokenizer = base_model()
+    task = shipped_task(documents)
+    records = {name: [r for _, r in some] for name, some in taught(base, tokenizer, task, methods).items()}
     untouched = {"summary": measure(base, tokenizer, task, "untouched")[0]}
-    print(results_table(untouched, {name: [r for _, r in some] for name, some in runs.items()}, "new/questions"))
+    print(results_table(untouched, records, "new/questions"))
+
+
+def row(name, summary, more=""):
+    shares = [f"{key} {100 * summary[key]['acc']:5.1f}%" for key in SETS]
+    print(f"{name:22}{'   '.join(shares)}{more}", flush=True)
 
 
 def five_seeds(layer, interval, prediction):
@@ -66,14 +72,13 @@ def five_seeds(layer, interval, prediction):
         raise NotWritten
     interval([1.0, 2.0, 3.0])  # what is not written yet should be said now, not in four minutes
     methods = {"mine": Method(layer, METHODS["mica-transposed"].lr), "mica-transposed": METHODS["mica-transposed"]}
-    *_, runs = records_of(methods, seeds=5)
-    for name in ("new/questions", "old/never_asked"):
+    runs = taught(*base_model(), shipped_task(), methods, seeds=5)
+    for name in SETS:
         acc = {method: [100 * r["summary"][name]["acc"] for _, r in some] for method, some in runs.items()}
-        differences = [mine - theirs for mine, theirs in zip(acc["mine"], acc["mica-transposed"])]
+        acc["difference"] = [mine - theirs for mine, theirs in zip(acc["mine"], acc["mica-transposed"])]
         for method, values in acc.items():
-            print(f"{name:16} {method:16}" + "".join(f"{value:7.1f}" for value in values))
-        mean, low, high = interval(differences)
-        print(f"{name:16} {'difference':16}" + "".join(f"{value:+7.1f}" for value in differences))
+            print(f"{name:16} {method:16}" + "".join(f"{value:+7.1f}" for value in values))
+        mean, low, high = interval(acc["difference"])
         print(f"{name:16} mean {mean:+.1f} points, 95% interval {low:+.1f} to {high:+.1f}")
     print(f"predicted: {prediction:+.1f} points of new/questions")
 
@@ -82,10 +87,9 @@ def landings(amplification, similarity, outside):
     """Exercise 12: MiCA's and LoRA's change of the shipped model, by the measures given; means over the layers."""
     two = torch.eye(3)[:, :2]
     amplification(torch.eye(3), torch.eye(3), 2), similarity(two, two), outside(torch.eye(3), two)  # written yet?
-    base, _, _, runs = records_of({name: METHODS[name] for name in ("mica", "lora")})
-    print(
-        f"{'':14}{'amplification':>14}{'left major':>12}{'left minor':>12}{'right major':>12}{'right minor':>12}{'outside':>9}"
-    )
+    runs = taught(*base_model(), shipped_task(), {name: METHODS[name] for name in ("mica", "lora")})
+    titles = ("amplification", "left major", "left minor", "right major", "right minor", "outside")
+    print(f"{'':14}" + "".join(f"{title:>14}" for title in titles))
     for method, [(model, _)] in runs.items():
         measured = {}
         for name, layer in find_adapters(model).items():
@@ -93,33 +97,14 @@ def landings(amplification, similarity, outside):
             U, _, Vh = torch.linalg.svd(W, full_matrices=False)
             dU, _, dVh = torch.linalg.svd(dW, full_matrices=False)
             dU, dV = dU[:, :8], dVh[:8].T
-            numbers = (
-                amplification(W, dW, 8),
-                similarity(dU, U[:, :8]),
-                similarity(dU, U[:, -8:]),
-                similarity(dV, Vh[:8].T),
-                similarity(dV, Vh[-8:].T),
-                outside(dW, minor_directions(W, 8)),
-            )
+            bases = (dU, U[:, :8]), (dU, U[:, -8:]), (dV, Vh[:8].T), (dV, Vh[-8:].T)
+            numbers = amplification(W, dW, 8), *(similarity(*two) for two in bases), outside(dW, minor_directions(W, 8))
             measured.setdefault(name.rpartition(".")[2], []).append([float(number) for number in numbers])
         for name in ("q_proj", "v_proj", "down_proj"):
-            a, *others, away = torch.tensor(measured[name]).mean(0).tolist()
-            print(f"{method:5}{name:9}{a:14.1f}" + "".join(f"{other:12.2f}" for other in others) + f"{away:9.2f}")
-    print(
-        "left, right: dW's 8 first singular vectors beside W's 8 largest and smallest; outside: of the minor directions"
-    )
-
-
-def taught(base, tokenizer, task, method, settings=Settings(), rehearse=()):
-    """(a copy of the base, taught; its summary)."""
-    model = copy_for(base, method)
-    adapt(model, tokenizer, task.documents, method, settings, rehearse=rehearse)
-    return model, measure(model, tokenizer, task, method)[0]
-
-
-def row(name, summary, more=""):
-    shares = [f"{key} {100 * summary[key]['acc']:5.1f}%" for key in ("new/questions", "old/never_asked")]
-    print(f"{name:22}{'   '.join(shares)}{more}", flush=True)
+            means = torch.tensor(measured[name]).mean(0).tolist()
+            print(f"{method:5}{name:9}{means[0]:14.1f}" + "".join(f"{mean:14.2f}" for mean in means[1:]))
+    print("left, right: dW's 8 first singular vectors beside W's 8 largest and smallest;", end=" ")
+    print("outside: of the minor directions")
 
 
 def rehearsals(kl, kept):
@@ -137,22 +122,23 @@ def rehearsals(kl, kept):
     row("untouched", measure(base, tokenizer, task, "untouched")[0])
     with mock.patch.object(train, "Rehearsal", Mine):
         for weight, predicted in kept.items():
-            settings = Settings(rehearsal_weight=weight)
-            _, summary = taught(base, tokenizer, task, "lora", settings, own if weight else ())
-            row(f"lora, weight {weight:g}", summary, f"   predicted {predicted:g}%")
+            settings, rehearse = Settings(rehearsal_weight=weight), own if weight else ()
+            runs = taught(base, tokenizer, task, {"lora": METHODS["lora"]}, settings=settings, rehearse=rehearse)
+            row(f"lora, weight {weight:g}", runs["lora"][0][1]["summary"], f"   predicted {predicted:g}%")
 
 
 def inputs_of(model, tokenizer, documents):
     """{name of a block's linear: its inputs (tokens, in) on these documents}."""
-    inputs, hooks = {}, []
-    for name, linear in model.layers.named_modules(prefix="layers"):
-        if isinstance(linear, torch.nn.Linear):
-            keep = lambda _, given, __, name=name: inputs.setdefault(name, []).append(given[0].flatten(0, -2))  # noqa: E731
-            hooks.append(linear.register_forward_hook(keep))
+    inputs = {}
+
+    def keeper(name):
+        return lambda _, given, output: inputs.setdefault(name, []).append(given[0].flatten(0, -2))
+
+    linears = {n: m for n, m in model.layers.named_modules(prefix="layers") if isinstance(m, torch.nn.Linear)}
+    hooks = [linear.register_forward_hook(keeper(name)) for name, linear in linears.items()]
+    ids = [tokenizer.encode(text) for text in documents]
     with torch.no_grad():
-        for x in pack([tokenizer.encode(text) for text in documents], tokenizer.eot_id, 128, tokenizer.bos_id)[0].split(
-            16
-        ):
+        for x in pack(ids, tokenizer.eot_id, 128, tokenizer.bos_id)[0].split(16):
             model(x)
     for hook in hooks:
         hook.remove()
@@ -181,14 +167,8 @@ def quiet_readers(quiet_directions, heard, prediction):
         def start(self, W):
             return by_weight[W.data_ptr()].to(W), W.new_zeros(W.shape[0], self.rank)
 
-    task = shipped_task()
-    methods = {
-        "lora-fa": METHODS["lora-fa"],
-        "quiet": Method(QuietLayer, METHODS["lora-fa"].lr),
-        "lora": METHODS["lora"],
-    }
-    with mock.patch.dict(METHODS, methods):
-        for name in methods:
-            model, summary = taught(base, tokenizer, task, name)
-            row(name, summary, f"   perplexity of old text {perplexity(model, tokenizer, old):.3f}")
+    methods = {name: METHODS[name] for name in ("lora-fa", "lora")}
+    methods["quiet"] = Method(QuietLayer, METHODS["lora-fa"].lr)
+    for name, [(model, record)] in taught(base, tokenizer, shipped_task(), methods).items():
+        row(name, record["summary"], f"   perplexity of old text {perplexity(model, tokenizer, old):.3f}")
     print(f"predicted: {prediction:+g} points of old/never_asked")

@@ -36,5 +36,5 @@ def check_undivided(student):
         u, v = np.eye(3)[:, :1], np.eye(4)[:, :1]
         rest = s * u @ v.T - alpha / rank * (np.sqrt(s) * u) @ (np.sqrt(s) * v.T)
         found = check_number(student.call("left_over", s, alpha, rank), "your answer")
-        said = f"for s = {s}, alpha = {alpha}, rank = {rank} it is another number than {found:.3g}: B0 A0 alone has s there"
+        said = f"for s = {s}, alpha = {alpha}, rank = {rank} it is not {found:.3g}: B0 A0 alone has s there"
         require(abs(found - (u.T @ rest @ v).item()) < 1e-6, said)

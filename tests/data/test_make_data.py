@@ -1,18 +1,14 @@
 """data/make_data.py: worlds are reproducible and balanced, and nothing about a new subject can be known beforehand."""
 
 import random
-import re
 import subprocess
 import sys
 from collections import Counter
 from functools import cache
-from itertools import permutations
 from pathlib import Path
 
 import pytest
 
-from corpus import pack
-from data import make_data
 from data.make_data import (
     FEW_SUBJECTS,
     FEW_TEXTS,
@@ -32,12 +28,9 @@ from data.make_data import (
     show,
     world,
 )
-from eval_qa import read_documents
-from gpt import load_tokenizer
-from questions import read_questions
 
 DATA = Path(__file__).resolve().parents[2] / "data"
-SEEDS = [0, 1, 2]
+SEEDS = [0, 1]
 SETS = ["questions", "reworded", "cloze", "unbound"]
 ATTRIBUTES = {name: attribute for kind in KINDS.values() for name, attribute in kind.attributes.items()}
 
@@ -88,10 +81,6 @@ def test_the_same_seed_gives_the_same_world_and_another_seed_another_one():
     assert {q["subject"] for q in new(5)["questions"]} != {q["subject"] for q in new(6)["questions"]}
 
 
-def test_attribute_names_tell_the_kinds_apart():
-    assert len(ATTRIBUTES) == sum(len(kind.attributes) for kind in KINDS.values()) == 18
-
-
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_new_world_asks_for_six_facts_of_each_of_120_subjects_in_four_ways(seed):
     for name in SETS:
@@ -126,12 +115,6 @@ def test_every_value_is_the_right_answer_equally_often():
             assert max(counts.values()) - min(counts.values()) <= 1, name
 
 
-def test_a_pool_has_twenty_values_and_none_begins_another():
-    for name, attribute in ATTRIBUTES.items():
-        assert len(attribute.values) == 20, name
-        assert not [(a, b) for a, b in permutations(attribute.values, 2) if b.startswith(a)], name
-
-
 @pytest.mark.parametrize("seed", [*SEEDS, "old"])
 def test_choices_are_four_values_of_one_pool_and_right_positions_are_evenly_spread(seed):
     for name, items in (old() if seed == "old" else new(seed)).items():
@@ -152,11 +135,6 @@ def test_new_and_unbound_names_do_not_occur_in_the_old_world():
         for name in {item["subject"] for part in SETS for item in new(seed)[part]}:
             assert bare(name).lower() not in said
     assert all(bare(subject.name).lower() in said for half in old_subjects() for subject in half)
-
-
-def test_new_names_are_made_of_parts_that_pretraining_knows():
-    words = set(re.findall(r"[\w-]+", " ".join(what_pretraining_says())))
-    assert all(set(bare(item["subject"]).split()) <= words for item in new(0)["questions"])
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -195,20 +173,6 @@ def test_a_right_choice_agrees_with_the_texts_and_a_wrong_one_is_nowhere_told():
                 assert told == (i == item["answer"])
 
 
-def test_every_attribute_has_at_least_eight_statements_and_they_differ():
-    for name, attribute in ATTRIBUTES.items():
-        assert len(set(attribute.statements)) == len(attribute.statements) >= 8, name
-        for statement in attribute.statements:
-            assert statement.count("{v}") == 1 and any(slot in statement for slot in ("{S}", "{P}", "{O}")), statement
-
-
-def test_the_reworded_questions_and_the_cloze_are_wordings_of_their_own():
-    for name, attribute in ATTRIBUTES.items():
-        assert attribute.reworded not in attribute.questions, name
-        assert attribute.cloze not in attribute.statements, name
-        assert len(set(attribute.questions)) == len(attribute.questions) >= 2, name
-
-
 @pytest.mark.parametrize("seed", SEEDS)
 def test_no_text_of_the_corpus_uses_a_cloze_wording_and_no_question_the_reworded_one(seed):
     corpus = " ".join(new(seed)["corpus"]).lower()
@@ -222,16 +186,6 @@ def test_no_text_of_the_corpus_uses_a_cloze_wording_and_no_question_the_reworded
         assert not asked & {fill(ATTRIBUTES[name].reworded, subject.full) for name in subject.facts}
 
 
-def test_a_cloze_ends_with_its_value_so_that_the_right_choice_completes_it():
-    for name, attribute in ATTRIBUTES.items():
-        assert attribute.cloze.endswith(" {v}") and attribute.cloze.count("{v}") == 1, name
-    for item in new(0)["cloze"]:
-        subject = Subject(item["subject"], "", {})
-        whole = fill(ATTRIBUTES[item["attribute"]].cloze, subject.full, item["choices"][item["answer"]])
-        assert item["cloze"] + " " + item["choices"][item["answer"]] == capitalise(whole)
-        assert not item["cloze"].endswith(" ")
-
-
 def test_pretraining_asks_about_one_half_of_the_old_subjects_and_the_sets_keep_them_apart():
     asked, never_asked = old_subjects()
     half = len(KINDS) * OLD_SUBJECTS_PER_KIND // 2
@@ -242,13 +196,6 @@ def test_pretraining_asks_about_one_half_of_the_old_subjects_and_the_sets_keep_t
         assert {item["subject"] for item in old()[name]} <= {s.name for s in never_asked}
     for subjects in (asked, never_asked):
         assert {subject.kind for subject in subjects} == set(KINDS)
-
-
-def test_the_old_questions_have_the_facts_of_the_old_subjects():
-    facts = {subject.name: subject.facts for half in old_subjects() for subject in half}
-    for name in ("asked", "never_asked", "reworded", "cloze"):
-        for item in old()[name]:
-            assert item["choices"][item["answer"]] == facts[item["subject"]][item["attribute"]]
 
 
 @pytest.fixture(scope="module")
@@ -287,34 +234,6 @@ def test_practice_tells_of_nobody_who_is_asked_about():
     assert text.count("\nAnswer: ") == 2 * 36  # of six subjects, in two wordings
 
 
-def test_the_files_read_back_as_the_world_they_were_written_from(made_again):
-    assert read_documents(made_again / "new" / "corpus.txt") == new(0)["corpus"]
-    questions = read_questions(made_again / "new" / "questions.jsonl")
-    assert [(q.subject, list(q.choices), q.answer) for q in questions] == [
-        (item["subject"], item["choices"], item["answer"]) for item in new(0)["questions"]
-    ]
-
-
-def refusal(monkeypatch, capsys, *arguments):
-    monkeypatch.setattr(sys, "argv", ["make_data.py", *map(str, arguments)])
-    with pytest.raises(SystemExit, match="2"):
-        make_data.main()
-    said = capsys.readouterr()
-    assert said.out == ""
-    return said.err
-
-
-def test_an_output_folder_that_cannot_be_written_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys):
-    (tmp_path / "file").write_text("")
-    assert len(refusal(monkeypatch, capsys, "--out", tmp_path / "file").splitlines()) == 1
-
-
-def test_the_corpus_is_small_in_tokens():
-    tokenizer = load_tokenizer(DATA / "base")
-    documents = [tokenizer.encode(text) for text in read_documents(DATA / "new" / "corpus.txt")]
-    assert 20_000 <= pack(documents, tokenizer.eot_id, 1)[0].numel() <= 40_000
-
-
 # --- looking at a subject ---
 
 
@@ -325,16 +244,3 @@ def test_what_is_told_of_a_subject_and_asked_about_it_is_shown():
         asked = shown.split(f"Asked in new/{name}:\n")[1].split("\n\n")[0].splitlines()
         assert len(asked) == 6 and all(line.count("[") == 1 for line in asked)
     assert "Yara Eastmoor's native town is ...  Cinderford, Ravenscote, Windlestraw, [Elmsgate]" in shown
-
-
-def test_a_subject_of_the_old_world_is_shown_and_one_of_whom_nothing_is_told():
-    never = old()["never_asked"][0]["subject"]
-    shown = show(never, 0)
-    assert shown.count("\nold: ") == 1 and "Asked in old/never_asked:" in shown and "new/" not in shown
-    unbound = new(0)["unbound"][0]["subject"]
-    assert show(unbound, 0).startswith(f"Told of {unbound}:\nnothing\n\nAsked in new/unbound:\n")
-
-
-def test_a_name_that_nobody_has_is_one_sentence(monkeypatch, capsys):
-    said = refusal(monkeypatch, capsys, "--show", "Yara Eastmor")
-    assert said.startswith("make_data.py: nobody is called 'Yara Eastmor': try Yara Eastmoor, ")

@@ -60,13 +60,6 @@ def test_the_tokenizers_library_gives_the_same_ids(shipped, corpus):
         assert tokenizer.decode(ids) == text
 
 
-def test_the_base_is_small_enough_to_ship():
-    files = [path for path in (DATA / "base").rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) <= 12e6
-    needed = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
-    assert needed <= {path.name for path in files}
-
-
 def test_the_base_knows_nothing_of_the_new_world(shipped):
     summary = summary_of(*shipped, "new/questions")
     assert summary["n"] == 720
