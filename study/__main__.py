@@ -67,20 +67,11 @@ def main():
     add("--model", help="the base model, as for train.py; None: the design's (data/base, or SmolLM2 with --real)")
     add("--results", help="folder of the records; None: one in study/results, out/quick or out/tune")
     add("--workers", type=int, default=cores.USABLE, help="runs side by side, each with one thread")
-    add("--part", default="1/1", metavar="I/N", help="of the runs only the I-th of N parts, for the I-th of N machines")
     add("--device", default="cpu", help="cpu, cuda or mps")
     args = parser.parse_args()
     with one_sentence_errors("python -m study"):
-        part = args.part.split("/")
-        if (
-            args.workers < 1
-            or not all(map(str.isdecimal, part))
-            or len(part) != 2
-            or not 1 <= int(part[0]) <= int(part[1])
-        ):
-            raise ValueError(
-                f"--workers {args.workers} --part {args.part}: give at least 1 worker, and a part such as 2/3"
-            )
+        if args.workers < 1:
+            raise ValueError(f"--workers {args.workers}: give at least 1 worker")
         design = tuning(args.tune[0], args.tune[1:]) if args.tune else args.design
         ours = HERE / "results" / design.name
         results = Path(args.results or ("out/tune" if args.tune else "out/quick" if design is QUICK else ours))
@@ -94,11 +85,11 @@ def main():
             base, _ = load_pretrained(find_model(model))  # what is wrong with it is said here, not by a worker
         if not args.draw:
             check_writable(results / "runs")
-            run_missing(design, results, args.workers, model, device, *map(int, part))
+            run_missing(design, results, args.workers, model, device)
             print(f"every run is in {results / 'runs'}", file=sys.stderr)
         if args.tune:
             print(rates_table(Results(results, design)))
-        elif int(part[1]) == 1:
+        else:
             write_all(Results(results, shown), base, readme)
 
 

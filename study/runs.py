@@ -27,7 +27,7 @@ import torch
 
 from gpt import find_model, load_pretrained
 from lora import count_trainable
-from study.analysis import BINS, forgetting_loss, landing
+from study.analysis import forgetting_loss, landing
 from study.design import CONTROL, NEW, RETENTION, runs_of
 from tools.cli import progress, write_lines
 from tools.schema import build, fit, read_json, reading
@@ -140,40 +140,18 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Epoch:
-    loss: float | None
-    new: float | None = None
-
-
-@dataclass(frozen=True)
-class Direction:
-    amplification: float
-    left_major: float
-    left_minor: float
-    right_major: float
-    right_minor: float
-
-
-@dataclass(frozen=True)
-class Landing:
-    left: list[float]
-    right: list[float]
-    projections: dict[str, Direction]
-
-
-@dataclass(frozen=True)
 class Record:
     """The shape of a record, for tools.schema. Its "forgetting loss" and "strengths" are read in check_record."""
 
     key: Key
     trained: int
-    history: list[Epoch]
+    history: list[dict[str, float | None]]
     summary: dict[str, dict[str, float | None]]
     seconds: float
     workers: int
     machine: str
     finished: str
-    landing: Landing | None = None
+    landing: dict | None = None
 
 
 def read_record(path):
@@ -211,10 +189,6 @@ def check_record(path, record, design, run):
                 found = build(Asked, measured["summary"][part])
                 if not 0 <= found.acc <= 1 or not 0 <= found.exact <= 1:
                     raise ValueError(f'"{part}" has a share that is not between 0 and 1')
-        if design.landing and run.arm.method:
-            [fit(epoch["new"], float, "new") for epoch in record["history"][:-1]]
-            if record["landing"] and {len(record["landing"][side]) for side in ("left", "right")} != {BINS}:
-                raise ValueError(f'"landing" must have {BINS} shares a side')
 
 
 def finder(design, results, around):
@@ -278,18 +252,13 @@ def perform_all(design, runs, results, pool, workers, model, device, around):
         write_lines(record_path(results, run), [{"key": key_of(design, run, around), **future.result(), **extra}])
 
 
-def run_missing(design, results, workers, model, device, part=1, parts=1):
+def run_missing(design, results, workers, model, device):
     """Perform what has no record yet, until nothing more can be named: rates are chosen by what tuning gave.
 
-    model: as find_model takes it. part, parts: only this one of so many parts of the runs, by their names; another machine,
-    of the same kind, does the others, and the records are put into one folder.
+    model: as find_model takes it.
     """
     around = surroundings(find_model(model), device)
-
-    def mine(run):
-        return int(digest(run.name.encode()), 16) % parts == part - 1
-
-    while runs := list(filter(mine, runs_of(design, finder(design, results, around)))):
+    while runs := runs_of(design, finder(design, results, around)):
         stale = sum(record_path(results, run).exists() for run in runs)
         print(
             f"{len(runs)} runs to do, about {len(runs) * design.seconds / workers / 60:.0f} minutes on cores like ours"

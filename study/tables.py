@@ -96,13 +96,15 @@ class Results:
     def matched(self, first, second, ends):
         """Difference of two arms in the second column of `ends` where they are alike in the first, or None.
 
-        Of the worlds on which each of the two arms has two rates or more, at the rates that the arm has on all of them.
+        Of the worlds on which both arms are judged at all of their rates.
         """
-        both, pairs = [], [[self.curve(name, world, ends) for name in (first, second)] for world in self.design.judged]
-        for curves in zip(*(pair for pair in pairs if min(map(len, pair)) > 1)):
-            shared = [lr for lr in curves[0] if all(lr in curve for curve in curves)]
-            both.append([[curve[lr] for lr in shared] for curve in curves])
-        return matched(*both) if both and all(len(curves[0]) > 1 for curves in both) else None
+        rates = {name: curve_rates(self.design, self.arms[name], self.rates[name]) for name in (first, second)}
+        if min(map(len, rates.values())) < 2:
+            return None
+        judged = [{*self.worlds(name, lr=lr)} for name in rates for lr in rates[name]]
+        worlds = [world for world in self.design.judged if all(world in some for some in judged)]
+        curves = ([list(self.curve(name, world, ends).values()) for world in worlds] for name in rates)
+        return matched(*curves) if worlds else None
 
     def points(self, name, lr, world, column):
         """[(column, new knowledge), ...] of an arm on a world: the untouched model, then rising strengths."""
@@ -292,16 +294,7 @@ def named_arm(results, text):
     name, at, rate = text.partition("@")
     if name not in results.arms:
         raise ValueError(f"there is no arm {name!r}: take one of {', '.join(results.arms)}")
-    rates = curve_rates(results.design, results.arms[name], results.rates[name])
-    judged = [lr for lr in rates if results.worlds(name, lr=lr)]
-    try:
-        lr = float(rate) if at else results.rates[name]
-    except ValueError:
-        lr = math.nan
-    if lr not in judged:
-        known = ", ".join(f"{lr:g}" for lr in judged if lr) or "no rate"
-        raise ValueError(f"{text!r} is not judged: {name!r} is so at {known}")
-    return name, lr
+    return name, float(rate) if at else results.rates[name]
 
 
 def look(results, first, second):
