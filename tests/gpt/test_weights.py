@@ -329,69 +329,37 @@ def test_a_model_that_config_json_cannot_express_is_not_written(tiny_llama_folde
 # config.json of real models
 
 
-LLAMA = {
-    "model_type": "llama", "hidden_act": "silu", "attention_bias": False, "num_attention_heads": 32,
-    "rms_norm_eps": 1e-05, "rope_scaling": None, "tie_word_embeddings": False, "torch_dtype": "bfloat16",
-}  # fmt: skip
-QWEN2 = LLAMA | {
-    "model_type": "qwen2", "rms_norm_eps": 1e-06, "rope_theta": 1000000.0, "use_mrope": False,
-    "use_sliding_window": False,
-}  # fmt: skip
-GPT2 = {
-    "activation_function": "gelu_new", "architectures": ["GPT2LMHeadModel"], "layer_norm_epsilon": 1e-05,
-    "model_type": "gpt2", "n_ctx": 1024, "n_positions": 1024, "vocab_size": 50257,
-}  # fmt: skip
+def llama(hidden, mlp, layers, heads, kv_heads, vocab, context, theta, eps=1e-5, model_type="llama", **more):
+    return {
+        "model_type": model_type, "hidden_size": hidden, "intermediate_size": mlp, "num_hidden_layers": layers,
+        "num_attention_heads": heads, "num_key_value_heads": kv_heads, "vocab_size": vocab, "rms_norm_eps": eps,
+        "max_position_embeddings": context, "rope_theta": theta, "rope_scaling": None, "hidden_act": "silu",
+        "attention_bias": False, "torch_dtype": "bfloat16", "tie_word_embeddings": True,
+    } | more  # fmt: skip
+
+
 LLAMA32_ROPE = {
     "factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0, "original_max_position_embeddings": 8192,
     "rope_type": "llama3",
 }  # fmt: skip
-
+MISTRAL = dict(model_type="mistral", sliding_window=None, tie_word_embeddings=False)
+QWEN2 = dict(model_type="qwen2", sliding_window=32768, use_sliding_window=False, max_window_layers=24, use_mrope=False)
+QWEN3 = QWEN2 | dict(model_type="qwen3", sliding_window=None, head_dim=128)
+GPT2 = {
+    "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5, "model_type": "gpt2", "n_ctx": 1024, "n_embd": 768,
+    "n_head": 12, "n_layer": 12, "n_positions": 1024, "vocab_size": 50257,
+}  # fmt: skip
 REAL = {  # name: (what counts of config.json as it is on the Hub, number of parameters)
     "Llama-3.2-1B": (
-        LLAMA | {
-            "head_dim": 64, "hidden_size": 2048, "intermediate_size": 8192, "max_position_embeddings": 131072,
-            "num_hidden_layers": 16, "num_key_value_heads": 8, "rope_theta": 500000.0, "rope_scaling": LLAMA32_ROPE,
-            "tie_word_embeddings": True, "vocab_size": 128256,
-        },
+        llama(2048, 8192, 16, 32, 8, 128256, 131072, 5e5, head_dim=64, rope_scaling=LLAMA32_ROPE),
         1_235_814_400,
     ),
-    "SmolLM2-135M": (
-        LLAMA | {
-            "hidden_size": 576, "intermediate_size": 1536, "is_llama_config": True, "max_position_embeddings": 8192,
-            "num_attention_heads": 9, "num_hidden_layers": 30, "num_key_value_heads": 3, "rope_interleaved": False,
-            "rope_theta": 100000, "tie_word_embeddings": True, "vocab_size": 49152,
-        },
-        134_515_008,
-    ),
-    "Mistral-7B-v0.3": (
-        LLAMA | {
-            "model_type": "mistral", "hidden_size": 4096, "intermediate_size": 14336, "max_position_embeddings": 32768,
-            "num_hidden_layers": 32, "num_key_value_heads": 8, "rope_theta": 1000000.0, "sliding_window": None,
-            "vocab_size": 32768,
-        },
-        7_248_023_552,
-    ),
-    "Qwen2.5-0.5B": (
-        QWEN2 | {
-            "hidden_size": 896, "intermediate_size": 4864, "max_position_embeddings": 32768, "max_window_layers": 24,
-            "num_attention_heads": 14, "num_hidden_layers": 24, "num_key_value_heads": 2, "sliding_window": 32768,
-            "tie_word_embeddings": True, "vocab_size": 151936,
-        },
-        494_032_768,
-    ),
-    "Qwen3-0.6B": (
-        QWEN2 | {
-            "head_dim": 128, "hidden_size": 1024, "intermediate_size": 3072, "max_position_embeddings": 40960,
-            "max_window_layers": 28, "model_type": "qwen3", "num_attention_heads": 16, "num_hidden_layers": 28,
-            "num_key_value_heads": 8, "sliding_window": None, "tie_word_embeddings": True, "vocab_size": 151936,
-        },
-        596_049_920,
-    ),
-    "gpt2": (
-        GPT2 | {"n_embd": 768, "n_head": 12, "n_layer": 12},
-        124_439_808,
-    ),
-}  # fmt: skip
+    "SmolLM2-135M": (llama(576, 1536, 30, 9, 3, 49152, 8192, 100000, rope_interleaved=False), 134_515_008),
+    "Mistral-7B-v0.3": (llama(4096, 14336, 32, 32, 8, 32768, 32768, 1e6, **MISTRAL), 7_248_023_552),
+    "Qwen2.5-0.5B": (llama(896, 4864, 24, 14, 2, 151936, 32768, 1e6, 1e-6, **QWEN2), 494_032_768),
+    "Qwen3-0.6B": (llama(1024, 3072, 28, 16, 8, 151936, 40960, 1e6, 1e-6, **QWEN3), 596_049_920),
+    "gpt2": (GPT2, 124_439_808),
+}
 
 
 @pytest.mark.parametrize("name", REAL)
