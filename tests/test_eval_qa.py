@@ -147,15 +147,6 @@ def test_the_prompt_keeps_its_tokens_where_the_last_would_merge_with_a_choice(od
     assert encoded == (odd.encode("abc"), [first[n:], second[n:]])
 
 
-def test_a_choice_has_a_token_even_where_all_of_it_merges_with_the_prompt():
-    class Merging(PairTokenizer):
-        def pieces(self, text):
-            return [7, 8] if text == "abc x" else list(map(ord, text))
-
-    _, choices = encode_question(Merging(), Question("abc", ("x", "yz"), 0), 96)
-    assert choices == [[8], [ord(" "), ord("y"), ord("z")]]
-
-
 def assert_naive(model, tokenizer, questions, scores):
     """The fast scores, and the plain ones, are those of the naive computation."""
     for question, got in zip(questions, scores, strict=True):
@@ -331,13 +322,6 @@ def test_the_program_prints_a_row_a_file_and_writes_a_line_a_question(tiny_folde
 
 
 # --- answers ----------------------------------------------------------------------------------------------------------
-
-
-def test_a_greedy_answer_is_what_is_written_up_to_its_end(knows_some):
-    model, tokenizer, questions = knows_some
-    answers = [greedy_answer(model, tokenizer, question.prompt) for question in questions]
-    assert answers[:4] == ["fox", "lazy dog", "sea shells", "wood and rocks"]
-    assert greedy_answer(model, tokenizer, questions[0].prompt + " ") == "fox"  # a trailing space changes nothing
 
 
 @pytest.mark.parametrize(
