@@ -34,7 +34,5 @@ def measure():
         ways = {"once": (W.float() + change).bfloat16(), "twice": W + change.bfloat16()}
         for name, result in ways.items():
             error = ((result.double() - exact).norm() / change.norm()).item()
-            kept = ((result.double() - W.double()) * change).sum() / change.square().sum()
-            print(
-                f"change {size:g} of W, rounded {name:5}: error {error:.3f} of the change, {100 * kept:.1f}% of it kept"
-            )
+            kept = 100 * ((result.double() - W.double()) * change).sum() / change.square().sum()
+            print(f"change {size:g} of W, rounded {name:5}: error {error:.3f} of the change, {kept:.1f}% of it kept")

@@ -36,7 +36,6 @@ def from_interleaved(weight, heads):
 def measure():
     model, tokenizer = base_model()
     head_dim = model.config.head_dim
-    order = torch.arange(head_dim).view(2, -1).T.flatten()  # a0 b0 a1 b1 ...: half-split to interleaved
     questions = read_questions(ROOT / "data/old/asked.jsonl")
 
     def right():
@@ -45,10 +44,9 @@ def measure():
     print(f"the shipped weights, half-split, in a half-split model: {right():.1f}% of old/asked right")
     projections = [p for layer in model.layers for p in (layer.self_attn.q_proj, layer.self_attn.k_proj)]
     with torch.no_grad():
-        for projection in projections:
-            projection.weight.copy_(
-                projection.weight.view(-1, head_dim, projection.weight.shape[1])[:, order].flatten(0, 1)
-            )
+        for projection in projections:  # half-split to interleaved: a0 b0 a1 b1 ...
+            heads = projection.weight.unflatten(0, (-1, 2, head_dim // 2))  # (heads, a or b, pairs, in)
+            projection.weight.copy_(heads.transpose(1, 2).flatten(0, 2))
         print(f"the same, stored interleaved, in a half-split model: {right():.1f}%")
         for projection in projections:
             projection.weight.copy_(from_interleaved(projection.weight, model.config.n_heads))

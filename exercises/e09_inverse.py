@@ -42,15 +42,10 @@ def error(W, Q, rank):
 
 def measure():
     W = base_model()[0].layers[0].self_attn.q_proj.weight.detach().double()
-    print(
-        f"{'columns':>8}" + "".join(f"{f'{rounds} rounds':>12}" for rounds in (2, 4, 8)) + f"{'predicted a round':>22}"
-    )
+    print(f"{'columns':>8}{'2 rounds':>12}{'4 rounds':>12}{'8 rounds':>12}{'predicted a round':>22}")
     for columns in (8, 10, 12, 16):
         cells = [error(W, inverse_iteration(W, columns, rounds)[0], 8) for rounds in (2, 4, 8)]
-        print(
-            f"{columns:8}"
-            + "".join(f"{cell:12.1e}" for cell in cells)
-            + f"{shrinking(torch.linalg.svdvals(W), 8, columns):22.3f}"
-        )
+        predicted = shrinking(torch.linalg.svdvals(W), 8, columns)
+        print(f"{columns:8}" + "".join(f"{cell:12.1e}" for cell in cells) + f"{predicted:22.3f}")
     wide = torch.linalg.svdvals(torch.randn(512, 2048, generator=torch.Generator().manual_seed(0)))
     print(f"a random 512 x 2048 weight, 16 columns: {shrinking(wide, 8, 16):.3f} a round")

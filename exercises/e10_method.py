@@ -37,9 +37,7 @@ def interval(differences):
     raise NotWritten
 
 
-PREDICTION = (
-    ...
-)  # points of new/questions, your method minus mica-transposed; graded for being written down, not for luck
+PREDICTION = ...  # points of new/questions, your method minus mica-transposed; graded for being written down
 
 
 def measure():

@@ -41,28 +41,6 @@ def scorer(
     return {"score_questions": score}
 
 
-def in_float64(model, tokenizer, questions):
-    """One prediction at a time."""
-    was, result = model.training, []
-    model.eval()
-    for q in questions:
-        prompt, totals, right = tokenizer.encode(q.prompt, bos=True), [], False
-        for index, words in enumerate(q.choices):
-            context, total, greedy = list(prompt), 0.0, True
-            for token in tokenizer.encode(q.prompt + " " + words, bos=True)[len(prompt) :]:
-                with torch.inference_mode():
-                    logits = model(torch.tensor([context]))[0, -1].double()
-                total += (logits[token] - logits.logsumexp(0)).item()
-                greedy = greedy and logits.argmax().item() == token
-                context.append(token)
-            totals.append(total)
-            if index == q.answer and greedy:
-                right = model(torch.tensor([context]))[0, -1].argmax().item() in stop_tokens(tokenizer)
-        result.append(make_score(q, totals, right))
-    model.train(was)
-    return result
-
-
 def as_tensors(model, tokenizer, questions):
     """Log-likelihoods that are tensors with a gradient."""
     weight = torch.ones((), requires_grad=True)
@@ -82,11 +60,9 @@ def by_text(model, tokenizer, questions):
 
 DIFFERENT = {
     "plainly": scorer(),
-    "in float64": {"score_questions": in_float64},
     "tensors": {"score_questions": as_tensors},
     "a tuple, by text": {"score_questions": by_text},
 }
-
 
 
 def then(change):
