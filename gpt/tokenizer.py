@@ -217,19 +217,17 @@ BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": Tr
 NFC = {"type": "NFC"}
 
 
-def then_bytes(**step):
-    """A pre_tokenizer that cuts with `step` first."""
-    return {"type": "Sequence", "pretokenizers": [step, BYTE_LEVEL | {"use_regex": step["type"] == "Digits"}]}
-
-
 def split(pattern):
-    return then_bytes(type="Split", pattern={"Regex": pattern}, behavior="Isolated", invert=False)
+    """A pre_tokenizer that cuts with a pattern."""
+    step = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+    return {"type": "Sequence", "pretokenizers": [step, BYTE_LEVEL | {"use_regex": False}]}
 
 
+DIGITS = {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True}, BYTE_LEVEL]}
 # llama.cpp's names -> (pre_tokenizer, normalizer) of tokenizer.json, the pattern for tiktoken.
 PRE_TOKENIZERS = {
     "gpt-2": (BYTE_LEVEL, None, GPT2_PATTERN),
-    "smollm": (then_bytes(type="Digits", individual_digits=True), None, DIGITS_PATTERN),
+    "smollm": (DIGITS, None, DIGITS_PATTERN),
     "llama-bpe": (split(LLAMA3_PATTERN), None, LLAMA3_PATTERN),
     "qwen2": (split(QWEN2_PATTERN), NFC, QWEN2_PATTERN),
 }

@@ -13,6 +13,7 @@ from conftest import reference
 
 from gpt import generate, load_pretrained
 from gpt.generate import next_tokens
+from gpt.tokenizer import template
 from gpt.weights import load_model
 
 
@@ -160,13 +161,7 @@ def test_program(tiny_llama_folder):
 
 def test_program_begins_as_the_models_texts_do_but_does_not_show_it(tiny_llama_folder, tmp_path):
     folder = shutil.copytree(tiny_llama_folder, tmp_path / "bos")
-    content = json.loads((folder / "tokenizer.json").read_text())
-    content["post_processor"] = {
-        "type": "TemplateProcessing",
-        "single": [{"SpecialToken": {"id": "<|user|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
-        "pair": [],
-        "special_tokens": {"<|user|>": {"id": "<|user|>", "ids": [1], "tokens": ["<|user|>"]}},
-    }
+    content = json.loads((folder / "tokenizer.json").read_text()) | {"post_processor": template("<|user|>", 1)}
     (folder / "tokenizer.json").write_text(json.dumps(content))
     model, tokenizer = load_pretrained(folder)
     _, out, _ = run(folder, "The sea", "--max-new-tokens", 8, "--temperature", 0, "--device", "cpu")
