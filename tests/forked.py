@@ -1,6 +1,5 @@
 """A program in a process of its own without starting Python again: the child begins as a copy of the tests' process."""
 
-import io
 import os
 import signal
 import sys
@@ -21,11 +20,8 @@ def start(action, out, err):
     try:
         for number, file, name in ((1, out, "stdout"), (2, err, "stderr")):
             os.dup2(file.fileno(), number)
-            binary = io.BufferedWriter(io.FileIO(number, "w", closefd=False))
-            encoding = os.environ.get("PYTHONIOENCODING", "utf-8")
-            setattr(sys, name, io.TextIOWrapper(binary, encoding=encoding, line_buffering=name == "stderr"))
-        if signal.getsignal(signal.SIGINT) != signal.SIG_DFL:  # a job in the background may be deaf to it
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            setattr(sys, name, open(number, "w", closefd=False, buffering=1))
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background may be deaf to it
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         action()
         code = 0
@@ -34,11 +30,6 @@ def start(action, out, err):
     except BaseException:
         traceback.print_exc()
     finally:
-        try:
-            sys.stdout.flush(), sys.stderr.flush()
-        except BaseException:
-            code = 120  # as Python does
-            traceback.print_exc()
         os._exit(code)
 
 

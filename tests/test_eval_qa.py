@@ -12,15 +12,7 @@ from torch.nn import functional as F
 import eval_qa
 from adapter_io import save_adapters
 from corpus import IGNORE, pack, perplexity
-from eval_qa import (
-    continuation,
-    encode_question,
-    greedy_answer,
-    make_score,
-    score_question,
-    score_questions,
-    summarise,
-)
+from eval_qa import continuation, encode_question, greedy_answer, make_score, score_question, score_questions, summarise
 from gpt import load_pretrained, load_tokenizer
 from gpt.generate import generate
 from lora import LoRALayer, find_adapters, replace_linears
@@ -28,14 +20,6 @@ from questions import Question, make_question, read_questions
 from tools.cli import printable
 
 GOOD = {"question": "Who?", "choices": ["me", "you"], "answer": 1}
-
-MALFORMED = [  # changes of a question; what is named
-    ({"question": "  "}, "question"),
-    ({"choices": ["me"]}, "choices"),
-    ({"choices": ["me", "you", "me "]}, "choices"),  # the same but for a space
-    ({"answer": 2}, "answer"),
-    ({"answer": True}, "answer"),
-]
 
 # Prompts of different lengths, choices of different numbers and lengths, some of which begin alike.
 QUESTIONS = [
@@ -106,7 +90,13 @@ def test_a_question_becomes_a_prompt_and_a_cloze_stays_as_it_is(tmp_path):
     assert make_question({"prompt": "It is", "choices": [" Elm", "Elm"], "answer": 0}).choices == (" Elm", "Elm")
 
 
-@pytest.mark.parametrize("changes, named", MALFORMED)
+@pytest.mark.parametrize(
+    "changes, named",
+    [
+        ({"question": "  "}, "question"), ({"choices": ["me"]}, "choices"), ({"choices": ["me", "you", "me "]}, "choices"),
+        ({"answer": 2}, "answer"), ({"answer": True}, "answer"),
+    ],
+)  # fmt: skip
 def test_a_malformed_question_is_named_with_its_file_and_line(tmp_path, changes, named):
     path = tmp_path / "questions.jsonl"
     path.write_text(f"{json.dumps(GOOD)}\n\n{json.dumps(GOOD | changes)}\n{json.dumps(GOOD)}\n")

@@ -114,14 +114,21 @@ def test_a_bfloat16_base_is_rounded_no_more_than_without_an_adapter():
 
 @every_shape
 @pytest.mark.parametrize(
-    "layer_class, part",
-    [(MiCALayer, slice(-RANK, None)), (TrainedMiCALayer, slice(-RANK, None)), (MajorMiCALayer, slice(RANK))],
+    "layer_class, side, part",
+    [
+        (MiCALayer, "B", slice(-RANK, None)),
+        (TrainedMiCALayer, "B", slice(-RANK, None)),
+        (MajorMiCALayer, "B", slice(RANK)),
+        (TransposedMiCALayer, "A", slice(-RANK, None)),  # reads the minor right directions
+    ],
 )
-def test_B_spans_singular_directions(layer_class, part, shape):
+def test_one_factor_spans_singular_directions_and_the_other_is_zero(layer_class, side, part, shape):
     layer = layer_class(linear_with_gaps(shape), RANK, ALPHA)
-    U = decompose(layer.linear)[0][:, part]
-    np.testing.assert_allclose(projector(numbers(layer.B)), projector(U), rtol=0, atol=1e-9)
-    assert layer.B.shape == (shape[0], RANK) and layer.A.shape == (RANK, shape[1]) and not layer.A.any()
+    U, _, V = decompose(layer.linear)
+    columns, directions, zero = (layer.B, U, layer.A) if side == "B" else (layer.A.T, V, layer.B)
+    np.testing.assert_allclose(numbers(columns.T @ columns), np.eye(RANK), rtol=0, atol=1e-9)
+    np.testing.assert_allclose(projector(numbers(columns)), projector(directions[:, part]), rtol=0, atol=1e-9)
+    assert layer.B.shape == (shape[0], RANK) and layer.A.shape == (RANK, shape[1]) and not zero.any()
 
 
 @every_shape
@@ -143,15 +150,6 @@ def test_orthonormal_directions_are_no_singular_vectors():
     layer = OrthonormalMiCALayer(linear_with_gaps((30, 12), torch.float32), RANK, ALPHA)
     np.testing.assert_allclose(numbers(layer.B.T @ layer.B), np.eye(RANK), rtol=0, atol=1e-5)
     assert np.abs(np.linalg.svd(layer.linear.weight.numpy())[0].T @ numbers(layer.B)).max() < 0.9
-
-
-@every_shape
-def test_the_transposed_twin_reads_the_minor_right_directions(shape):
-    layer = TransposedMiCALayer(linear_with_gaps(shape), RANK, ALPHA)
-    V = decompose(layer.linear)[2][:, -RANK:]
-    np.testing.assert_allclose(numbers(layer.A @ layer.A.T), np.eye(RANK), rtol=0, atol=1e-9)
-    np.testing.assert_allclose(projector(numbers(layer.A.T)), projector(V), rtol=0, atol=1e-9)
-    assert layer.A.shape == (RANK, shape[1]) and layer.B.shape == (shape[0], RANK) and not layer.B.any()
 
 
 def test_lora_fa_is_lora_with_its_a_left_alone():

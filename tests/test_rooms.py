@@ -90,12 +90,3 @@ def test_no_import_runs_against_the_rules(path):
 )
 def test_an_import_against_the_rules_is_found(room, text, wrong):
     assert against_the_rules(room, text) == wrong
-
-
-def test_there_is_no_circle():
-    """Rooms in an order in which each comes after all it may import."""
-    placed, left = set(GROUND), set(ALLOWED) - GROUND
-    while left:
-        ready = {room for room in left if ALLOWED[room] <= placed}
-        assert ready, f"a circle among {sorted(left)}"
-        placed, left = placed | ready, left - ready

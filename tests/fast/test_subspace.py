@@ -193,21 +193,6 @@ def test_a_large_weight_is_not_decomposed_as_a_whole(find, shape):
     assert all(max(call.args[0].shape) <= 8 for call in svd.call_args_list)
 
 
-def nothing_found(M, rank):
-    """A search that finds nothing: its left bases are made of the right ones, so half of the residuals are zero."""
-    Y = subspace.orthonormal(subspace.random_columns(M.T, 2 * rank))
-    for _ in range(3):
-        yield subspace.orthonormal(M @ Y), Y
-
-
-@pytest.mark.parametrize("shape", [SQUARE, WIDE])
-@both
-def test_what_a_search_has_not_found_is_not_believed(monkeypatch, find, shape):
-    for name in ("inverse_iteration", "eigenvectors", "power_iteration"):
-        monkeypatch.setattr(subspace, name, nothing_found)
-    assert_components(find, gaussian(shape), 4)
-
-
 @pytest.mark.parametrize("shape", [SQUARE, WIDE])
 @both
 def test_no_seed_matters_and_none_is_used_up_and_no_gradient_is_kept(find, shape):

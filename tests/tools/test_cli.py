@@ -199,20 +199,11 @@ def test_sigterm_ends_like_ctrl_c():
 
 
 @needs_fork
-def test_what_is_printed_is_no_obstacle(monkeypatch):
-    """Neither a reader that has gone nor an encoding without the letters: no traceback."""
+def test_a_reader_that_has_gone_is_no_error():
     reader, writer = os.pipe()
     os.close(reader)
     with open(writer, "w") as broken:
         assert forked(program(lambda: print("x" * 99999)), out=broken) == (141, "", "")
-    monkeypatch.setenv("PYTHONIOENCODING", "cp1252")
-    assert forked(program(lambda: print("вопрос"))) == (0, r"\u0432\u043e\u043f\u0440\u043e\u0441" + "\n", "")
-
-
-def test_other_errors_are_bugs_and_keep_their_traceback():
-    for error in (RuntimeError("shape mismatch"), KeyError("x")):
-        with pytest.raises(type(error)), one_sentence_errors("program"):
-            raise error
 
 
 @pytest.mark.parametrize(
