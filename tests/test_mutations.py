@@ -32,7 +32,6 @@ from gpt import load_tokenizer
 from gpt.weights import load_model
 from lora import LoRALayer, merge_adapters, replace_linears
 from questions import read_questions
-from tools.reading import read_documents
 
 FAMILIES = ["llama", "llama3.1", "mistral-window", "qwen2", "qwen3", "gpt2"]
 NASTY = [
@@ -197,13 +196,6 @@ class Inputs:
         load_adapters(model, folder)
         merge_adapters(model)
 
-    def texts(self, rng):
-        self.here.mkdir(exist_ok=True)
-        path = self.here / rng.choice(["a.txt", "a.jsonl", "a.md"])
-        text = rng.choice(["\n".join(json.dumps({"text": text}) for text in SENTENCES), "\n\n".join(SENTENCES)])
-        write(path, mutate_bytes(rng, text.encode()))
-        assert all(document.strip() for document in read_documents(path))
-
     def questions(self, rng):
         self.here.mkdir(exist_ok=True)
         write(self.here / "q.jsonl", mutate_json(rng, rng.choice(QUESTIONS)))
@@ -211,7 +203,7 @@ class Inputs:
             assert len(question.choices) >= 2 and all(map(str.strip, question.choices)) and question.prompt.strip()
 
 
-KINDS = ["config", "tokenizer", "weights", "adapter_files", "texts", "questions"]
+KINDS = ["config", "tokenizer", "weights", "adapter_files", "questions"]
 
 
 # --- the test ---------------------------------------------------------------------------------------------------------

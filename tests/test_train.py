@@ -2,7 +2,6 @@
 
 import json
 import math
-import random
 import shutil
 import sys
 from dataclasses import replace
@@ -38,15 +37,13 @@ def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny-world") / "tiny"
     folder.mkdir()
     (folder / "corpus.txt").write_text("\n\n".join(corpus()))
-    rng = random.Random(0)
-    for kind, wording in {"new": "What does {} like?", "control": "What did {} sell?"}.items():
-        items = []
-        for name, colour in FACTS.items():
-            choices = [colour, *rng.sample([c for c in FACTS.values() if c != colour], 2)]
-            rng.shuffle(choices)
-            right = choices.index(colour)
-            items.append({"question": wording.format(name), "choices": choices, "answer": right, "subject": name})
-        (folder / f"{kind}.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    colours, items = list(FACTS.values()), {"new": [], "control": []}
+    for i, (name, colour) in enumerate(FACTS.items()):
+        choices = [colours[i - 1], colour, colours[i - 2]][i % 2 :]
+        for kind, wording in {"new": f"What does {name} like?", "control": f"What did {name} sell?"}.items():
+            items[kind].append({"question": wording, "choices": choices, "answer": 1 - i % 2, "subject": name})
+    for kind, some in items.items():
+        (folder / f"{kind}.jsonl").write_text("".join(json.dumps(item) + "\n" for item in some))
     return folder
 
 
@@ -305,14 +302,6 @@ def test_the_results_hold_every_run_and_what_is_known_at_each_strength(compared,
             measured = (run["summary"], run["strengths"]["0.5"], results["untouched"])
             taught, half, untouched = (some["perplexity"]["tiny/corpus"] for some in measured)
             assert taught < half < untouched
-
-
-def test_all_is_the_five_main_methods_each_once_and_targets_are_named_apart_or_with_commas(monkeypatch):
-    line = ["train.py", "--method", "mica-major", "all", "lora", "--targets", "q_proj,", "v_proj"]
-    monkeypatch.setattr(sys, "argv", line)
-    args = train.parse_arguments()
-    assert args.method == ["mica-major", "mica", "lora", "milora", "pissa", "full"]
-    assert train.from_flags(args, Settings).targets == ("q_proj", "v_proj")
 
 
 def test_the_table_has_a_column_a_method_and_a_row_a_measure(compared, results):

@@ -144,19 +144,6 @@ def test_components_of_a_large_weight(find, shape, dtype, spectrum):
     assert_components(find, weight(S, shape, dtype), 5)
 
 
-SPECIAL = {
-    "ones": torch.ones(130, 130),
-    "close to the cut": weight(np.r_[np.linspace(0.2, 0.202, 7), np.full(116, 0.5), np.linspace(0.99, 1, 7)]),
-    "slow": weight(np.r_[np.ones(4), np.full(122, 1.4), np.full(4, 1.47)], dtype=F32),  # more rounds than at once
-}
-
-
-@both
-@pytest.mark.parametrize("W", SPECIAL.values(), ids=SPECIAL)
-def test_components_of_a_special_matrix(find, W):
-    assert_components(find, W, 4)
-
-
 @pytest.mark.parametrize("size, rank, gap, dtype", [(256, 2, 5e-5, F32), (200, 1, 6e-8, F64)])
 @both
 def test_a_nearly_orthogonal_weight_needs_more_than_small_residuals(find, size, rank, gap, dtype):

@@ -12,16 +12,7 @@ from forked import forked, needs_fork
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from tools.cli import (
-    MADE_BY,
-    Parser,
-    atomic,
-    check_apart,
-    one_sentence_errors,
-    progress,
-    whole_folder,
-    write_json,
-)
+from tools.cli import MADE_BY, Parser, atomic, check_apart, one_sentence_errors, progress, whole_folder, write_json
 
 
 def names(folder):
@@ -66,8 +57,7 @@ def test_flags_know_the_home_folder_and_texts_stay_as_they_are(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "out, read",
-    [("m", "m"), ("link/new", "m"), ("m", "link"), (".", "m"), ("m/config.json", "m/../m/config.json")],
+    "out, read", [("m", "m"), ("link/new", "m"), ("m", "link"), (".", "m"), ("m/config.json", "m/../m/config.json")]
 )
 def test_an_output_on_in_or_around_an_input_is_refused(tmp_path, monkeypatch, out, read):
     monkeypatch.chdir(tmp_path)

@@ -4,9 +4,8 @@ import math
 
 import pytest
 
-from questions import Question
 from tools import report
-from tools.report import examples_text, mean_and_error, plus_minus
+from tools.report import mean_and_error, plus_minus
 
 
 def test_the_standard_error_is_the_sample_deviation_over_the_root_of_n():
@@ -15,12 +14,6 @@ def test_the_standard_error_is_the_sample_deviation_over_the_root_of_n():
     mean, error = mean_and_error([5.0])
     assert mean == 5 and math.isnan(error)
     assert plus_minus(0.5, 0.0123) == "50.0 +- 1.2" and plus_minus(0.5, math.nan) == "50.0"  # none is not printed
-
-
-def test_examples_say_what_is_right():
-    question = Question("Question: Who?\nAnswer:", ("me", "you"), 1)
-    text = examples_text([question], {"untouched": ["me"], "mica": ["you"]})
-    assert text.splitlines() == ["Who? (you)", "  untouched  me", "  mica       you  <- right"]
 
 
 # --- the picture -------------------------------------------------------------------------------------------------------
