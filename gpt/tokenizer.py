@@ -335,7 +335,9 @@ def end_of_text(folder, eos, special):
         ids = read_json(folder / "config.json").get("eos_token_id")
         eos = ids[0] if isinstance(ids, list) else ids
         eos = next((text for text, token in special.items() if token == eos), eos)
-    eos = "<|endoftext|>" if eos is None else eos["content"] if isinstance(eos, dict) else eos
+    if isinstance(eos, dict):  # a token with its options
+        eos = eos["content"]
+    eos = "<|endoftext|>" if eos is None else eos
     if eos not in special:
         raise ValueError(f"the end of text {shown(eos)} is no added token: set eos_token in tokenizer_config.json")
     return special[eos]

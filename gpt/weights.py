@@ -278,8 +278,6 @@ LARGEST = {"n_layers": 1000, "context_length": 2**31}  # of the others 2**20
 def parse_config(raw):
     """config.json's content (dict) -> GPTConfig; raises ValueError for what model.py does not compute."""
     kind = raw.get("model_type")
-    if kind is None:  # older than the key, as DistilGPT-2's first file is: the class says it
-        kind = next((kind for kind in FAMILIES if raw.get("architectures") == [FAMILIES[kind].architecture]), None)
     if kind not in list(FAMILIES):  # list: `kind` may be anything that JSON can hold
         raise ValueError(f"the model_type {shown(kind)} is not supported: known are {', '.join(FAMILIES)}")
     keys, given = FAMILIES[kind].keys, build(FAMILIES[kind].settings, raw)

@@ -79,9 +79,7 @@ def tokenizer_metadata(folder, pre="gpt-2"):
         "tokenizer.ggml.pre": pre,
         "tokenizer.ggml.tokens": tokens,
         "tokenizer.ggml.token_type": [3 if token in special else 1 for token in tokens],
-        "tokenizer.ggml.merges": [
-            merge if isinstance(merge, str) else " ".join(merge) for merge in content["model"]["merges"]
-        ],
+        "tokenizer.ggml.merges": [" ".join(pair) for pair in content["model"]["merges"]],
         "tokenizer.ggml.eos_token_id": vocab[END_OF_TEXT],
     }
 
