@@ -31,7 +31,7 @@ class Results:
     """The records of a design in a folder, and what follows from them."""
 
     def __init__(self, folder, design):
-        self.folder, self.design = Path(folder), design
+        self.folder, self.design, self.checked = Path(folder), design, {}
         self.arms = {arm.name: arm for arm in (*design.arms, *design.extended)}
         self.rates, missing = chosen_rates(design, self.find)
         if any(arm.at for arm in design.arms):  # there is something to show from the first world on
@@ -43,8 +43,9 @@ class Results:
 
     def find(self, run):
         record = self.records.get(run.name)
-        if record:
+        if record and self.checked.get(run.name) is not record:  # once: a report asks for each some thirty times
             check_record(record_path(self.folder, run), record, self.design, run)
+            self.checked[run.name] = record
         return record
 
     @cached_property
@@ -98,13 +99,9 @@ class Results:
 
         Of the worlds on which both arms are judged at all of their rates.
         """
-        rates = {name: curve_rates(self.design, self.arms[name], self.rates[name]) for name in (first, second)}
-        if min(map(len, rates.values())) < 2:
-            return None
-        judged = [{*self.worlds(name, lr=lr)} for name in rates for lr in rates[name]]
-        worlds = [world for world in self.design.judged if all(world in some for some in judged)]
-        curves = ([list(self.curve(name, world, ends).values()) for world in worlds] for name in rates)
-        return matched(*curves) if worlds else None
+        worlds = self.judged_at_all_rates(first, second)
+        curves = [[list(self.curve(name, world, ends).values()) for world in worlds] for name in (first, second)]
+        return matched(*curves) if worlds and min(len(curve[0]) for curve in curves) > 1 else None
 
     def points(self, name, lr, world, column):
         """[(column, new knowledge), ...] of an arm on a world: the untouched model, then rising strengths."""
@@ -128,9 +125,9 @@ class Results:
         return best_elsewhere([[read(world, lr) for world in worlds] for lr in self.arms[name].at])
 
     def judged_at_all_rates(self, *names):
-        """The worlds on which the untouched model and all these arms, at all of their rates, have records."""
-        rates = [{*self.worlds(name, lr=lr)} for name in names for lr in self.arms[name].at]
-        return [world for world in self.worlds("untouched") if all(world in worlds for worlds in rates)]
+        """The worlds on which all these arms, at all of their rates, have records."""
+        rates = [(name, lr) for name in names for lr in curve_rates(self.design, self.arms[name], self.rates[name])]
+        return [w for w in self.design.judged if all(self.record(name, w, lr) for name, lr in rates)]
 
     @cached_property
     def comparisons(self):
@@ -141,12 +138,8 @@ class Results:
                 ends = self.design.matched[endpoint]
                 found[first, second, endpoint] = ends[1], self.matched(first, second, ends)
             elif endpoint in self.design.levels:
-                known = {
-                    first,
-                    second,
-                    *(level[0] for _, level in self.design.levels.values() if isinstance(level, tuple)),
-                }
-                if len(worlds := self.judged_at_all_rates(*known)) > 1:
+                known = [level[0] for _, level in self.design.levels.values() if isinstance(level, tuple)]
+                if len(worlds := self.judged_at_all_rates("untouched", first, second, *known)) > 1:
                     values = (self.read_at(name, endpoint, worlds) for name in (first, second))
                     found[first, second, endpoint] = endpoint, paired(*values)
             elif len(worlds := self.worlds(first, second)) > 1:

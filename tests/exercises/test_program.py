@@ -204,15 +204,6 @@ def test_the_student_edition_holds_no_answer(tmp_path, capsys):
     assert len(answers) > 40 and [answer for answer in answers if answer in everything] == []
 
 
-@pytest.mark.parametrize("exercise", EXERCISES, ids=lambda exercise: exercise.file)
-def test_a_students_file_says_what_is_wanted(exercise):
-    text = (FOLDER / f"{exercise.file}.py").read_text(encoding="utf-8")
-    assert text.startswith(f'"""Exercise {exercise.number}: ')
-    docstring = text.split('"""')[1]
-    for wanted in ("Goal:", "Shapes", "Measure before you look on", f"python -m exercises {exercise.number} --measure"):
-        assert wanted in docstring
-
-
 @pytest.fixture
 def small(monkeypatch):
     """Little is told and asked, and not often, but in all other respects as a student measures."""
