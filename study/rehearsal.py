@@ -43,6 +43,7 @@ ARMS = {
     "toy lora, weight 3, prose": ("toy", "lora", 7e-3, replace(TOY, rehearsal_weight=3.0), "prose", "", False),
     "toy lora, weight 3, 2,000 tokens": ("toy", "lora", 7e-3, replace(TOY, rehearsal_weight=3.0), "2000", "", False),
     "toy lora, weight 3, 100,000 tokens": ("toy", "lora", 7e-3, replace(TOY, rehearsal_weight=3.0), "100000", "", False),
+    "toy lora, weight 1, 100,000 tokens": ("toy", "lora", 7e-3, TOY, "100000", "", False),
     "toy mica, weight 3": ("toy", "mica", 2e-2, replace(TOY, rehearsal_weight=3.0), "20000", "", False),
     "toy mica, weight 3, lr 3e-2": ("toy", "mica", 3e-2, replace(TOY, rehearsal_weight=3.0), "20000", "", False),
     "real untouched": ("real", None, None, REAL, "0", "", False),
