@@ -12,6 +12,7 @@ import torch
 from exercises import NotWritten
 from exercises.grading import Wrong
 from exercises.process import FOLDER, Student
+from tools.schema import printable
 
 ROOT = FOLDER.parent
 DONE, BLANK, WRONG = "done", "blank", "not yet"
@@ -162,5 +163,5 @@ def as_junit(graded):
             properties = ElementTree.SubElement(case, "properties")
             ElementTree.SubElement(properties, "property", name="points", value=str(result.part.points))
             if result.state != DONE:
-                ElementTree.SubElement(case, "failure", message=result.sentence)
+                ElementTree.SubElement(case, "failure", message=printable(result.sentence))
     return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True)

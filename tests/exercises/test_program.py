@@ -112,7 +112,7 @@ def test_a_class(tmp_path, capsys):
     for exercise in (EXERCISES[1], EXERCISES[4]):
         put_in(ada, exercise)
         put_in(cyd, exercise, "\nwhile True:\n    pass\n")
-        put_in(dan, exercise, "\n1 / 0\n")
+        put_in(dan, exercise, "\nraise ZeroDivisionError('\\x00\\x1b')\n")  # what XML cannot hold
         put_in(eve, exercise, REPLACED)
         put_in(fay, exercise, FORGED.format(tmp_path / "evil"))
         put_in(gil, exercise, "\nprint('2 of 2 done')\nimport os\nos._exit(0)\n")
