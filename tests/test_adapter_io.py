@@ -116,8 +116,8 @@ def test_the_files_are_pefts(folder):
     assert json.loads((folder / SETTINGS).read_text()) == {
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": None, "revision": None,
         "auto_mapping": {"base_model_class": "LlamaForCausalLM", "parent_library": "transformers"},
-        "r": 4, "rank_pattern": {}, "lora_alpha": 8, "alpha_pattern": {}, "lora_dropout": 0.0, "target_modules": TARGETS,
-        "bias": "none", "fan_in_fan_out": False, "init_lora_weights": True,
+        "r": 4, "rank_pattern": {}, "lora_alpha": 8, "alpha_pattern": {}, "lora_dropout": 0.0,
+        "target_modules": TARGETS, "bias": "none", "fan_in_fan_out": False, "init_lora_weights": True,
     }  # fmt: skip
     shapes = {"q_proj.lora_A": (4, 24), "q_proj.lora_B": (24, 4), "v_proj.lora_A": (4, 24), "v_proj.lora_B": (12, 4)}
     assert {name: tuple(factor.shape) for name, factor in load_file(folder / FACTORS).items()} == {

@@ -1,4 +1,4 @@
-"""eval_qa.py: questions in our format, how text becomes windows, scores equal to a naive computation, and the program."""
+"""eval_qa.py: questions in our format, text as windows, scores equal to a naive computation, and the program."""
 
 import io
 import json
@@ -93,8 +93,8 @@ def test_a_question_becomes_a_prompt_and_a_cloze_stays_as_it_is(tmp_path):
 @pytest.mark.parametrize(
     "changes, named",
     [
-        ({"question": "  "}, "question"), ({"choices": ["me"]}, "choices"), ({"choices": ["me", "you", "me "]}, "choices"),
-        ({"answer": 2}, "answer"), ({"answer": True}, "answer"),
+        ({"question": "  "}, "question"), ({"choices": ["me"]}, "choices"),
+        ({"choices": ["me", "you", "me "]}, "choices"), ({"answer": 2}, "answer"), ({"answer": True}, "answer"),
     ],
 )  # fmt: skip
 def test_a_malformed_question_is_named_with_its_file_and_line(tmp_path, changes, named):

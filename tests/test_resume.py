@@ -1,4 +1,4 @@
-"""A stopped train.py goes on: the same command, the same bytes as one never stopped; what was made otherwise is not mixed in."""
+"""A stopped train.py goes on to the same bytes as one never stopped; what was made otherwise is not mixed in."""
 
 import json
 import os
@@ -181,7 +181,7 @@ def test_a_folder_that_is_no_run_is_neither_used_nor_cleared(line, out, capsys):
 
 
 @pytest.mark.parametrize("out", ["link", "world/out"])
-def test_train_writes_into_nothing_that_it_reads(tiny_llama_folder, world, tmp_path, monkeypatch, capsys, out):  # noqa: F811
+def test_train_writes_into_nothing_it_reads(tiny_llama_folder, world, tmp_path, monkeypatch, capsys, out):  # noqa: F811
     monkeypatch.chdir(tmp_path)
     shutil.copytree(tiny_llama_folder, "m")
     shutil.copytree(world, "world")

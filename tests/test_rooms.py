@@ -8,7 +8,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 TESTED = {"tests", "bench"}
 CORE = {
-    "lora", "mica", "milora", "ablations", "corpus", "questions", "rehearsal", "adapter_io", "eval_qa", "comparison", "train",
+    "lora", "mica", "milora", "ablations", "corpus", "questions", "rehearsal", "adapter_io", "eval_qa", "comparison",
+    "train",
 }  # fmt: skip
 # What each room may import of ours, beside itself. A file of the core is a room of its own.
 ALLOWED = {

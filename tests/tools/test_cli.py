@@ -27,7 +27,7 @@ def make_parser(**options):
     return parser
 
 
-# --- flags ---------------------------------------------------------------------------------------------------------------
+# --- flags ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_flags_know_the_home_folder_and_texts_stay_as_they_are(monkeypatch):
     assert make_parser(texts=["out"]).parse_args(["--out=~/runs"]).out == "~/runs"
 
 
-# --- what is written lands on what was read ------------------------------------------------------------------------------
+# --- what is written lands on what was read ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_an_output_on_in_or_around_an_input_is_refused(tmp_path, monkeypatch, ou
     check_apart([None, "out", "m.json"], [None, "m", "org/name"])  # beside it
 
 
-# --- files and folders come whole ----------------------------------------------------------------------------------------
+# --- files and folders come whole -------------------------------------------------------------------------------------
 
 
 def earlier(folder, made=True):
@@ -163,7 +163,7 @@ def test_one_process_at_a_time_writes(tmp_path):
     assert names(tmp_path) == {"m"} and names(tmp_path / "m") == {"x"}
 
 
-# --- errors --------------------------------------------------------------------------------------------------------------
+# --- errors -----------------------------------------------------------------------------------------------------------
 
 
 def program(body):

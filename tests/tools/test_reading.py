@@ -102,7 +102,8 @@ DOCUMENTS = [  # a file, what is in it, its documents
     ("book.md", BOOK, ["Before.", "# One\n\na #1\n\nb", "## Two\n#tag"]),
     ("book.txt", BOOK, ["Before.", "# One", "a #1", "b\n## Two\n#tag"]),
     ("notes.md", "one\n\ntwo", ["one", "two"]),
-    ("corpus.jsonl", '{"text": " The fox.\\n\\nThe dog. "}\n{"text": "Two", "meta": {}}\n{"text": " "}\n', ["The fox.\n\nThe dog.", "Two"]),
+    ("corpus.jsonl", '{"text": " The fox.\\n\\nThe dog. "}\n{"text": "Two", "meta": {}}\n{"text": " "}\n',
+     ["The fox.\n\nThe dog.", "Two"]),
     ("list.txt", '[\n {"text": "a"}, {"text": "b"}]', ["a", "b"]),  # JSON under the name of a text
     ("curly.txt", "{curly} text, not JSON\n\n{'a': 1}", ["{curly} text, not JSON", "{'a': 1}"]),
 ]  # fmt: skip

@@ -16,7 +16,7 @@ def test_the_standard_error_is_the_sample_deviation_over_the_root_of_n():
     assert plus_minus(0.5, 0.0123) == "50.0 +- 1.2" and plus_minus(0.5, math.nan) == "50.0"  # none is not printed
 
 
-# --- the picture -------------------------------------------------------------------------------------------------------
+# --- the picture ------------------------------------------------------------------------------------------------------
 
 PANELS = {"new knowledge": "new", "retention": "old"}
 

@@ -39,7 +39,8 @@ def test_a_dataclass_is_built_from_json():
     [
         ({"rank": 8.0}, "rank"), ({"rank": True}, "rank"), ({"rank": 10**400}, "rank"), ({"rate": math.nan}, "rate"),
         ({"rate": "x"}, "rate"), ({"kind": "dora"}, "lora, mica"), ({"several": ["x", 1]}, "several, item 2"),
-        ({"table": {"q": "2"}}, "table, 'q'"), ({"inner": {}}, '"n" is missing'), ({"inner": 3}, "3 is not an object with n"),
+        ({"table": {"q": "2"}}, "table, 'q'"), ({"inner": {}}, '"n" is missing'),
+        ({"inner": 3}, "3 is not an object with n"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_named(change, named):
