@@ -85,9 +85,11 @@ def find_model(name):
 
 
 def check_adapter(folder, name):
-    """Raises ValueError where a folder holds an adapter only."""
-    if (folder / ADAPTER).exists() and not (folder / "config.json").exists():
-        raise ValueError(f"{name} is an adapter, not a model: give it as --adapter {name}, and its base as --model")
+    """Raise ValueError where a folder is an adapter's only; say on stderr where it is a model's, but holds one too."""
+    if (folder / ADAPTER).exists():
+        if not (folder / "config.json").exists():
+            raise ValueError(f"{name} is an adapter, not a model: give it as --adapter {name}, and its base as --model")
+        print(f"model: the adapter that is also in {name} is not applied: give it as --adapter {name}", file=sys.stderr)
 
 
 def fetch_from_hub(repository, revision, names):
