@@ -389,8 +389,11 @@ def open_pickle(path):
         code = re.search(r"[Uu]nsupported (?:global: )?GLOBAL (\S+)", str(error))
         said = f"holds {code[1]}: code in it is never run" if code else f"is damaged ({type(error).__name__})"
         raise ValueError(f"{path} {said}: download it again, or convert it to model.safetensors") from None
-    if not isinstance(tensors, dict) or not all(isinstance(one, torch.Tensor) for one in tensors.values()):
-        raise ValueError(f"{path} is not a table of tensors with their names: convert it to model.safetensors")
+    plain = isinstance(tensors, dict) and all(
+        isinstance(one, torch.Tensor) and one.layout == torch.strided for one in tensors.values()
+    )
+    if not plain:
+        raise ValueError(f"{path} is not a table of plain tensors with their names: convert it to model.safetensors")
     return {str(name): lambda tensor=tensor: tensor for name, tensor in tensors.items()}
 
 

@@ -256,6 +256,11 @@ def test_code_in_a_pickle_does_not_run(copy, tmp_path):
     assert marker.exists()  # else this test would show nothing
 
 
+def test_a_pickle_holds_plain_tensors_only(copy):
+    pickle_weights(copy, lambda tensors: tensors.update({min(tensors): tensors[min(tensors)].to_sparse()}))
+    assert "plain tensors" in refusal(copy)
+
+
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.safetensors"])
 def test_truncated_weights(llama_copy, name):
     if name == "pytorch_model.bin":
