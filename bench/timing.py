@@ -69,7 +69,9 @@ def peak(device=CPU):
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else resident("VmHWM")
 
 
-def in_a_process(script, *arguments):
-    """The JSON that a script prints as its last line, run in a process of its own."""
-    done = subprocess.run([sys.executable, script, *map(str, arguments)], stdout=subprocess.PIPE, text=True, check=True)
+def in_a_process(module, *arguments):
+    """The JSON that a program prints as its last line, run in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", module, *map(str, arguments)], stdout=subprocess.PIPE, text=True, check=True
+    )
     return json.loads(done.stdout.splitlines()[-1])

@@ -1,6 +1,6 @@
 """Check the chronicle against its table of facts, and its questions against everything that would give them away.
 
-    python data/check_chronicle.py     # a line a check; the exit status is 1 where one fails
+    python -m data.check_chronicle     # a line a check; the exit status is 1 where one fails
 
 What is checked: every quote stands in its chapter and holds the fact's value; questions have their fact's value as the
 right answer and are not answered by another question; no rule that needs no reading (the longest choice, the one most
@@ -12,8 +12,6 @@ import re
 import sys
 from collections import Counter
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from questions import read_questions
 from tools.cli import Parser

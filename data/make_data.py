@@ -1,7 +1,7 @@
 """Write the fictional worlds: who the people, ships and inns are, what texts tell of them, and questions about them.
 
-    python data/make_data.py                     # writes data/new, data/few and data/old again, byte for byte
-    python data/make_data.py --seed 7 --out w7   # other new worlds, told of other people, ships and inns
+    python -m data.make_data                     # writes data/new, data/few and data/old again, byte for byte
+    python -m data.make_data --seed 7 --out w7   # other new worlds, told of other people, ships and inns
     python -m data.make_data --show "Yara Eastmoor"      # writes nothing: what is told of a subject and asked about it
 
 The *old* world is what the base model learned in pretraining (data/pretrain_base.py). A *new* world, `world(seed)`, has
@@ -15,7 +15,6 @@ All words are in data/words/, a file a kind. Reading order: Attribute and Kind (
 import difflib
 import json
 import random
-import sys
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -191,7 +190,10 @@ def practice(new, subjects_per_kind=PRACTICE_SUBJECTS, texts_per_subject=FEW_TEX
     for subject in subjects:
         texts.append(tell(subject, {name: a.cloze for name, a in KINDS[subject.kind].attributes.items()}, rng))
         for words in (lambda attribute: question_wording(attribute, rng), lambda attribute: attribute.reworded):
-            asked = [(fill(words(KINDS[subject.kind].attributes[name]), subject.full), subject.facts[name]) for name in subject.facts]
+            asked = [
+                (fill(words(KINDS[subject.kind].attributes[name]), subject.full), subject.facts[name])
+                for name in subject.facts
+            ]
             texts.append("\n".join(f"Question: {question}\nAnswer: {answer}" for question, answer in asked))
     rng.shuffle(texts)
     return texts
@@ -284,7 +286,6 @@ def show(name, seed):
 
 
 def main():
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     from tools.cli import Parser, one_sentence_errors
 
     parser = Parser(prog="make_data.py", description=__doc__)

@@ -1,6 +1,6 @@
 """Write data/general: what a real language model knows before it is taught anything, as questions with four choices.
 
-    python data/make_general.py                  # writes data/general/questions.jsonl and known.jsonl, byte for byte
+    python -m data.make_general                  # writes data/general/questions.jsonl and known.jsonl, byte for byte
 
 The facts are in data/general/facts.txt. Four facts at a time are a *quartet*: their four right answers are the choices
 of each of the four questions, and the right one stands once in each position. So a rule that looks only at the choices,
@@ -9,10 +9,7 @@ or only at their positions, is right in exactly one case out of four.
 
 import json
 import random
-import sys
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tools.cli import Parser, atomic, one_sentence_errors
 

@@ -1,6 +1,6 @@
 """Train the shipped base model, tokenizer included, from scratch on the old world (data/make_data.py).
 
-    python data/pretrain_base.py     # about 15 minutes on one CPU core; the same command goes on where it was stopped
+    python -m data.pretrain_base     # about 15 minutes on one CPU core; the same command goes on where it was stopped
 
 The model gets its folder when it is finished. Until then, OUT.unfinished holds what the next pass needs.
 
@@ -19,8 +19,6 @@ import random
 import sys
 import time
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from tokenizers import Tokenizer as TokenizerTrainer

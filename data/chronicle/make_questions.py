@@ -1,6 +1,6 @@
 """Write questions.jsonl from facts.jsonl: three wrong choices and a position for the right one.
 
-    python data/chronicle/make_questions.py
+    python -m data.chronicle.make_questions
 
 A fact with "distractors" takes three of these, such that by length, and by how often it stands in the text, the right
 choice comes first, second, third and last about equally often. All others share theirs with the facts of the same
@@ -11,13 +11,9 @@ as well, or absurd. Same facts and text, same questions, byte for byte.
 
 import json
 import random
-import sys
 from collections import Counter
 from functools import cache
 from itertools import combinations
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from data.check_chronicle import FOLDER, corpus, occurrences, read_lines
 from tools.cli import Parser, atomic

@@ -35,7 +35,7 @@ def share_right(questions, weight):
 
 
 def test_files_are_what_the_script_writes(tmp_path):
-    subprocess.run([sys.executable, str(ROOT / "data" / "make_general.py"), "--out", str(tmp_path)], check=True)
+    subprocess.run([sys.executable, "-m", "data.make_general", "--out", str(tmp_path)], check=True, cwd=ROOT)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["known.jsonl", "questions.jsonl"]
     for name in NAMES:
         assert (tmp_path / f"{name}.jsonl").read_bytes() == (FOLDER / f"{name}.jsonl").read_bytes()

@@ -201,7 +201,8 @@ def test_pretraining_asks_about_one_half_of_the_old_subjects_and_the_sets_keep_t
 @pytest.fixture(scope="module")
 def made_again(tmp_path_factory):
     folder = tmp_path_factory.mktemp("made-again")
-    subprocess.run([sys.executable, DATA / "make_data.py", "--out", folder], check=True, capture_output=True)
+    line = [sys.executable, "-m", "data.make_data", "--out", folder]
+    subprocess.run(line, check=True, capture_output=True, cwd=DATA.parent)
     return folder
 
 
