@@ -19,6 +19,7 @@ from bench.step import Side
 from bench.timing import forget_peak, in_a_process, in_turns, peak, spread
 from fast.loss import head_is_large_and_frozen
 from gpt import find_model, generate, load_pretrained, save_pretrained
+from gpt.tokenizer import copy_tokenizer
 from rehearsal import Rehearsal
 from tools.cli import Parser, one_sentence_errors, progress
 from train import METHODS, Settings, next_token_loss, prepare
@@ -95,6 +96,7 @@ def main():
         source = find_model(args.model)
         model, tokenizer = load_pretrained(source)
         save_pretrained(model, folder, tokenizer, source)
+        copy_tokenizer(source, folder)
         compare_steps(folder)
         compare_sampling(folder)
 
