@@ -2,11 +2,14 @@
 
 import os
 
-if not os.environ.get("MPLBACKEND", "").startswith("module://"):  # a notebook's own shows its pictures
-    os.environ["MPLBACKEND"] = "agg"  # another may be none that this matplotlib knows
+given = os.environ.pop("MPLBACKEND", "")  # perhaps one that this matplotlib does not know: its import would fail
 import matplotlib
-from matplotlib import pyplot as plt
 
 matplotlib.rcdefaults()
+matplotlib.use(given if given.startswith("module://") else "agg")  # the former is a notebook's, which shows pictures
+if given:
+    os.environ["MPLBACKEND"] = given  # for processes that are started from here
+
+from matplotlib import pyplot as plt
 
 __all__ = ["plt"]
