@@ -64,6 +64,8 @@ def mutate_json(rng, content):
     content = copy.deepcopy(content)
     for _ in range(rng.choice([1, 1, 1, 2, 3])):
         found = [*places(content)]
+        if not found:  # all of it is deleted
+            break
         container, key = rng.choice(found)
         what = rng.randrange(6)
         if what == 0 and len(found) > 1:
