@@ -16,6 +16,7 @@ from pathlib import Path
 from tools import cores  # isort: skip, before torch
 
 from gpt import find_model, load_pretrained
+from study.directions import DIRECTIONS
 from study.real import REAL
 from study.report import answers, fill_in, report
 from study.runs import run_missing
@@ -32,6 +33,7 @@ DESIGNS = {
     "--real": (REAL, "real weights (SmolLM2): about 10 minutes a run"),
     "--strengths": (STRENGTHS, "what was learned turned up and down: 80 minutes of one core"),
     "--strengths-qv": (STRENGTHS_QV, "the same in q_proj and v_proj: about two hours of one core"),
+    "--directions": (DIRECTIONS, "which directions a frozen factor may reach: about three hours of one core"),
 }
 
 

@@ -44,6 +44,7 @@ class Design:
     pairs: tuple[tuple[str, str], ...]  # arms compared; the first pair's `primary` is the primary comparison
     columns: dict[str, tuple[str, str | None]]  # title: (question set or text, what of it); the control among them
     task: Callable  # (world, subjects, texts, judged) -> train.Task
+    get_ready: Callable | None = None  # (base, tokenizer): called in each process before it trains
     score: Callable | None = None  # of a tuning record: what a rate is chosen by
     tuning: tuple[int, ...] = TUNING  # worlds; none: every arm has the middle one of its rates
     judged: tuple[int, ...] = ()  # never tuned on; a run's seed is its world's number, the same for every arm

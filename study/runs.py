@@ -44,6 +44,8 @@ REMEDY = "delete it, and it will be made again"  # of a record that cannot be us
 def perform(design, run, task, base, tokenizer):
     """Train and measure: a dict of everything that is reported of a run, without times."""
     model, history = base, []
+    if design.get_ready:
+        design.get_ready(base, tokenizer)
     if run.arm.method is not None:
         model = copy_for(base, run.arm.method)
         newest = Task([], {NEW: task.question_sets[NEW]}, {})
