@@ -1,6 +1,7 @@
 """A text as a model is trained and measured on it: documents laid end to end and cut into windows; perplexity."""
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from tools.cli import progress
@@ -9,7 +10,7 @@ IGNORE = -100  # cross_entropy's mark for "no target here"
 BATCH_LOGITS = 2**25  # numbers computed at once, at most, where all logits of a text are needed
 
 
-def pack(documents, eot_id, seq_len, bos_id=None):
+def pack(documents: list[list[int]], eot_id: int, seq_len: int, bos_id: int | None = None) -> tuple[Tensor, Tensor]:
     """Lay token lists end to end, end-of-text before, between and after them, and cut the stream into windows.
 
     bos_id: what the model's texts begin with, if anything: each document then does, and nothing else comes first.
@@ -30,7 +31,7 @@ def pack(documents, eot_id, seq_len, bos_id=None):
 
 
 @torch.inference_mode()
-def perplexity(model, tokenizer, documents, seq_len=128, batch_size=32):
+def perplexity(model, tokenizer, documents: list[str], seq_len=128, batch_size=32) -> float:
     """exp of the mean negative log-likelihood a token of `documents` (strings), packed into windows of seq_len tokens."""
     was_training = model.training
     model.eval()

@@ -26,7 +26,7 @@ from fast.scoring import answer_questions
 from gpt import find_model, generate, load_pretrained
 from gpt.generate import NOT_FINITE
 from lora import find_adapters, without_adapters
-from questions import question_prompt, read_question_sets
+from questions import Question, question_prompt, read_question_sets
 from tools.cli import Parser, check_apart, check_writable, one_sentence_errors, pick_device, shipped, write_lines
 from tools.reading import read_documents
 from tools.report import mean_and_error, plus_minus
@@ -48,7 +48,7 @@ class Score:
     exact: bool  # greedy decoding writes the right choice and then a stop (stop_tokens); 3.5 would count as 3
 
 
-def encode_question(tokenizer, question, context_length):
+def encode_question(tokenizer, question: Question, context_length: int) -> tuple[list[int], list[list[int]]]:
     """(ids of the prompt, [ids of each choice]).
 
     Prompt and choice are encoded together; what comes after as many tokens as the prompt alone has is the choice's. The
@@ -66,14 +66,14 @@ def encode_question(tokenizer, question, context_length):
 
 
 @functools.cache
-def stop_tokens(tokenizer):
+def stop_tokens(tokenizer) -> set[int]:
     """Tokens at which a greedy answer ends: end-of-text, and whatever begins with a line break or a full stop."""
     ids = range(tokenizer.vocab_size)
     return {i for i in ids if tokenizer.token_bytes(i).startswith((b"\n", b"."))} | {tokenizer.eot_id}
 
 
 @torch.inference_mode()
-def score_question(model, tokenizer, question):
+def score_question(model, tokenizer, question: Question) -> Score:
     """The Score of one question in its plainest form: a forward pass a choice. The model is in eval mode."""
     context = model.config.context_length
     prompt, choices = encode_question(tokenizer, question, context)
@@ -90,7 +90,7 @@ def score_question(model, tokenizer, question):
     return make_score(question, loglikelihoods, exact)
 
 
-def score_questions(model, tokenizer, questions, batch_size=64, description="questions"):
+def score_questions(model, tokenizer, questions: list[Question], batch_size=64, description="questions") -> list[Score]:
     """A Score for each question, in their order. batch_size: questions computed at once, at most."""
     was_training = model.training
     model.eval()
@@ -102,7 +102,7 @@ def score_questions(model, tokenizer, questions, batch_size=64, description="que
     return [make_score(question, *answer) for question, answer in zip(questions, answers, strict=True)]
 
 
-def make_score(question, loglikelihoods, exact):
+def make_score(question: Question, loglikelihoods: list[float], exact: bool) -> Score:
     """Score of a question from its choices' log-likelihoods (nats)."""
     first = dict(zip(reversed(question.choices), reversed(loglikelihoods)))
     loglikelihoods = [first[choice] for choice in question.choices]  # the same text twice ties, whatever the rounding
@@ -118,7 +118,7 @@ def make_score(question, loglikelihoods, exact):
     )
 
 
-def summarise(scores):
+def summarise(scores: list[Score]) -> dict[str, float]:
     """{"n": ..., "acc": mean, "acc_se": its standard error, and so on for acc_norm, logprob, exact}; shares from 0 to 1."""
     summary = {"n": len(scores)}
     for name in ("acc", "acc_norm", "logprob", "exact"):

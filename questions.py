@@ -62,7 +62,7 @@ def make_question(item: dict) -> Question:
     return Question(prompt, choices, item.answer, str(item.subject or ""), str(item.attribute or ""), item.benchmark)
 
 
-def read_questions(path, primer=""):
+def read_questions(path, primer="") -> list[Question]:
     """The questions of a file; primer: text that TruthfulQA's follow. Raises ValueError with the place of a malformed one."""
     questions = []
     for place, item in read_json_items(path):
@@ -75,7 +75,7 @@ def read_questions(path, primer=""):
     return questions
 
 
-def read_question_sets(paths, primer_path=None):
+def read_question_sets(paths, primer_path=None) -> tuple[dict[str, list[Question]], list[str]]:
     """({table name: questions} of question files, notes to print with their results).
 
     primer_path: a file with the example questions that customarily come before each of TruthfulQA's.

@@ -14,6 +14,7 @@ import random
 from functools import partial
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from corpus import IGNORE, pack
@@ -25,7 +26,7 @@ LENGTH = 200  # tokens of a text that a model writes itself
 BEGINNINGS = ("", "Question:")  # of such texts: half of them anything, half what is asked and answered
 
 
-def own_text(model, tokenizer, tokens, seed=0, beginnings=BEGINNINGS):
+def own_text(model, tokenizer, tokens: int, seed=0, beginnings=BEGINNINGS) -> list[str]:
     """Texts (strings), together about `tokens` long, that the model writes after its end-of-text token, at temperature 1.
 
     beginnings: how they begin, each as many.
@@ -54,7 +55,7 @@ class Rehearsal:
     """
 
     @torch.no_grad()
-    def __init__(self, model, tokenizer, documents, seq_len, batch_size, seed):
+    def __init__(self, model, tokenizer, documents: list[str], seq_len: int, batch_size: int, seed: int):
         x, y = pack([tokenizer.encode(text) for text in documents], tokenizer.eot_id, seq_len, tokenizer.bos_id)
         was_training, self.batch_size, self.rng = model.training, batch_size, random.Random(seed)
         model.eval()
@@ -66,14 +67,14 @@ class Rehearsal:
         self.head = copy.deepcopy(model.lm_head).requires_grad_(False)
         self.order = []
 
-    def next_batch(self, device):
+    def next_batch(self, device) -> list[Tensor]:
         """(x, y, hidden) of the next windows: all in turn, in a new order each time round."""
         while len(self.order) < self.batch_size:
             self.order += self.rng.sample(range(len(self.windows[0])), len(self.windows[0]))
         chosen, self.order = self.order[: self.batch_size], self.order[self.batch_size :]
         return [tensor[chosen].to(device) for tensor in self.windows]
 
-    def loss(self, model, x, y, untouched):
+    def loss(self, model, x: Tensor, y: Tensor, untouched: Tensor) -> Tensor:
         """KL(untouched || model), in nats, the sum over the tokens x (batch, seq_len) whose target in y is not IGNORE.
 
         untouched: the untouched model's hidden states (batch, seq_len, hidden). The gradient is the model's alone.

@@ -121,8 +121,9 @@ def next_token_loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 
 def adapt(
-    model, tokenizer, documents, method, settings=Settings(), lr=None, seed=0, on_epoch=None, on_step=None, rehearse=()
-) -> list[dict]:
+    model: nn.Module, tokenizer, documents: list[str], method: str, settings=Settings(), lr: float | None = None, seed=0,
+    on_epoch=None, on_step=None, rehearse=(),
+) -> list[dict]:  # fmt: skip
     """Train `model` in place on `documents` (strings) with a method of METHODS; return [{"epoch", "loss"}, ...].
 
     lr: peak learning rate, by default the method's own. seed: of the factors' start, dropout and the data's order, which
@@ -197,7 +198,7 @@ class Task:
     texts: dict[str, list[str]]  # documents whose perplexity is reported
 
 
-def measure(model, tokenizer, task: Task, description: str):
+def measure(model, tokenizer, task: Task, description: str) -> tuple[dict, dict]:
     """What the model knows of a task: (summary, scores).
 
     summary: {question set: eval_qa.summarise(...), ..., "perplexity": {text: ...}}; scores: {question set: [Score, ...]}.
@@ -210,7 +211,7 @@ def measure(model, tokenizer, task: Task, description: str):
     return summary, scores
 
 
-def copy_for(base, method):
+def copy_for(base: nn.Module, method: str) -> nn.Module:
     """A model to train, the base staying as it is: adapters share its weights, full fine-tuning gets its own."""
     if METHODS[method].layer is None:
         return copy.deepcopy(base)

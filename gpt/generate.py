@@ -34,7 +34,7 @@ def next_tokens(logits, temperature=0.0, top_k=None, top_p=None, generator=None)
 def generate(
     model, input_ids, max_new_tokens, temperature=0.0, top_k=None, top_p=None, eot_id=None, generator=None, use_cache=True,
     progress=iter,
-):  # fmt: skip
+) -> torch.Tensor:  # fmt: skip
     """Continue input_ids (batch, time) by up to max_new_tokens; returns ids (batch, time + new).
 
     temperature: 0 takes the likeliest token; above 0 samples from softmax(logits / temperature),

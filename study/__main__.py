@@ -41,7 +41,7 @@ def write_all(results, base, readme):
     """The report and the pictures beside the records, and the table of answers in `readme`, unless it is None."""
     texts = {results.folder / "README.md": report(results)}
     if readme:
-        studies = (Results(HERE / "results" / design.name, design) for design in (EXTENDED_DESIGN, LONG_QV, REAL))
+        studies = (Results(HERE / "results" / design.name, design) for design in (EXTENDED_DESIGN, STRENGTHS, LONG_QV, REAL))
         texts[readme] = fill_in(readme.read_text(encoding="utf-8"), answers(*studies))
     for path, text in texts.items():
         with atomic(path) as temporary:

@@ -108,19 +108,22 @@ TO_ASK = (
 
 
 def answer(results, suffix, pair, column):
-    """A cell: the comparison at equal learning, where there is one, else (*) at the rates chosen for each arm."""
+    """A cell: the comparison at equal learning or keeping, where there is one, else (*) at the rates chosen for each arm."""
     names = [name + suffix if name + suffix in results.arms else name for name in pair]
-    known = results.comparisons | results.looks
-    for title, mark in ((f"{column} at matched new knowledge", ""), (column, " *")):
+    known, equal = results.comparisons | results.looks, f"{column} at matched new knowledge"
+    if column == "new knowledge" and results.design.levels:
+        equal = next(iter(results.design.levels))
+    for title, mark in ((equal, ""), (column, " *")):
         if comparison := known.get((*names, title)):
             return interval(comparison) + mark
     return ""
 
 
-def answers(toy, qv, real):
-    """The table of answers of the three studies' Results: a row a question and measure, a column a setting."""
+def answers(toy, strengths, qv, real):
+    """The table of answers of the studies' Results: a row a question and measure, a column a setting."""
     settings = {
         "toy, all linears": (toy, ""),
+        "the same, all turned down until they keep 95%": (strengths, ""),
         "toy, q and v": (qv, ""),
         "real, q and v, *ruined*": (real, ""),
         "real, all linears, *ruined*": (real, " all linears"),

@@ -166,7 +166,7 @@ def shipped():
 @pytest.fixture(scope="module")
 def studies(shipped):
     """{the program's flag: Results}"""
-    return {"": shipped} | {d.name: Results(STUDY / "results" / d.name, d) for d in (LONG_QV, REAL)}
+    return {"": shipped} | {d.name: Results(STUDY / "results" / d.name, d) for d in (STRENGTHS, LONG_QV, REAL)}
 
 
 def test_the_readmes_answers_are_what_the_results_give(studies):
