@@ -216,7 +216,7 @@ def read_config(path):
     """adapter_config.json as an AdapterConfig. Raises ValueError unless it is whole and describes plain LoRA."""
     raw = {name: value for name, value in read_json(path, "save the adapter again").items() if value is not None}
     if "fine_tune_type" in raw:
-        raise ValueError(f"{path} is of an MLX adapter: fuse it with its model by mlx_lm.fuse, and load what that gives")
+        raise ValueError(f"{path} is of an MLX adapter: fuse it with its model (mlx_lm.fuse) and load what that gives")
     with reading(path, "LoRA adapter", "save it again, or merge it with PEFT and load the merged model"):
         config = build(AdapterConfig, raw)
         for name, value in raw.items():
@@ -406,7 +406,8 @@ def main():
             # Any other dtype comes last, so that the sum of weight and change is rounded once.
             model, tokenizer = load_pretrained(source, dtype=None if args.dtype == "auto" else torch.float32)
             load_trained(model, adapter, args.strength)
-            if find_adapters(model) and "lm_head" in merge_adapters(model):  # it was perhaps the embedding, which has not changed
+            # A merged lm_head was perhaps the embedding, which has not changed.
+            if find_adapters(model) and "lm_head" in merge_adapters(model):
                 model.config = replace(model.config, tie_embeddings=False)
             if args.dtype != "auto":
                 model.to(getattr(torch, args.dtype))

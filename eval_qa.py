@@ -148,7 +148,7 @@ def greedy_answer(model, tokenizer, prompt: str) -> str:
 
 
 def parse_arguments():
-    parser = Parser(("ask", "prompt"), "Multiple-choice accuracy by log-likelihood; perplexity; answers.", prog="eval_qa.py")
+    parser = Parser(("ask", "prompt"), "Multiple choice by log-likelihood; perplexity; answers.", prog="eval_qa.py")
     add = parser.add_argument
     base = f"None: what the adapter was trained on, else {BASE}"
     add("--model", help=f"a folder, *.gguf, package:NAME, or org/name[@revision] on the Hub; {base}")
@@ -158,7 +158,7 @@ def parse_arguments():
     add("--qa", nargs="+", default=[], metavar="FILE", help="question files: ours, TruthfulQA's or HellaSwag's")
     add("--primer", metavar="FILE", help="example questions to put before each of TruthfulQA's; None: none")
     add("--text", help="a .txt file or folder whose perplexity is reported")
-    add("--ask", nargs="*", metavar="QUESTION", help="print the model's answers, with --adapter before and after; none: ask")
+    add("--ask", nargs="*", metavar="QUESTION", help="print its answers, with --adapter before and after; none: ask")
     add("--prompt", nargs="+", default=[], metavar="TEXT", help="likewise what follows a text, read as it stands")
     add("--batch-size", type=int, default=64, help="questions computed at once")
     add("--seq-len", type=int, default=128, help="window of the perplexity, in tokens")

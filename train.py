@@ -71,7 +71,7 @@ class Settings:
 
     rank: int = flag(8, "of the adapters")
     alpha: float | None = flag(None, "the change is scaled by alpha / rank; None: alpha = rank")
-    targets: tuple[str, ...] | None = flag(None, "linears to adapt, such as q_proj v_proj; None or all-linear: all of the blocks")
+    targets: tuple[str, ...] | None = flag(None, "linears, such as q_proj v_proj; None, all-linear: all in the blocks")
     dropout: float = flag(0.0, "share of an adapter's input zeroed in training")
     epochs: int = flag(4, "passes over the corpus", least=1)
     batch_size: int = flag(8, "windows a step", least=1)
@@ -168,7 +168,7 @@ def adapt(
             means = torch.zeros(len(terms), device=model.device)
             for i, (term, weight) in enumerate(terms):
                 some = batch if i == 0 else rehearsal.next_batch(model.device)
-                for part in ranks.parts(some, settings.accumulate, IGNORE):  # one: all of it, where nothing else is asked
+                for part in ranks.parts(some, settings.accumulate, IGNORE):  # one, all of it, if nothing else is asked
                     loss = term(model, *part) / (some[1] != IGNORE).sum()
                     (weight * loss).backward()
                     means[i] += loss.detach()
@@ -360,7 +360,8 @@ def compare(args):
                 model, scores, record = run(
                     base, tokenizer, task, method, settings, args.lr, seed, args.eval_every, rehearse, args.strengths
                 )
-                said = [greedy_answer(model, tokenizer, q.prompt) for q in asked if seed == args.seed and "diverged" not in record]
+                shown = asked if seed == args.seed and "diverged" not in record else []
+                said = [greedy_answer(model, tokenizer, question.prompt) for question in shown]
                 out.keep(method, seed, model, tokenizer, scores, record, said)
                 del model  # its memory is the next one's
         out.finished(notes)

@@ -28,8 +28,6 @@ For a model that was never rounded the first line *is* the step that cannot be s
 the other lines foretell it.
 """
 
-
-
 import gguf
 import numpy as np
 from gguf import GGMLQuantizationType as Kind

@@ -59,12 +59,13 @@ def together(device):
     leads, size, address = os.environ["RANK"] == "0", os.environ["WORLD_SIZE"], os.environ["MASTER_ADDR"]
     if leads:
         print(f"waiting for {size} processes at {address} (torchrun starts them)", file=sys.stderr)
-    before = [signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)]  # torch's wait is deaf
+    before = [signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)]  # torch is deaf
     try:
         distributed.init_process_group("nccl" if use_cuda else "gloo", timeout=PATIENCE)
     except (RuntimeError, ValueError):
         how = f"start all by torchrun --nproc-per-node {size} train.py ..., or unset WORLD_SIZE for one process"
-        raise ValueError(f"not all {size} processes came to {address} in {PATIENCE.seconds // 60} minutes: {how}") from None
+        said = f"not all {size} processes came to {address} in {PATIENCE.seconds // 60} minutes"
+        raise ValueError(f"{said}: {how}") from None
     finally:
         for number, handler in zip((signal.SIGINT, signal.SIGTERM), before):
             signal.signal(number, handler)

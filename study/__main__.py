@@ -41,8 +41,9 @@ def write_all(results, base, readme):
     """The report and the pictures beside the records, and the table of answers in `readme`, unless it is None."""
     texts = {results.folder / "README.md": report(results)}
     if readme:
-        studies = (Results(HERE / "results" / design.name, design) for design in (EXTENDED_DESIGN, STRENGTHS, LONG_QV, REAL))
-        texts[readme] = fill_in(readme.read_text(encoding="utf-8"), answers(*studies))
+        studies = (EXTENDED_DESIGN, STRENGTHS, LONG_QV, REAL)
+        table = answers(*(Results(HERE / "results" / study.name, study) for study in studies))
+        texts[readme] = fill_in(readme.read_text(encoding="utf-8"), table)
     for path, text in texts.items():
         with atomic(path) as temporary:
             temporary.write_text(text, encoding="utf-8")

@@ -108,7 +108,8 @@ def get_ready(base, tokenizer):
         measure_moments(base, tokenizer)
 
 
-FROZEN_B = ("mica", "mica-major", *(name for name in LAYERS if name.startswith("B at")), "mica-orthonormal", "quiet outputs")
+PLACED = [name for name in LAYERS if name.startswith("B at")]
+FROZEN_B = ("mica", "mica-major", *PLACED, "mica-orthonormal", "quiet outputs")
 DIRECTIONS = replace(
     STRENGTHS,
     arms=(

