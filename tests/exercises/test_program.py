@@ -55,10 +55,12 @@ def graded(capsys, *arguments, done=False):
 def test_from_blank_to_done(folder, capsys):
     lines = graded(capsys, "--folder", folder)
     assert lines[-1] == f"0 of {COUNT} done, 0 of {WORTH} points" and len(lines) == COUNT + 1
-    for exercise in EXERCISES:
+    some = [EXERCISES[number - 1] for number in (2, 4, 5, 11)]  # test_graders.py has them all
+    for exercise in some:
         put_in(folder, exercise)
-    lines = graded(capsys, "--folder", folder, done=True)
-    assert lines[-1] == f"{COUNT} of {COUNT} done, {WORTH} of {WORTH} points"
+    lines = graded(capsys, 2, 4, 5, 11, "--folder", folder, done=True)
+    worth = sum(exercise.points for exercise in some)
+    assert lines[-1] == f"4 of 4 done, {worth} of {worth} points"
     assert {line[4:8] for line in lines[:-1]} == {"done"}
     put_in(folder, EXERCISES[3], "\ndef merged(layer):\n    return layer.linear\n")
     lines = graded(capsys, 5, 4, "--folder", folder)
